@@ -1,0 +1,71 @@
+//! What differs between operating systems: who and where we are.
+
+use std::fs;
+
+use crate::Rng;
+
+/// The identity of this boot as 32 lower-case hex digits; random where the system names none.
+pub fn boot_id(rng: &dyn Rng) -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .map(|text| text.trim().replace('-', ""))
+        .filter(|text| text.len() == 32)
+        .unwrap_or_else(|| random_uuid(rng).replace('-', ""))
+}
+
+/// The machine id (`/etc/machine-id`), an attribute and never an identity: images are cloned.
+pub fn machine_id() -> Option<String> {
+    let text = fs::read_to_string("/etc/machine-id").ok()?;
+    let id = text.trim();
+    (!id.is_empty()).then(|| id.to_owned())
+}
+
+/// The host's name.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The numeric user this process runs as.
+pub fn user_id() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
+/// The name of a numeric user, from `/etc/passwd`.
+pub fn user_name(uid: u32) -> Option<String> {
+    let text = fs::read_to_string("/etc/passwd").ok()?;
+    let wanted = uid.to_string();
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == wanted).then(|| name.to_owned())
+    })
+}
+
+/// A random UUID (version 4).
+pub fn random_uuid(rng: &dyn Rng) -> String {
+    let mut bytes = [0_u8; 16];
+    rng.fill(&mut bytes);
+    let mut number = u128::from_be_bytes(bytes);
+    number = (number & !(0xf << 76)) | (0x4 << 76);
+    number = (number & !(0x3 << 62)) | (0x2 << 62);
+    let hex = format!("{number:032x}");
+    let (a, rest) = hex.split_at(8);
+    let (b, rest) = rest.split_at(4);
+    let (c, rest) = rest.split_at(4);
+    let (d, e) = rest.split_at(4);
+    format!("{a}-{b}-{c}-{d}-{e}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemRng;
+
+    #[test]
+    fn a_random_uuid_says_version_four() {
+        let id = random_uuid(&SystemRng);
+        assert_eq!(id.len(), 36);
+        assert_eq!(id.as_bytes()[14], b'4');
+        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+    }
+}

@@ -1,0 +1,102 @@
+//! C2SP checkpoints and timestamped cosignatures.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::note::ALG_COSIGNATURE;
+use crate::{Digest, Note, NoteError, Signature, Signer, SignerError, VerifierKey};
+
+/// A tree head: origin, size, root. Extension lines are neither written nor accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log's name.
+    pub origin: String,
+    /// The number of leaves.
+    pub size: u64,
+    /// The root over them.
+    pub root: Digest,
+}
+
+impl Checkpoint {
+    /// The signed text: three lines.
+    pub fn body(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root.0))
+    }
+
+    /// Reads a note's text.
+    ///
+    /// # Errors
+    /// [`NoteError::Malformed`] names what is wrong.
+    pub fn parse(body: &str) -> Result<Self, NoteError> {
+        let mut lines = body.split('\n');
+        let (Some(origin), Some(size), Some(root), Some(""), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next(), lines.next())
+        else {
+            return Err(NoteError::Malformed("a checkpoint has exactly three lines"));
+        };
+        let plain = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit());
+        if origin.is_empty() || !plain || (size.len() > 1 && size.starts_with('0')) {
+            return Err(NoteError::Malformed("origin or size"));
+        }
+        let size = size.parse().map_err(|_| NoteError::Malformed("size"))?;
+        let root = BASE64.decode(root).ok().and_then(|root| Digest::from_slice(&root));
+        let root = root.ok_or(NoteError::Malformed("a root is 32 bytes in base64"))?;
+        Ok(Self { origin: origin.to_owned(), size, root })
+    }
+
+    /// Signs the checkpoint.
+    ///
+    /// # Errors
+    /// [`SignerError`] when the key cannot sign now.
+    pub fn sign(&self, signer: &dyn Signer) -> Result<Note, SignerError> {
+        let text = self.body();
+        let signature = signer.sign_note(&text)?;
+        Ok(Note { text, signatures: vec![signature] })
+    }
+}
+
+/// What a cosigner signs. `//= C2SP tlog-cosignature: cosignature/v1, time, note body`
+pub fn cosignature_message(time_s: u64, body: &str) -> String {
+    format!("cosignature/v1\ntime {time_s}\n{body}")
+}
+
+/// A cosignature with its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cosignature {
+    /// When the cosigner saw the checkpoint, in seconds since 1970.
+    pub time_s: u64,
+}
+
+impl Cosignature {
+    /// Cosigns a checkpoint body at this time.
+    ///
+    /// # Errors
+    /// [`SignerError`] when the key cannot sign now.
+    pub fn sign(signer: &dyn Signer, time_s: u64, body: &str) -> Result<Signature, SignerError> {
+        let key = signer.verifier_key();
+        let mut bytes = time_s.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&signer.sign(cosignature_message(time_s, body).as_bytes())?);
+        Ok(Signature { name: key.name.clone(), key_id: key.id(), bytes })
+    }
+
+    /// The newest cosignature by this key; `None` when it made none.
+    ///
+    /// # Errors
+    /// [`NoteError::BadSignature`] when a line bears the key's name and id and does not verify.
+    pub fn find(note: &Note, key: &VerifierKey) -> Result<Option<Self>, NoteError> {
+        let mut newest: Option<u64> = None;
+        for signature in note.signatures.iter().filter(|signature| key.made(signature)) {
+            let bad = || NoteError::BadSignature(key.name.clone());
+            if key.alg != ALG_COSIGNATURE {
+                return Err(bad());
+            }
+            let (time, bytes) = signature.bytes.split_first_chunk::<8>().ok_or_else(bad)?;
+            let time_s = u64::from_be_bytes(*time);
+            if !key.verify_raw(cosignature_message(time_s, &note.text).as_bytes(), bytes) {
+                return Err(bad());
+            }
+            newest = newest.max(Some(time_s));
+        }
+        Ok(newest.map(|time_s| Self { time_s }))
+    }
+}

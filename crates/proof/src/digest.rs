@@ -1,0 +1,110 @@
+//! SHA-256 and the commitments built on it.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A SHA-256 digest; printed and read as 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest in these 32 bytes; any other length is refused.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The digest written as 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        if bytes.len() != 64 {
+            return None;
+        }
+        let mut out = [0_u8; 32];
+        for (target, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+            let [high, low] = pair else { return None };
+            *target = nibble(*high)? << 4 | nibble(*low)?;
+        }
+        Some(Self(out))
+    }
+}
+
+fn nibble(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| serde::de::Error::custom("not 64 lower-case hex digits"))
+    }
+}
+
+/// A SHA-256 computation in pieces.
+#[derive(Clone)]
+pub struct Hasher(digest::Context);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+}
+
+impl Hasher {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.update(bytes);
+        self
+    }
+
+    /// Ends the computation.
+    pub fn finish(self) -> Digest {
+        let mut out = [0; 32];
+        out.copy_from_slice(self.0.finish().as_ref());
+        Digest(out)
+    }
+}
+
+/// The SHA-256 of these parts, one after the other.
+pub fn sha256(parts: &[&[u8]]) -> Digest {
+    let mut hasher = Hasher::default();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finish()
+}
+
+/// Begins the commitment to a payload: `SHA-256("jurat/context/v1\0" || salt32 || payload)`.
+pub fn context_hasher(salt: &[u8; 32]) -> Hasher {
+    let mut hasher = Hasher::default();
+    hasher.update(b"jurat/context/v1\0").update(salt);
+    hasher
+}
+
+/// The commitment to the original bytes: `SHA-256("jurat/raw/v1\0" || salt32 || original)`.
+pub fn raw_commitment(salt: &[u8; 32], original: &[u8]) -> Digest {
+    sha256(&[b"jurat/raw/v1\0", salt, original])
+}

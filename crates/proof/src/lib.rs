@@ -1,0 +1,37 @@
+//! The mathematics an auditor builds alone: entry, leaf, tree, chain, checkpoint, proofs, upload
+//! records, bundle, and [`verify`] which turns evidence and a trust policy into a [`Verdict`].
+//!
+//! Promise: pure functions and values. The same bytes and the same trust give the same verdict on
+//! every machine, today and in ten years; no clock, socket, file or device is asked.
+//!
+//! Formats: `docs/formats/` (entry, checkpoint, upload, bundle), after RFC 6962 section 2.1 and
+//! the C2SP specifications `signed-note`, `tlog-checkpoint`, `tlog-tiles` and `tlog-cosignature`.
+
+mod bundle;
+mod chain;
+mod checkpoint;
+mod digest;
+mod entry;
+mod note;
+mod record;
+mod replay;
+mod tree;
+mod trust;
+mod verdict;
+
+pub use bundle::{BundleError, BundleReader, BundleWriter, Manifest, Part};
+pub use chain::Chain;
+pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
+pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
+pub use entry::{Context, EntryError, EntryView};
+pub use note::{Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519};
+pub use record::{Record, RecordError, RecordReader, write_record};
+pub use replay::{Replay, ReplayError, Summary};
+pub use tree::{
+    Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
+    verify_consistency, verify_inclusion,
+};
+pub use trust::{Trust, TrustError};
+pub use verdict::{
+    ArchiveAxis, Axes, Integrity, Isolation, KeyAxis, Place, Reason, Report, Verdict, WitnessAxis, verify,
+};

@@ -1,0 +1,271 @@
+//! Replaying a log: what collector, bundle verifier and recovery share.
+
+use std::collections::BTreeMap;
+
+use jurat_event::Kind;
+use serde::Serialize;
+
+use crate::{Chain, Context, Digest, EntryError, EntryView, Frontier, context_hasher, leaf_hash};
+
+/// Where a log does not hold together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The entry at this place cannot be read.
+    #[error("leaf {seq}: {source}")]
+    Entry {
+        /// Its place.
+        seq: u64,
+        /// What is wrong.
+        source: EntryError,
+    },
+    /// The entry names another place than the one it stands at.
+    #[error("leaf {expected} says that it is leaf {found}")]
+    Sequence {
+        /// Where it stands.
+        expected: u64,
+        /// What it says.
+        found: u64,
+    },
+    /// A payload that is not the one its entry commits to.
+    #[error("leaf {seq}: the payload is not the one that was committed")]
+    Payload {
+        /// The entry's place.
+        seq: u64,
+    },
+    /// A payload after an entry that commits to none, or a second one.
+    #[error("leaf {seq}: a payload that no entry commits to")]
+    StrayPayload {
+        /// The place of the entry before it.
+        seq: u64,
+    },
+    /// A number inside a session is missing or stands twice.
+    #[error("leaf {seq}: session {session} goes from {expected} to {found}")]
+    Session {
+        /// The entry's place.
+        seq: u64,
+        /// The session.
+        session: String,
+        /// The number that should follow.
+        expected: u64,
+        /// The number found.
+        found: u64,
+    },
+    /// A `batch.sealed` that contradicts the leaves before it.
+    #[error("leaf {seq}: the batch does not have the {what} it says")]
+    Batch {
+        /// The entry's place.
+        seq: u64,
+        /// Which fact.
+        what: &'static str,
+    },
+}
+
+impl ReplayError {
+    /// The leaf at which it was noticed.
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::Entry { seq, .. }
+            | Self::Sequence { expected: seq, .. }
+            | Self::Payload { seq }
+            | Self::StrayPayload { seq }
+            | Self::Session { seq, .. }
+            | Self::Batch { seq, .. } => *seq,
+        }
+    }
+}
+
+/// What a replay counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Leaves by kind.
+    pub events: BTreeMap<String, u64>,
+    /// Values redacted in payloads.
+    pub redactions: u64,
+    /// Records filtered, by reason, as the batches say.
+    pub filtered: BTreeMap<String, u64>,
+    /// Payloads that were not there: erased or withheld.
+    pub payloads_missing: u64,
+    /// What the log says about its own blindness: restarts, gaps, cut transcripts, with their leaf.
+    pub gaps: Vec<(u64, String)>,
+    /// How the endpoint was installed, as it says itself in `log.opened` and `agent.started`.
+    pub isolation: Option<String>,
+    /// Records sealed in custody mode, not redacted.
+    pub custody: bool,
+}
+
+/// Replays the records of one log in order and checks everything that needs no key.
+pub struct Replay {
+    frontier: Frontier,
+    chain: Chain,
+    from: u64,
+    /// Leaves since the last `batch.sealed`; `None` until the first one when starting inside.
+    in_batch: Option<u64>,
+    /// The payload that may follow.
+    open: Option<Context>,
+    sessions: BTreeMap<String, u64>,
+    summary: Summary,
+}
+
+impl Replay {
+    /// A replay from the log's first leaf.
+    pub fn new(origin: &str) -> Self {
+        Self::resume(Frontier::default(), Chain::new(origin))
+    }
+
+    /// A replay that goes on after `frontier`.
+    pub fn resume(frontier: Frontier, chain: Chain) -> Self {
+        Self {
+            from: frontier.size(),
+            in_batch: (frontier.size() == 0).then_some(0),
+            frontier,
+            chain,
+            open: None,
+            sessions: BTreeMap::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Takes the next entry and returns its leaf hash.
+    ///
+    /// # Errors
+    /// [`ReplayError`] names the leaf; the replay must not go on.
+    pub fn entry<'a>(&mut self, entry: &'a [u8]) -> Result<(EntryView<'a>, Digest), ReplayError> {
+        let seq = self.frontier.size();
+        let view = EntryView::parse(entry).map_err(|source| ReplayError::Entry { seq, source })?;
+        if view.seq != seq {
+            return Err(ReplayError::Sequence { expected: seq, found: view.seq });
+        }
+        if self.open.take().is_some() {
+            self.summary.payloads_missing += 1;
+        }
+        self.open = view.context;
+        self.count(seq, &view)?;
+        let leaf = leaf_hash(entry);
+        self.frontier.push(leaf);
+        self.chain.push(&leaf);
+        Ok((view, leaf))
+    }
+
+    fn count(&mut self, seq: u64, view: &EntryView<'_>) -> Result<(), ReplayError> {
+        match self.summary.events.get_mut(&*view.kind) {
+            Some(count) => *count += 1,
+            None => drop(self.summary.events.insert(view.kind.to_string(), 1)),
+        }
+        self.summary.redactions += view.context.map_or(0, |context| context.redactions);
+        if let (Some(session), Some(found)) = (&view.session, view.session_seq) {
+            // A session that was read before this range began may start at any number.
+            let known = self.sessions.get(&**session).copied();
+            let expected = known.unwrap_or(if self.from == 0 { 0 } else { found });
+            if found != expected {
+                let session = session.to_string();
+                return Err(ReplayError::Session { seq, session, expected, found });
+            }
+            if view.is(Kind::SessionEnded) {
+                self.sessions.remove(&**session);
+            } else if known.is_some() {
+                if let Some(next) = self.sessions.get_mut(&**session) {
+                    *next = found + 1;
+                }
+            } else {
+                self.sessions.insert(session.to_string(), found + 1);
+            }
+        }
+        if view.is(Kind::BatchSealed) {
+            let detail = view.detail_map();
+            let says = |name: &str| detail.get(name).and_then(serde_json::Value::as_u64);
+            if let Some(count) = self.in_batch
+                && says("count") != Some(count)
+            {
+                return Err(ReplayError::Batch { seq, what: "count" });
+            }
+            let chain = detail.get("chain").and_then(|value| value.as_str());
+            if chain.and_then(Digest::from_hex) != Some(self.chain.0) {
+                return Err(ReplayError::Batch { seq, what: "chain head" });
+            }
+            if let Some(serde_json::Value::Object(filtered)) = detail.get("filtered") {
+                for (reason, count) in filtered {
+                    *self.summary.filtered.entry(reason.clone()).or_default() += count.as_u64().unwrap_or(0);
+                }
+            }
+            self.in_batch = Some(0);
+        } else {
+            self.in_batch = self.in_batch.map(|count| count + 1);
+            let name = Kind::from_name(&view.kind);
+            if matches!(name, Some(Kind::LogOpened | Kind::AgentStarted)) {
+                let detail = view.detail_map();
+                if let Some(isolation) = detail.get("isolation").and_then(|value| value.as_str()) {
+                    // The weakest statement counts.
+                    if self.summary.isolation.as_deref() != Some("shared") {
+                        self.summary.isolation = Some(isolation.to_owned());
+                    }
+                }
+                self.summary.custody |= detail.get("custody") == Some(&serde_json::Value::Bool(true));
+            }
+            if matches!(
+                name,
+                Some(
+                    Kind::AgentStarted
+                        | Kind::AgentStopped
+                        | Kind::TranscriptTruncated
+                        | Kind::TranscriptRewritten
+                        | Kind::TranscriptDeleted
+                        | Kind::ClockStepped
+                        | Kind::LedgerFull
+                        | Kind::DeadLetter
+                        | Kind::SourceFailed
+                        | Kind::PayloadErased
+                )
+            ) && self.summary.gaps.len() < GAPS_MAX
+            {
+                self.summary.gaps.push((seq, view.kind.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the payload of the entry just before.
+    ///
+    /// # Errors
+    /// [`ReplayError`] names the leaf.
+    pub fn payload(&mut self, salt: &[u8; 32], bytes: &[u8]) -> Result<(), ReplayError> {
+        let seq = self.frontier.size().saturating_sub(1);
+        let context = self.open.take().ok_or(ReplayError::StrayPayload { seq })?;
+        let mut hasher = context_hasher(salt);
+        hasher.update(bytes);
+        if context.len != bytes.len() as u64 || context.sha256 != hasher.finish() {
+            return Err(ReplayError::Payload { seq });
+        }
+        Ok(())
+    }
+
+    /// The frontier after the last entry.
+    pub fn frontier(&self) -> &Frontier {
+        &self.frontier
+    }
+
+    /// The chain after the last entry.
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    /// Whether the last entry was a `batch.sealed`.
+    pub fn ends_a_batch(&self) -> bool {
+        self.in_batch == Some(0)
+    }
+
+    /// Payloads that were expected and did not come, up to and with the last entry.
+    pub fn payloads_missing(&self) -> u64 {
+        self.summary.payloads_missing + u64::from(self.open.is_some())
+    }
+
+    /// What was counted.
+    pub fn finish(mut self) -> (Frontier, Chain, Summary) {
+        self.summary.payloads_missing = self.payloads_missing();
+        (self.frontier, self.chain, self.summary)
+    }
+}
+
+/// The most gaps listed by leaf; all of them are counted by kind.
+const GAPS_MAX: usize = 1_000;
+

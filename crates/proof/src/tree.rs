@@ -1,0 +1,280 @@
+//! The RFC 6962 Merkle tree: leaves, frontier, proofs.
+
+use crate::{Digest, sha256};
+
+/// The hash of a leaf. `//= RFC 6962 section 2.1: MTH({d(0)}) = SHA-256(0x00 || d(0))`
+pub fn leaf_hash(entry: &[u8]) -> Digest {
+    sha256(&[&[0], entry])
+}
+
+/// The hash of an interior node. `//= RFC 6962 section 2.1: SHA-256(0x01 || left || right)`
+pub fn node_hash(left: &Digest, right: &Digest) -> Digest {
+    let mut node = [1_u8; 65];
+    node[1..33].copy_from_slice(&left.0);
+    node[33..].copy_from_slice(&right.0);
+    sha256(&[&node])
+}
+
+/// The right edge of a tree: the roots of its complete subtrees, largest first.
+///
+/// Holds at most 64 digests however large the tree is, and is all that appending needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frontier {
+    size: u64,
+    roots: Vec<Digest>,
+}
+
+impl Frontier {
+    /// A frontier of this size from its stored roots; `None` when their number does not fit.
+    pub fn from_parts(size: u64, roots: Vec<Digest>) -> Option<Self> {
+        (roots.len() == size.count_ones() as usize).then_some(Self { size, roots })
+    }
+
+    /// The number of leaves.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The roots of the complete subtrees, largest first.
+    pub fn roots(&self) -> &[Digest] {
+        &self.roots
+    }
+
+    /// Appends a leaf.
+    pub fn push(&mut self, leaf: Digest) {
+        let mut node = leaf;
+        for _ in 0..self.size.trailing_ones() {
+            let left = self.roots.pop().expect("one root for each set bit of the size");
+            node = node_hash(&left, &node);
+        }
+        self.roots.push(node);
+        self.size += 1;
+    }
+
+    /// Appends a complete subtree of `1 << level` leaves.
+    ///
+    /// `false`, and nothing is changed, when the size is not a multiple of that.
+    pub fn push_subtree(&mut self, level: u32, root: Digest) -> bool {
+        let Some(width) = 1_u64.checked_shl(level).filter(|width| self.size.is_multiple_of(*width)) else {
+            return false;
+        };
+        let Some(size) = self.size.checked_add(width) else { return false };
+        let mut node = root;
+        for _ in 0..(self.size >> level).trailing_ones() {
+            let left = self.roots.pop().expect("one root for each set bit of the size");
+            node = node_hash(&left, &node);
+        }
+        self.roots.push(node);
+        self.size = size;
+        true
+    }
+
+    /// The root. `//= RFC 6962 section 2.1: the hash of an empty list is the hash of an empty string`
+    pub fn root(&self) -> Digest {
+        let mut nodes = self.roots.iter().rev();
+        let Some(last) = nodes.next() else { return sha256(&[]) };
+        nodes.fold(*last, |right, left| node_hash(left, &right))
+    }
+}
+
+/// The root over these leaf hashes.
+pub fn root_of(leaves: &[Digest]) -> Digest {
+    let mut frontier = Frontier::default();
+    leaves.iter().for_each(|leaf| frontier.push(*leaf));
+    frontier.root()
+}
+
+/// Why a proof does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// The sizes or the index cannot belong to a proof.
+    #[error("index or size out of range")]
+    OutOfRange,
+    /// The proof has too many or too few hashes.
+    #[error("the proof has {found} hashes, expected {expected}")]
+    Length {
+        /// Hashes in the proof.
+        found: usize,
+        /// Hashes that belong to this index and size.
+        expected: usize,
+    },
+    /// The computed root is another one.
+    #[error("the computed root differs")]
+    Root,
+}
+
+/// The inclusion proof of leaf `index` in the tree over `leaves` (RFC 6962 section 2.1.1).
+pub fn inclusion_proof(leaves: &[Digest], index: usize) -> Option<Vec<Digest>> {
+    if index >= leaves.len() {
+        return None;
+    }
+    let mut proof = Vec::new();
+    path(leaves, index, &mut proof);
+    Some(proof)
+}
+
+fn path(leaves: &[Digest], index: usize, proof: &mut Vec<Digest>) {
+    if leaves.len() <= 1 {
+        return;
+    }
+    let (left, right) = leaves.split_at(split(leaves.len()));
+    if index < left.len() {
+        path(left, index, proof);
+        proof.push(root_of(right));
+    } else {
+        path(right, index - left.len(), proof);
+        proof.push(root_of(left));
+    }
+}
+
+/// The consistency proof between the first `old` leaves and all of them (RFC 6962 section 2.1.2).
+pub fn consistency_proof(leaves: &[Digest], old: usize) -> Option<Vec<Digest>> {
+    if old == 0 || old > leaves.len() {
+        return None;
+    }
+    let mut proof = Vec::new();
+    subproof(leaves, old, true, &mut proof);
+    Some(proof)
+}
+
+fn subproof(leaves: &[Digest], old: usize, whole: bool, proof: &mut Vec<Digest>) {
+    if old == leaves.len() {
+        if !whole {
+            proof.push(root_of(leaves));
+        }
+        return;
+    }
+    let (left, right) = leaves.split_at(split(leaves.len()));
+    if old <= left.len() {
+        subproof(left, old, whole, proof);
+        proof.push(root_of(right));
+    } else {
+        subproof(right, old - left.len(), false, proof);
+        proof.push(root_of(left));
+    }
+}
+
+/// The largest power of two below `n`, for `n > 1`.
+fn split(n: usize) -> usize {
+    1 << (usize::BITS - 1 - (n - 1).leading_zeros())
+}
+
+/// Checks that a leaf stands at `index` in the tree of this size and root.
+pub fn verify_inclusion(
+    index: u64,
+    size: u64,
+    leaf: &Digest,
+    proof: &[Digest],
+    root: &Digest,
+) -> Result<(), ProofError> {
+    if index >= size {
+        return Err(ProofError::OutOfRange);
+    }
+    let inner = (64 - (index ^ (size - 1)).leading_zeros()) as usize;
+    let border = (index.checked_shr(inner as u32).unwrap_or(0)).count_ones() as usize;
+    if proof.len() != inner + border {
+        return Err(ProofError::Length { found: proof.len(), expected: inner + border });
+    }
+    let (low, high) = proof.split_at(inner);
+    let node = low.iter().enumerate().fold(*leaf, |node, (level, sibling)| {
+        if index >> level & 1 == 0 { node_hash(&node, sibling) } else { node_hash(sibling, &node) }
+    });
+    let node = high.iter().fold(node, |node, sibling| node_hash(sibling, &node));
+    if node == *root { Ok(()) } else { Err(ProofError::Root) }
+}
+
+/// Checks that the tree of the first size is a prefix of the tree of the second.
+///
+/// A size of 0 proves nothing and is refused.
+pub fn verify_consistency(
+    old: u64,
+    new: u64,
+    old_root: &Digest,
+    new_root: &Digest,
+    proof: &[Digest],
+) -> Result<(), ProofError> {
+    if old == 0 || old > new {
+        return Err(ProofError::OutOfRange);
+    }
+    if old == new {
+        if !proof.is_empty() {
+            return Err(ProofError::Length { found: proof.len(), expected: 0 });
+        }
+        return if old_root == new_root { Ok(()) } else { Err(ProofError::Root) };
+    }
+    let shift = old.trailing_zeros();
+    let inner = (64 - ((old - 1) ^ (new - 1)).leading_zeros()) as usize;
+    let border = ((old - 1).checked_shr(inner as u32).unwrap_or(0)).count_ones() as usize;
+    // When the old tree is complete its root is the first node and is left out of the proof.
+    let (seed, start) = if old == 1 << shift { (Some(*old_root), 0) } else { (proof.first().copied(), 1) };
+    let inner = inner - shift as usize;
+    let expected = start + inner + border;
+    if proof.len() != expected {
+        return Err(ProofError::Length { found: proof.len(), expected });
+    }
+    let Some(seed) = seed else { return Err(ProofError::Length { found: 0, expected }) };
+    let (low, high) = proof[start..].split_at(inner);
+    let mask = (old - 1) >> shift;
+    let mut first = seed;
+    let mut second = seed;
+    for (level, sibling) in low.iter().enumerate() {
+        if mask >> level & 1 == 1 {
+            first = node_hash(sibling, &first);
+            second = node_hash(sibling, &second);
+        } else {
+            second = node_hash(&second, sibling);
+        }
+    }
+    for sibling in high {
+        first = node_hash(sibling, &first);
+        second = node_hash(sibling, &second);
+    }
+    if first == *old_root && second == *new_root { Ok(()) } else { Err(ProofError::Root) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(n: usize) -> Vec<Digest> {
+        (0..n).map(|i| leaf_hash(&i.to_le_bytes())).collect()
+    }
+
+    #[test]
+    fn every_proof_of_small_trees_verifies_and_no_neighbour_does() {
+        for size in 1..70 {
+            let all = leaves(size);
+            let root = root_of(&all);
+            for index in 0..size {
+                let proof = inclusion_proof(&all, index).unwrap();
+                let check = |i: usize| verify_inclusion(i as u64, size as u64, &all[index], &proof, &root);
+                assert_eq!(check(index), Ok(()), "{index} of {size}");
+                assert!(index == 0 || check(index - 1).is_err(), "{index} of {size}");
+            }
+            for old in 1..=size {
+                let proof = consistency_proof(&all, old).unwrap();
+                let old_root = root_of(&all[..old]);
+                let check = |r: &Digest| verify_consistency(old as u64, size as u64, &old_root, r, &proof);
+                assert_eq!(check(&root), Ok(()), "{old} to {size}");
+                assert!(check(&leaf_hash(b"other")).is_err(), "{old} to {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_way_to_append_subtrees_gives_the_same_root() {
+        let all = leaves(100);
+        for cut in 0..100 {
+            let mut frontier = Frontier::default();
+            all[..cut].iter().for_each(|leaf| frontier.push(*leaf));
+            let mut at = cut;
+            while at < 100 {
+                let level = (at.trailing_zeros()).min(((100 - at) as u64).ilog2());
+                let end = at + (1 << level);
+                assert!(frontier.push_subtree(level, root_of(&all[at..end])));
+                at = end;
+            }
+            assert_eq!(frontier.root(), root_of(&all));
+        }
+    }
+}

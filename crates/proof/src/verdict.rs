@@ -1,0 +1,460 @@
+//! The verdict: what is proven, how strongly on each axis, and what is not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+
+use serde::Serialize;
+
+use crate::{
+    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Note, NoteError, Part, Record, RecordReader,
+    Replay, Trust, VerifierKey, leaf_hash,
+};
+
+/// The outcome of a verification. Never a bool: what could not be checked must look neither like
+/// success nor like tampering.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "lowercase")]
+pub enum Verdict {
+    /// Everything that was claimed holds; the report says how much that is.
+    Verified(Box<Report>),
+    /// Nothing is wrong as far as could be seen, but trust or evidence is missing.
+    Unverifiable {
+        /// What is missing.
+        reason: Reason,
+    },
+    /// Something is not what was committed to.
+    Tampered {
+        /// Where.
+        place: Place,
+    },
+}
+
+/// Why a verdict could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// No trust policy was given.
+    NoTrust,
+    /// Not a bundle, or one that is cut.
+    NotABundle {
+        /// What was found.
+        what: String,
+    },
+    /// The log is not named in the trust policy.
+    UnknownOrigin {
+        /// The log's origin.
+        origin: String,
+    },
+    /// The log is named, but none of its accepted keys signed.
+    UnknownKey {
+        /// The log's origin.
+        origin: String,
+    },
+    /// Fewer witnesses cosigned than the policy asks for.
+    Quorum {
+        /// How many did.
+        found: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+}
+
+/// Where the evidence does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The leaf, where one can be named.
+    pub seq: Option<u64>,
+    /// What is wrong there.
+    pub what: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// How the entries are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Integrity {
+    /// Durable on the endpoint, under no signature.
+    Committed,
+    /// Under a checkpoint signed by the log key.
+    Signed,
+}
+
+/// What holds the log key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyAxis {
+    /// No key signed.
+    None,
+    /// A file. Whoever can read it can sign.
+    Software,
+}
+
+/// Whether the agent's user could have signed this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// The agent's user could have.
+    Shared,
+    /// The daemon ran under an account of its own; the endpoint says so itself.
+    Separate,
+}
+
+/// Who saw the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WitnessAxis {
+    /// The names of the trusted witnesses that cosigned.
+    pub names: Vec<String>,
+    /// Those among them that run on the endpoint's own host.
+    pub same_host: Vec<String>,
+}
+
+impl fmt::Display for WitnessAxis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.names.is_empty() {
+            return f.write_str("none");
+        }
+        let named = self.names.iter().map(|name| {
+            if self.same_host.contains(name) {
+                format!("{name} (same host, not independent)")
+            } else {
+                name.clone()
+            }
+        });
+        f.write_str(&named.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Who says that entries and payloads are durable elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ArchiveAxis {
+    /// The names of the trusted archives that cosigned.
+    pub names: Vec<String>,
+}
+
+impl fmt::Display for ArchiveAxis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.names.is_empty() { f.write_str("none") } else { f.write_str(&self.names.join(", ")) }
+    }
+}
+
+/// The axes: independent statements, each the minimum over the range, never one number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Axes {
+    /// How the entries are bound.
+    pub integrity: Integrity,
+    /// What holds the key.
+    pub key: KeyAxis,
+    /// Whether the agent's user could have signed.
+    pub isolation: Isolation,
+    /// Who saw it.
+    pub witness: WitnessAxis,
+    /// Who keeps it.
+    pub archive: ArchiveAxis,
+    /// Whether every leaf from 0 and every payload is here, archived, in whole batches.
+    pub complete: bool,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The log.
+    pub origin: String,
+    /// The number of leaves.
+    pub size: u64,
+    /// The root over them.
+    pub root: Digest,
+    /// The head of the chain.
+    pub chain: Digest,
+    /// The key that signed.
+    pub key: String,
+    /// The axes.
+    #[serde(flatten)]
+    pub axes: Axes,
+    /// Leaves by kind.
+    pub events: BTreeMap<String, u64>,
+    /// Values redacted.
+    pub redactions: u64,
+    /// Records filtered before sealing, by reason.
+    pub filtered: BTreeMap<String, u64>,
+    /// Payloads that are not in the bundle.
+    pub payloads_missing: u64,
+    /// Recorded in custody mode, without redaction.
+    pub custody: bool,
+    /// The longest time between two cosigned checkpoints, in seconds: an event could have been
+    /// changed unnoticed for at most this long after it was sealed. `None` without a witness.
+    pub exposure_s: Option<u64>,
+    /// When the last checkpoint was cosigned, in seconds since 1970.
+    pub witnessed_at: Option<u64>,
+    /// Restarts, cut transcripts and other blindness, with the leaf that says so.
+    pub gaps: Vec<(u64, String)>,
+    /// What this verdict does not say.
+    pub not_proven: Vec<String>,
+}
+
+impl Verdict {
+    fn tampered(seq: Option<u64>, what: impl Into<String>) -> Self {
+        Self::Tampered { place: Place { seq, what: what.into() } }
+    }
+
+    /// The exit code: 0 verified, 1 tampered, 2 could not tell.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Verified(_) => 0,
+            Self::Tampered { .. } => 1,
+            Self::Unverifiable { .. } => 2,
+        }
+    }
+}
+
+/// Verifies a bundle against a trust policy.
+///
+/// Reads the bundle once, as a stream, and holds one part of it. Keys inside the bundle are never
+/// looked at; without `trust` the verdict is [`Verdict::Unverifiable`]. `leaves` is told every leaf
+/// hash in order, so that a caller can compare lines kept elsewhere.
+pub fn verify(bundle: impl Read, trust: Option<&Trust>, leaves: &mut dyn FnMut(u64, Digest)) -> Verdict {
+    match try_verify(bundle, trust, leaves) {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+fn try_verify(
+    bundle: impl Read,
+    trust: Option<&Trust>,
+    leaves: &mut dyn FnMut(u64, Digest),
+) -> Result<Verdict, Verdict> {
+    let not_a_bundle = |error: BundleError| {
+        let what = match &error {
+            BundleError::Read(source) => format!("{error}: {source}"),
+            BundleError::Layout(_) => error.to_string(),
+        };
+        Verdict::Unverifiable { reason: Reason::NotABundle { what } }
+    };
+    let Some(trust) = trust else { return Err(Verdict::Unverifiable { reason: Reason::NoTrust }) };
+    let (mut reader, manifest, note) = BundleReader::open(bundle).map_err(not_a_bundle)?;
+
+    // The final checkpoint: only its signature makes anything else in the bundle mean something.
+    let malformed = |error: NoteError| {
+        let what = format!("checkpoint: {error}");
+        Verdict::Unverifiable { reason: Reason::NotABundle { what } }
+    };
+    let note = Note::parse(&note).map_err(malformed)?;
+    let checkpoint = Checkpoint::parse(&note.text).map_err(malformed)?;
+    let origin = checkpoint.origin.clone();
+    if checkpoint.size == 0 {
+        return Err(malformed(NoteError::Malformed("a tree of size 0 proves nothing")));
+    }
+    if trust.keys_of(&origin).next().is_none() {
+        return Err(Verdict::Unverifiable { reason: Reason::UnknownOrigin { origin } });
+    }
+    let Some(key) = signed_by(&note, trust, &origin, "checkpoint")? else {
+        return Err(Verdict::Unverifiable { reason: Reason::UnknownKey { origin } });
+    };
+    if manifest.origin != origin || manifest.size != checkpoint.size {
+        return Err(Verdict::tampered(None, "jurat.json names another log or size than the signed checkpoint"));
+    }
+
+    let mut replay = Replay::new(&origin);
+    // Leaf hashes as listed; only trusted once their own tree has the signed root.
+    let mut listed = crate::Frontier::default();
+    let mut first_differing: Option<(u64, String)> = None;
+    let mut broken: Option<(u64, String)> = None;
+    let mut witness_times: Vec<u64> = Vec::new();
+    while let Some(Part { hashes, records }) = reader.next_part().map_err(not_a_bundle)? {
+        let mut hashes = hashes.into_iter();
+        for record in RecordReader::new(&records) {
+            let next = replay.frontier().size();
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    broken = broken.or(Some((next, format!("after leaf {next}: {error}"))));
+                    break;
+                }
+            };
+            match record {
+                Record::Entry(entry) => {
+                    let at = listed.size();
+                    let leaf = leaf_hash(entry);
+                    match hashes.next() {
+                        Some(hash) => {
+                            listed.push(hash);
+                            if hash != leaf && first_differing.is_none() {
+                                first_differing = Some((at, format!("leaf {at} was changed")));
+                            }
+                        }
+                        None => {
+                            broken = broken.or(Some((at, format!("leaf {at} has no leaf hash"))));
+                        }
+                    }
+                    // After the first break only the listed hashes are read on, to name the place.
+                    if broken.is_none() {
+                        match replay.entry(entry) {
+                            Ok((_, leaf)) => leaves(at, leaf),
+                            Err(error) => broken = Some((error.seq(), error.to_string())),
+                        }
+                    }
+                }
+                Record::Payload { salt, bytes } if broken.is_none() => {
+                    if let Err(error) = replay.payload(salt, bytes) {
+                        broken = Some((error.seq(), error.to_string()));
+                    }
+                }
+                Record::Checkpoint(bytes) if broken.is_none() && first_differing.is_none() => {
+                    earlier(bytes, trust, &replay, &origin, &mut witness_times)?;
+                }
+                Record::Payload { .. } | Record::Checkpoint(_) => {}
+            }
+        }
+        for hash in hashes {
+            listed.push(hash);
+        }
+    }
+    let listed_is_signed = listed.size() == checkpoint.size && listed.root() == checkpoint.root;
+    if listed_is_signed && let Some((seq, what)) = first_differing {
+        return Err(Verdict::tampered(Some(seq), what));
+    }
+    if let Some((seq, what)) = broken {
+        return Err(Verdict::tampered(Some(seq), what));
+    }
+    let ends_a_batch = replay.ends_a_batch();
+    let (frontier, chain, summary) = replay.finish();
+    if frontier.size() != checkpoint.size {
+        let what = format!("the checkpoint is over {} leaves, the bundle holds {}", checkpoint.size, frontier.size());
+        return Err(Verdict::tampered(Some(frontier.size().min(checkpoint.size)), what));
+    }
+    if frontier.root() != checkpoint.root {
+        return Err(Verdict::tampered(None, "the entries do not have the signed root, and neither do the leaf hashes"));
+    }
+    if !listed_is_signed {
+        return Err(Verdict::tampered(None, "the list of leaf hashes was changed; the entries are as signed"));
+    }
+
+    let (witnesses, last) = cosigners(&note, &trust.witnesses)?;
+    let (archives, _) = cosigners(&note, &trust.archives)?;
+    if witnesses.len() < trust.quorum {
+        let reason = Reason::Quorum { found: witnesses.len(), needed: trust.quorum };
+        return Err(Verdict::Unverifiable { reason });
+    }
+    witness_times.extend(last);
+    if witness_times.windows(2).any(|pair| matches!(pair, [a, b] if a > b)) {
+        return Err(Verdict::tampered(None, "the cosignature times run backwards"));
+    }
+    let exposure_s = (!witness_times.is_empty())
+        .then(|| witness_times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0));
+    let isolation = match summary.isolation.as_deref() {
+        Some("separate") => Isolation::Separate,
+        _ => Isolation::Shared,
+    };
+    let same_host = witnesses.iter().filter(|name| trust.same_host.contains(name)).cloned().collect();
+    let complete = summary.payloads_missing == 0 && !archives.is_empty() && ends_a_batch;
+    let axes = Axes {
+        integrity: Integrity::Signed,
+        key: KeyAxis::Software,
+        isolation,
+        witness: WitnessAxis { names: witnesses, same_host },
+        archive: ArchiveAxis { names: archives },
+        complete,
+    };
+    let not_proven = not_proven(&axes);
+    Ok(Verdict::Verified(Box::new(Report {
+        origin,
+        size: checkpoint.size,
+        root: checkpoint.root,
+        chain: chain.0,
+        key: key.to_string(),
+        axes,
+        events: summary.events,
+        redactions: summary.redactions,
+        filtered: summary.filtered,
+        payloads_missing: summary.payloads_missing,
+        custody: summary.custody,
+        exposure_s,
+        witnessed_at: last,
+        gaps: summary.gaps,
+        not_proven,
+    })))
+}
+
+/// The accepted key that signed this note.
+fn signed_by<'a>(
+    note: &Note,
+    trust: &'a Trust,
+    origin: &str,
+    what: &str,
+) -> Result<Option<&'a VerifierKey>, Verdict> {
+    let mut signed = None;
+    for key in trust.logs.iter().filter(|key| key.name == origin) {
+        let good = note.is_signed_by(key).map_err(|error| Verdict::tampered(None, format!("{what}: {error}")))?;
+        if good {
+            signed = Some(key);
+        }
+    }
+    Ok(signed)
+}
+
+/// Checks a checkpoint that stands among the records and notes when it was witnessed.
+fn earlier(
+    bytes: &[u8],
+    trust: &Trust,
+    replay: &Replay,
+    origin: &str,
+    times: &mut Vec<u64>,
+) -> Result<(), Verdict> {
+    let size = replay.frontier().size();
+    let wrong = |what: &str| Verdict::tampered(Some(size), format!("checkpoint after leaf {size}: {what}"));
+    let note = Note::parse(bytes).map_err(|error| wrong(&error.to_string()))?;
+    let checkpoint = Checkpoint::parse(&note.text).map_err(|error| wrong(&error.to_string()))?;
+    if checkpoint.origin != origin {
+        return Err(wrong("of another log"));
+    }
+    if checkpoint.size != size || checkpoint.root != replay.frontier().root() {
+        return Err(wrong("not the head of the entries before it"));
+    }
+    if signed_by(&note, trust, origin, "earlier checkpoint")?.is_none() {
+        return Err(wrong("not signed by an accepted key"));
+    }
+    let (_, time) = cosigners(&note, &trust.witnesses)?;
+    times.extend(time);
+    Ok(())
+}
+
+/// The trusted cosigners of a note, and the newest of their times.
+fn cosigners(note: &Note, trusted: &[(String, VerifierKey)]) -> Result<(Vec<String>, Option<u64>), Verdict> {
+    let mut names = Vec::new();
+    let mut newest = None;
+    for (name, key) in trusted {
+        let found = Cosignature::find(note, key).map_err(|error| Verdict::tampered(None, error.to_string()))?;
+        if let Some(cosignature) = found {
+            names.push(name.clone());
+            newest = newest.max(Some(cosignature.time_s));
+        }
+    }
+    Ok((names, newest))
+}
+
+fn not_proven(axes: &Axes) -> Vec<String> {
+    let mut list = vec![
+        "that what the agent wrote is true: the events are the agent's own transcript".to_owned(),
+        "anything that no source saw, and anything sealed after the last checkpoint here".to_owned(),
+    ];
+    if axes.key == KeyAxis::Software {
+        list.push("that only this device could sign: the key is a file (software)".to_owned());
+    }
+    if axes.isolation == Isolation::Shared {
+        list.push("that the agent could not sign: it runs as the same user (shared)".to_owned());
+    }
+    if axes.witness.names.is_empty() {
+        list.push("that history was not rewritten and signed anew: no witness cosigned".to_owned());
+    } else if axes.witness.names.len() == axes.witness.same_host.len() {
+        list.push("that history was not rewritten by this host: its only witness runs on it".to_owned());
+    } else {
+        list.push("that the witnesses did not collude with the device".to_owned());
+    }
+    list
+}

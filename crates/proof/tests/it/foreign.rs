@@ -1,0 +1,160 @@
+//! Foreign vectors: found through `JURAT_SHARED`, skipped by name without it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jurat_proof::{
+    Checkpoint, Digest, Frontier, Note, VerifierKey, is_canonical_ed25519, leaf_hash, verify_consistency,
+    verify_inclusion,
+};
+use serde::Deserialize;
+
+fn vectors(folder: &str) -> Option<PathBuf> {
+    let Some(shared) = std::env::var_os("JURAT_SHARED") else {
+        println!("SKIPPED foreign vectors {folder}: set JURAT_SHARED to the folder that holds vectors/");
+        return None;
+    };
+    Some(PathBuf::from(shared).join("vectors").join(folder))
+}
+
+fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, out) } else { out.push(path) }
+    }
+}
+
+fn hash(text: &str) -> Option<Digest> {
+    Digest::from_slice(&BASE64.decode(text).ok()?)
+}
+
+fn hashes(list: Option<Vec<String>>) -> Option<Vec<Digest>> {
+    list.unwrap_or_default().iter().map(|text| hash(text)).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Inclusion {
+    leaf_idx: u64,
+    tree_size: u64,
+    root: String,
+    leaf_hash: String,
+    proof: Option<Vec<String>>,
+    want_err: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Consistency {
+    size1: u64,
+    size2: u64,
+    root1: String,
+    root2: String,
+    proof: Option<Vec<String>>,
+    want_err: bool,
+}
+
+#[test]
+fn inclusion_proofs_are_judged_as_transparency_dev_judges_them() {
+    let Some(dir) = vectors("merkle/inclusion") else { return };
+    let mut paths = Vec::new();
+    files(&dir, &mut paths);
+    assert_eq!(paths.len(), 98);
+    for path in paths {
+        let case: Inclusion = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let good = (|| {
+            let (root, leaf) = (hash(&case.root)?, hash(&case.leaf_hash)?);
+            verify_inclusion(case.leaf_idx, case.tree_size, &leaf, &hashes(case.proof)?, &root).ok()
+        })();
+        assert_eq!(good.is_none(), case.want_err, "{}", path.display());
+    }
+}
+
+#[test]
+fn consistency_proofs_are_judged_as_transparency_dev_judges_them() {
+    let Some(dir) = vectors("merkle/consistency") else { return };
+    let mut paths = Vec::new();
+    files(&dir, &mut paths);
+    assert_eq!(paths.len(), 98);
+    let mut stricter = Vec::new();
+    for path in paths {
+        let case: Consistency = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let good = (|| {
+            let (old, new) = (hash(&case.root1)?, hash(&case.root2)?);
+            verify_consistency(case.size1, case.size2, &old, &new, &hashes(case.proof)?).ok()
+        })();
+        if good.is_none() && !case.want_err {
+            stricter.push((case.size1, case.size2));
+        } else {
+            assert_eq!(good.is_none(), case.want_err, "{}", path.display());
+        }
+    }
+    // A proof from the empty tree proves nothing; we refuse it where others shrug.
+    assert!(stricter.iter().all(|(old, _)| *old == 0), "{stricter:?}");
+}
+
+#[test]
+fn a_foreign_log_gives_its_sixteen_signed_roots() {
+    let Some(dir) = vectors("tessera-log") else { return };
+    let key = VerifierKey::parse(
+        "example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx",
+    )
+    .unwrap();
+    for size in 0..=15_u64 {
+        let note = Note::parse(&fs::read(dir.join(format!("checkpoint.{size}"))).unwrap()).unwrap();
+        assert_eq!(note.is_signed_by(&key), Ok(true), "{size}");
+        let checkpoint = Checkpoint::parse(&note.text).unwrap();
+        let mut frontier = Frontier::default();
+        if size > 0 {
+            let bundle = fs::read(dir.join(format!("tile/entries/000.p/{size}"))).unwrap();
+            let mut rest = bundle.as_slice();
+            while let Some((len, tail)) = rest.split_first_chunk::<2>() {
+                let (entry, tail) = tail.split_at(u16::from_be_bytes(*len).into());
+                frontier.push(leaf_hash(entry));
+                rest = tail;
+            }
+        }
+        assert_eq!((checkpoint.size, checkpoint.root), (frontier.size(), frontier.root()), "{size}");
+    }
+}
+
+#[derive(Deserialize)]
+struct EdgeCase {
+    key: String,
+    sig: String,
+    msg: String,
+    flags: Option<Vec<String>>,
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
+}
+
+/// Our accept set on the 914 signatures on which verifiers disagree: canonical keys that are not
+/// of small order, judged by aws-lc-rs. Pinned, because a change would mean that evidence accepted
+/// yesterday is refused tomorrow, or the other way round.
+#[test]
+fn the_accept_set_of_ed25519_edge_cases_is_pinned() {
+    let Some(dir) = vectors("ed25519") else { return };
+    let cases: Vec<EdgeCase> =
+        serde_json::from_slice(&fs::read(dir.join("ed25519vectors.json")).unwrap()).unwrap();
+    assert_eq!(cases.len(), 914);
+    let mut accepted: BTreeMap<String, usize> = BTreeMap::new();
+    for case in &cases {
+        let key: [u8; 32] = hex(&case.key).try_into().unwrap();
+        let flags = case.flags.clone().unwrap_or_default();
+        if !is_canonical_ed25519(&key) {
+            continue;
+        }
+        assert!(!flags.iter().any(|flag| flag == "low_order_A" || flag == "non_canonical_A"), "{flags:?}");
+        let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, key);
+        if key.verify(case.msg.as_bytes(), &hex(&case.sig)).is_ok() {
+            *accepted.entry(flags.join(" ")).or_default() += 1;
+        }
+    }
+    println!("{accepted:?}");
+    assert_eq!(accepted.values().sum::<usize>(), 43);
+}

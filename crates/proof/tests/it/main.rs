@@ -1,0 +1,3 @@
+//! The mathematics against vectors that nobody here wrote.
+
+mod foreign;
