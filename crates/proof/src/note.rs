@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::sha256;
 
 /// The most bytes of a note; room for 16 signatures of ML-DSA size.
-pub const NOTE_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const NOTE_BYTES_MAX: usize = 128 * 1024;
 /// The most signature lines that are looked at.
-pub const SIGNATURES_MAX: usize = 64;
+pub(crate) const SIGNATURES_MAX: usize = 64;
 
 /// Signature type of a plain Ed25519 signature (C2SP signed-note).
 pub(crate) const ALG_ED25519: u8 = 0x01;

@@ -3,7 +3,7 @@
 //! `type u8 | length u32 little-endian | body`. See `docs/formats/records.md`.
 
 /// The longest record body: a payload of 1 MiB with its salt, and room.
-pub const RECORD_BYTES_MAX: usize = 1024 * 1024 + 4096;
+pub(crate) const RECORD_BYTES_MAX: usize = 1024 * 1024 + 4096;
 
 /// A piece of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

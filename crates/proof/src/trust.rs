@@ -2,9 +2,6 @@
 
 use crate::VerifierKey;
 
-/// The most bytes of a trust file.
-pub const TRUST_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// Whom to believe. Read from a text file in the manner of C2SP `tlog-policy`:
 ///
 /// ```text

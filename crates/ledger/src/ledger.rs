@@ -1,0 +1,402 @@
+//! Opening, appending, rolling.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jurat_disk::{Disk, File, Lock, Mode, Rng};
+
+use crate::format::{
+    FLAG_ERASED, KIND_COMMIT, KIND_SNAPSHOT, KIND_STATE, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId,
+    commit_body, commit_start, crc, segment_header, segment_name,
+};
+use crate::reader::{Segment, segments};
+use crate::{Group, LedgerError, Reader};
+
+/// How a ledger is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// A segment is closed when it has grown to this many bytes.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+/// What opening gives back, in the order in which it was appended.
+#[derive(Clone, Copy, Debug)]
+pub enum Replayed<'a> {
+    /// The full state at the beginning of the last segment.
+    Snapshot(&'a [u8]),
+    /// A state blob that was committed after it.
+    State(&'a [u8]),
+    /// A record that was committed after it.
+    Record {
+        /// Where it stands.
+        position: u64,
+        /// Its kind.
+        kind: u8,
+        /// Its body.
+        body: &'a [u8],
+    },
+}
+
+/// An open ledger. One process has it open at a time.
+pub struct Ledger {
+    disk: Arc<dyn Disk>,
+    rng: Arc<dyn Rng>,
+    dir: PathBuf,
+    options: Options,
+    active: Active,
+    poisoned: bool,
+    _lock: Box<dyn Lock>,
+}
+
+struct Active {
+    path: PathBuf,
+    file: Box<dyn File>,
+    base: u64,
+    id: SegmentId,
+    /// Offset in the file up to which everything is durable.
+    durable: u64,
+}
+
+impl Ledger {
+    /// Opens a ledger, or begins one with `first` as its state.
+    ///
+    /// A group that a crash left half-written is removed. Then `replay` is given the snapshot of
+    /// the last segment and everything committed after it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when good groups follow bad bytes: that is damage, not a crash, and
+    /// nothing is cut off. [`LedgerError::Locked`] when another process has it open.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        rng: Arc<dyn Rng>,
+        dir: &Path,
+        options: Options,
+        first: &[u8],
+        replay: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<Self, LedgerError> {
+        let io = |doing| move |source| LedgerError::Io { path: dir.to_path_buf(), doing, source };
+        disk.create_dir_all(dir).map_err(io("creating the ledger"))?;
+        let lock_path = dir.join("lock");
+        let lock = match disk.lock(&lock_path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(LedgerError::Locked { path: lock_path });
+            }
+            Err(source) => return Err(LedgerError::Io { path: lock_path, doing: "locking", source }),
+        };
+        let active = match segments(&*disk, dir)?.last().copied() {
+            Some(base) => {
+                let active = recover(&*disk, dir, base)?;
+                replay_segment(&*disk, dir, &active, replay)?;
+                active
+            }
+            None => {
+                replay(Replayed::Snapshot(first));
+                create(&*disk, &*rng, dir, 0, first)?
+            }
+        };
+        Ok(Self { disk, rng, dir: dir.to_path_buf(), options, active, poisoned: false, _lock: lock })
+    }
+
+    /// Appends a group with its state blob and makes both durable: one write, one fdatasync.
+    ///
+    /// On return the group is emptied. `snapshot` is asked for the full state, this group
+    /// included, when a segment is closed. Returns the position after the group.
+    ///
+    /// # Errors
+    /// [`LedgerError::Full`]: nothing was appended, the group is kept, try again when there is room.
+    /// [`LedgerError::Io`]: it is not known whether the group is durable; the ledger is poisoned.
+    pub fn append(
+        &mut self,
+        group: &mut Group,
+        state: &[u8],
+        snapshot: &mut dyn FnMut() -> Vec<u8>,
+    ) -> Result<u64, LedgerError> {
+        if self.poisoned {
+            return Err(LedgerError::Poisoned);
+        }
+        let before = group.marks();
+        if !state.is_empty() {
+            group.push_any(KIND_STATE, &[state])?;
+        }
+        let count = group.records() as u32;
+        group.push_any(KIND_COMMIT, &[&commit_body(self.active.base + self.active.durable, count)])?;
+        match self.active.write(group) {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => {
+                group.truncate(before);
+                let path = self.active.path.clone();
+                // The half-written group must not stay: later groups go to the same place.
+                if self.active.file.set_len(self.active.durable).is_err() {
+                    self.poisoned = true;
+                }
+                return Err(LedgerError::Full { path });
+            }
+            Err(source) => {
+                self.poisoned = true;
+                // Cut to what is known to be durable: a reader of the page cache must not take
+                // bytes for committed that may never have reached the disk.
+                let _ = self.active.file.set_len(self.active.durable);
+                let path = self.active.path.clone();
+                return Err(LedgerError::Io { path, doing: "appending a group", source });
+            }
+        }
+        group.clear();
+        if self.active.durable >= self.options.segment_bytes {
+            // A full disk here costs nothing: the group is durable, the segment just grows on.
+            match create(&*self.disk, &*self.rng, &self.dir, self.end(), &snapshot()) {
+                Ok(active) => self.active = active,
+                Err(LedgerError::Io { source, .. }) if is_full(&source) => {}
+                Err(error) => {
+                    self.poisoned = true;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self.end())
+    }
+
+    /// The position after the last durable record.
+    pub fn end(&self) -> u64 {
+        self.active.base + self.active.durable
+    }
+
+    /// The position of the oldest record still kept.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the folder cannot be listed.
+    pub fn start(&self) -> Result<u64, LedgerError> {
+        Ok(segments(&*self.disk, &self.dir)?.first().copied().unwrap_or(0))
+    }
+
+    /// The bytes on disk.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the folder cannot be listed.
+    pub fn len(&self) -> Result<u64, LedgerError> {
+        Ok(self.end() - self.start()?)
+    }
+
+    /// Whether no record was ever appended.
+    pub fn is_empty(&self) -> bool {
+        self.end() == 0
+    }
+
+    /// Where the ledger is kept.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A reader from this position to the end as it is now.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the folder cannot be listed.
+    pub fn read(&self, from: u64) -> Result<Reader, LedgerError> {
+        Reader::new(self.disk.clone(), &self.dir, from, self.end())
+    }
+
+    /// Removes the segments that lie wholly before this position; never the last one.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when a segment cannot be removed.
+    pub fn remove_before(&mut self, position: u64) -> Result<u64, LedgerError> {
+        let bases = segments(&*self.disk, &self.dir)?;
+        let mut removed = 0;
+        for pair in bases.windows(2) {
+            let [base, next] = pair else { break };
+            if *next > position {
+                break;
+            }
+            let path = self.dir.join(segment_name(*base));
+            self.disk.remove(&path).map_err(|source| LedgerError::Io {
+                path,
+                doing: "removing an old segment",
+                source,
+            })?;
+            removed += next - base;
+        }
+        if removed > 0 {
+            let doing = "removing an old segment";
+            self.disk
+                .sync_dir(&self.dir)
+                .map_err(|source| LedgerError::Io { path: self.dir.clone(), doing, source })?;
+        }
+        Ok(removed)
+    }
+
+    /// Erases the body of the record at this position, in place.
+    ///
+    /// The framing stays valid and the body reads as zeros. The mark comes first: a crash after it
+    /// leaves a record that is already treated as erased, and erasing again finishes the work.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] when no good record stands there.
+    pub fn erase(&mut self, position: u64) -> Result<(), LedgerError> {
+        let bases = segments(&*self.disk, &self.dir)?;
+        let base = bases.iter().rfind(|base| **base <= position).copied().unwrap_or(0);
+        let mut segment = Segment::open(&*self.disk, &self.dir, base)?;
+        let offset = position - base;
+        let path = segment.path.clone();
+        let header =
+            segment.record(position)?.ok_or_else(|| LedgerError::Corrupt { path: path.clone(), offset })?;
+        let io = |source| LedgerError::Io { path: path.clone(), doing: "erasing a record", source };
+        let file = self.disk.open(&path, Mode::Write).map_err(io)?;
+        let marked = RecordHeader { flags: header.flags | FLAG_ERASED, ..header };
+        file.write_at(&marked.encode(segment.id, offset), offset).map_err(io)?;
+        file.sync().map_err(io)?;
+        file.write_at(&vec![0; header.len as usize], offset + RECORD_HEADER).map_err(io)?;
+        file.sync().map_err(io)
+    }
+}
+
+impl Active {
+    fn write(&mut self, group: &mut Group) -> io::Result<()> {
+        let bytes = group.place(self.id, self.durable);
+        self.file.write_at(bytes, self.durable)?;
+        self.file.sync()?;
+        self.durable += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Begins a segment: header, snapshot and commit are durable before the name is.
+fn create(disk: &dyn Disk, rng: &dyn Rng, dir: &Path, base: u64, snapshot: &[u8]) -> Result<Active, LedgerError> {
+    let path = dir.join(segment_name(base));
+    let io = |source| LedgerError::Io { path: path.clone(), doing: "beginning a segment", source };
+    let mut id = [0; 16];
+    rng.fill(&mut id);
+    let id = SegmentId(id);
+    let mut group = Group::new();
+    group.push_any(KIND_SNAPSHOT, &[snapshot])?;
+    group.push_any(KIND_COMMIT, &[&commit_body(base + SEGMENT_HEADER, 1)])?;
+    let mut bytes = segment_header(base, id).to_vec();
+    bytes.extend_from_slice(group.place(id, SEGMENT_HEADER));
+    // Under its own name only when it is whole: a segment that can be seen was begun completely.
+    let tmp = dir.join("next.tmp");
+    match disk.remove(&tmp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let file = disk.open(&tmp, Mode::CreateNew).map_err(io)?;
+    file.write_at(&bytes, 0).map_err(io)?;
+    file.sync().map_err(io)?;
+    disk.rename(&tmp, &path).map_err(io)?;
+    disk.sync_dir(dir).map_err(io)?;
+    Ok(Active { path, file, base, id, durable: bytes.len() as u64 })
+}
+
+/// The most bytes that one group can have: what may be in flight when a sync fails.
+const IN_FLIGHT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Finds the last good group of a segment and removes what a crash left after it.
+///
+/// The first group was whole when the segment got its name; without it the segment is damaged.
+fn recover(disk: &dyn Disk, dir: &Path, base: u64) -> Result<Active, LedgerError> {
+    let mut segment = Segment::open(disk, dir, base)?;
+    let (committed, stopped) = scan(&mut segment)?;
+    if committed == 0 {
+        return Err(LedgerError::Corrupt { path: segment.path, offset: stopped });
+    }
+    if let Some(offset) = damage_after(&segment, stopped)? {
+        return Err(LedgerError::Corrupt { path: segment.path, offset });
+    }
+    let path = segment.path.clone();
+    let io = |source| LedgerError::Io { path: path.clone(), doing: "recovering a segment", source };
+    let file = disk.open(&path, Mode::Write).map_err(io)?;
+    if segment.len > committed {
+        file.set_len(committed).map_err(io)?;
+    }
+    // An earlier process may have died after a failed sync: its last pages could be in memory,
+    // marked clean, and not on disk. Writing them once more makes the sync mean something.
+    let tail = committed.saturating_sub(IN_FLIGHT_BYTES);
+    let mut buffer = vec![0; 1024 * 1024];
+    let mut at = tail;
+    while at < committed {
+        let want = (committed - at).min(buffer.len() as u64) as usize;
+        let read = segment.read(at, &mut buffer[..want])?;
+        if read == 0 {
+            break;
+        }
+        file.write_at(&buffer[..read], at).map_err(io)?;
+        at += read as u64;
+    }
+    file.sync().map_err(io)?;
+    // Likewise its name: the sync of the folder may be what failed.
+    disk.sync_dir(dir).map_err(io)?;
+    Ok(Active { path: path.clone(), file, base, id: segment.id, durable: committed })
+}
+
+/// Reads records from the front: (offset after the last commit, offset where reading stopped).
+pub(crate) fn scan(segment: &mut Segment) -> Result<(u64, u64), LedgerError> {
+    let mut committed = 0;
+    let mut offset = SEGMENT_HEADER;
+    while let Some(header) = segment.record(segment.base + offset)? {
+        offset += RECORD_HEADER + u64::from(header.len);
+        if header.kind == KIND_COMMIT {
+            committed = offset;
+        }
+    }
+    Ok((committed, offset))
+}
+
+/// Looks for a good group that begins after `stopped`: then the bad bytes are damage and not the
+/// torn end of the last group. Returns where the damage is.
+pub(crate) fn damage_after(segment: &Segment, stopped: u64) -> Result<Option<u64>, LedgerError> {
+    let len = usize::try_from(segment.len.saturating_sub(stopped)).unwrap_or(usize::MAX);
+    if len < RECORD_HEADER as usize {
+        return Ok(None);
+    }
+    let mut rest = vec![0; len];
+    let read = segment.read(stopped, &mut rest)?;
+    rest.truncate(read);
+    for at in 0..rest.len() {
+        let offset = stopped + at as u64;
+        let Some(header) = RecordHeader::parse(&rest[at..], segment.id, offset) else { continue };
+        if header.kind != KIND_COMMIT {
+            continue;
+        }
+        let body_at = at + RECORD_HEADER as usize;
+        let Some(body) = rest.get(body_at..body_at + header.len as usize) else { continue };
+        let good = crc(segment.id, offset, body) == header.body_crc;
+        if good && commit_start(body).is_some_and(|start| start > segment.base + stopped) {
+            return Ok(Some(stopped));
+        }
+    }
+    Ok(None)
+}
+
+fn replay_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    active: &Active,
+    replay: &mut dyn FnMut(Replayed<'_>),
+) -> Result<(), LedgerError> {
+    let mut segment = Segment::open(disk, dir, active.base)?;
+    let mut offset = SEGMENT_HEADER;
+    while offset < active.durable {
+        let position = active.base + offset;
+        let Some(header) = segment.record(position)? else {
+            return Err(LedgerError::Corrupt { path: segment.path, offset });
+        };
+        let body = segment.body(position, header);
+        match header.kind {
+            KIND_SNAPSHOT => replay(Replayed::Snapshot(body)),
+            KIND_STATE => replay(Replayed::State(body)),
+            KIND_COMMIT => {}
+            kind => replay(Replayed::Record { position, kind, body }),
+        }
+        offset += RECORD_HEADER + u64::from(header.len);
+    }
+    Ok(())
+}

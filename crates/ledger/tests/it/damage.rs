@@ -1,0 +1,110 @@
+//! Damage is told apart from a torn tail, and never silently cut off.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jurat_disk::Disk as _;
+use jurat_ledger::{Group, Ledger, LedgerError, Options, fsck};
+use jurat_testkit::{Repeatable, SimDisk};
+
+use crate::support::{Counter, DIR};
+
+fn last_segment(disk: &SimDisk) -> PathBuf {
+    let name = disk.list(Path::new(DIR)).unwrap().into_iter().rfind(|name| name.ends_with(".jl")).unwrap();
+    Path::new(DIR).join(name)
+}
+
+#[test]
+fn a_flipped_bit_before_good_groups_is_named_and_nothing_is_cut() {
+    let clean = SimDisk::new();
+    {
+        let mut counter = Counter::open(&clean).unwrap();
+        (0..3).for_each(|_| counter.append(1).unwrap());
+    }
+    let path = last_segment(&clean);
+    let len = clean.open(&path, jurat_disk::Mode::Read).unwrap().len().unwrap();
+    let mut named = 0;
+    for at in (0..len as usize).step_by(7) {
+        let disk = SimDisk::new();
+        {
+            let mut counter = Counter::open(&disk).unwrap();
+            (0..3).for_each(|_| counter.append(1).unwrap());
+        }
+        disk.corrupt(&path, |bytes| bytes[at] ^= 0x10);
+        match Counter::open(&disk) {
+            Err(LedgerError::Corrupt { path: found, .. }) => {
+                assert_eq!(found, path);
+                assert!(!fsck(&disk, Path::new(DIR)).unwrap().is_clean());
+                named += 1;
+            }
+            // Only the very last group can be mistaken for a torn one, and unused header bytes.
+            Ok(counter) => assert!(counter.state >= 2, "byte {at}: {}", counter.state),
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+        assert_eq!(disk.open(&path, jurat_disk::Mode::Read).unwrap().len().unwrap() >= 64, true);
+    }
+    assert!(named > 10);
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let disk = SimDisk::new();
+    let _first = Counter::open(&disk).unwrap();
+    assert!(matches!(Counter::open(&disk).err(), Some(LedgerError::Locked { .. })));
+}
+
+#[test]
+fn old_segments_go_and_what_is_left_reads_on() {
+    let disk = SimDisk::new();
+    let mut counter = Counter::open(&disk).unwrap();
+    (0..30).for_each(|_| counter.append(1).unwrap());
+    let middle = counter.ledger.end() / 2;
+    assert!(counter.ledger.remove_before(middle).unwrap() > 0);
+    let numbers = counter.numbers().unwrap();
+    assert_eq!(numbers.last(), Some(&29));
+    assert!(numbers.len() < 30 && numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    assert!(counter.ledger.start().unwrap() <= middle);
+}
+
+#[test]
+fn an_erased_record_reads_as_zeros_and_the_ledger_stays_whole() {
+    let disk = SimDisk::new();
+    let open = |replay: &mut dyn FnMut(jurat_ledger::Replayed<'_>)| {
+        let (disk, rng) = (Arc::new(disk.clone()), Arc::new(Repeatable::new(1)));
+        Ledger::open(disk, rng, Path::new(DIR), Options::default(), b"", replay).unwrap()
+    };
+    let mut ledger = open(&mut |_| {});
+    let mut group = Group::new();
+    for body in [b"keep", b"gone", b"keep"] {
+        group.push(1, &[body]).unwrap();
+    }
+    ledger.append(&mut group, b"", &mut Vec::new).unwrap();
+    let mut reader = ledger.read(0).unwrap();
+    reader.next_record().unwrap();
+    let position = reader.next_record().unwrap().unwrap().position;
+    ledger.erase(position).unwrap();
+    drop(ledger);
+    let ledger = open(&mut |_| {});
+    let mut reader = ledger.read(0).unwrap();
+    let mut found = Vec::new();
+    while let Some(item) = reader.next_record().unwrap() {
+        found.push((item.erased, item.body.to_vec()));
+    }
+    assert_eq!(found, [(false, b"keep".to_vec()), (true, vec![0; 4]), (false, b"keep".to_vec())]);
+    let report = fsck(&disk, Path::new(DIR)).unwrap();
+    assert!(report.is_clean());
+    assert_eq!(report.segments[0].erased, 1);
+}
+
+#[test]
+fn a_record_copied_to_another_place_does_not_count() {
+    let disk = SimDisk::new();
+    let mut counter = Counter::open(&disk).unwrap();
+    counter.append(1).unwrap();
+    let before = counter.ledger.end();
+    drop(counter);
+    let path = last_segment(&disk);
+    // The whole file appended to itself: every header is good, and none fits its new place.
+    disk.corrupt(&path, |bytes| bytes.extend_from_within(64..));
+    assert_eq!(Counter::open(&disk).unwrap().ledger.end(), before);
+}

@@ -1,0 +1,5 @@
+//! The ledger's promises and their failures.
+
+mod crash;
+mod damage;
+mod support;
