@@ -150,10 +150,12 @@ impl Ledger {
         }
         group.clear();
         if self.active.durable >= self.options.segment_bytes {
-            // A full disk here costs nothing: the group is durable, the segment just grows on.
+            // A full disk here costs nothing as long as the new name does not exist: the group is
+            // durable, the segment just grows on.
             match create(&*self.disk, &*self.rng, &self.dir, self.end(), &snapshot()) {
                 Ok(active) => self.active = active,
-                Err(LedgerError::Io { source, .. }) if is_full(&source) => {}
+                Err(LedgerError::Io { source, path, .. })
+                    if is_full(&source) && self.disk.open(&path, Mode::Read).is_err() => {}
                 Err(error) => {
                     self.poisoned = true;
                     return Err(error);
