@@ -194,6 +194,8 @@ pub struct Decoded {
     pub identity: Option<String>,
     /// What the operator's filters can ask about.
     pub traits: Traits,
+    /// What the record says a model call cost, with the call's id: several records repeat it.
+    pub usage: Option<(String, Usage)>,
 }
 
 /// What the operator's filters can ask about a record.

@@ -14,6 +14,7 @@ mod digest;
 mod entry;
 mod note;
 mod record;
+mod request;
 mod replay;
 mod tree;
 mod trust;
@@ -26,6 +27,7 @@ pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
 pub use note::{Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519};
 pub use record::{Record, RecordError, RecordReader, write_record};
+pub use request::Request;
 pub use replay::{Replay, ReplayError, Summary};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,

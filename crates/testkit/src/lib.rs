@@ -1,8 +1,11 @@
 //! What tests stand on: a disk that can be torn at every step, a generator that repeats itself,
 //! and peers. Never shipped.
 
+pub mod claude_cli;
+mod messages_api;
 mod sim_disk;
 mod xorshift;
 
+pub use messages_api::{MessagesApi, Turn};
 pub use sim_disk::{Fault, SimDisk};
 pub use xorshift::Repeatable;

@@ -1,0 +1,109 @@
+//! Secrets of 32 bytes in files of their own.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jurat_disk::{Host, read, replace};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::KeyError;
+
+/// 32 secret bytes. Never printed; wiped from memory when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret([u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    /// A new random secret.
+    pub fn random(host: &Host) -> Self {
+        let mut bytes = [0; 32];
+        host.rng.fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// The secret in these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret written as base64.
+    pub fn from_base64(text: &str) -> Option<Self> {
+        let mut bytes = BASE64.decode(text.trim()).ok()?;
+        let secret = bytes.as_slice().try_into().ok().map(Self);
+        bytes.zeroize();
+        secret
+    }
+
+    /// The secret as base64, for a file or an answer over TLS. Nowhere else.
+    pub fn to_base64(&self) -> String {
+        BASE64.encode(self.0)
+    }
+
+    /// The bytes.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Reads a secret from its file.
+    ///
+    /// # Errors
+    /// [`KeyError::Exposed`] when others can read the file, [`KeyError::Malformed`] when it holds
+    /// something else.
+    pub fn load(host: &Host, path: &Path) -> Result<Self, KeyError> {
+        refuse_exposed(path)?;
+        let mut bytes = read(&*host.disk, path, 1024).map_err(|source| KeyError::Io {
+            path: path.to_path_buf(),
+            doing: "reading a key",
+            source,
+        })?;
+        let secret = std::str::from_utf8(&bytes).ok().and_then(Self::from_base64);
+        bytes.zeroize();
+        secret.ok_or_else(|| KeyError::Malformed { path: path.to_path_buf(), what: "key of 32 bytes in base64" })
+    }
+
+    /// Writes a secret to its file, durably, readable by its owner only.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`].
+    pub fn store(&self, host: &Host, path: &Path) -> Result<(), KeyError> {
+        let mut text = self.to_base64();
+        text.push('\n');
+        let stored = replace(&*host.disk, path, text.as_bytes());
+        text.zeroize();
+        stored.map_err(|source| KeyError::Io { path: path.to_path_buf(), doing: "writing a key", source })
+    }
+
+    /// Reads a secret, or makes one and writes it when there is no file yet.
+    ///
+    /// # Errors
+    /// As [`Secret::load`].
+    pub fn load_or_create(host: &Host, path: &Path) -> Result<Self, KeyError> {
+        match Self::load(host, path) {
+            Err(KeyError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                let secret = Self::random(host);
+                secret.store(host, path)?;
+                Ok(secret)
+            }
+            loaded => loaded,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn refuse_exposed(path: &Path) -> Result<(), KeyError> {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyError::Exposed { path: path.to_path_buf(), mode }) }
+}
+
+#[cfg(not(unix))]
+fn refuse_exposed(_: &Path) -> Result<(), KeyError> {
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! TLS configurations: aws-lc-rs, TLS 1.2 and 1.3, HTTP/2 first.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use crate::KeyError;
+
+fn wrong(path: &Path, what: impl ToString) -> KeyError {
+    KeyError::Tls { path: path.to_path_buf(), what: what.to_string() }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Whom a client believes: these certificates alone when given, else the system's store.
+///
+/// # Errors
+/// [`KeyError::Tls`] when no usable certificate is found.
+pub fn client(ca_pem: Option<&[u8]>) -> Result<ClientConfig, KeyError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(pem) = ca_pem {
+        let path = Path::new("pinned certificate");
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            roots.add(certificate.map_err(|error| wrong(path, error))?).map_err(|error| wrong(path, error))?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if roots.is_empty() {
+        return Err(wrong(Path::new("trusted certificates"), "none found; name one with --ca FILE"));
+    }
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(Path::new("TLS"), error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A server's configuration from its certificate chain and key, both PEM.
+///
+/// # Errors
+/// [`KeyError::Tls`] names the file and what is wrong with it.
+pub fn server(certificate: &Path, key: &Path) -> Result<ServerConfig, KeyError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| wrong(certificate, error))?;
+    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(certificate, error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key_der)
+        .map_err(|error| wrong(certificate, error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A certificate authority and a server certificate made by it, all PEM.
+pub struct Generated {
+    /// The authority's certificate: what a client pins.
+    pub ca: String,
+    /// The server's certificate.
+    pub certificate: String,
+    /// The server's key.
+    pub key: String,
+}
+
+/// Makes a small authority and one server certificate for these names. For trying things out and
+/// for home labs: the authority's own key is thrown away at once.
+///
+/// # Errors
+/// [`KeyError::Tls`] when a name cannot stand in a certificate.
+pub fn generate(names: &[String]) -> Result<Generated, KeyError> {
+    let subject = Path::new("generated certificate");
+    let fail = |error: rcgen::Error| wrong(subject, error);
+    let mut authority = CertificateParams::new(Vec::new()).map_err(fail)?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "Jurat generated authority");
+    let authority_key = KeyPair::generate().map_err(fail)?;
+    let ca = authority.self_signed(&authority_key).map_err(fail)?;
+    let issuer = Issuer::new(authority, authority_key);
+    let mut server = CertificateParams::new(names.to_vec()).map_err(fail)?;
+    server.distinguished_name.push(DnType::CommonName, "Jurat collector");
+    server.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    server.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate().map_err(fail)?;
+    let certificate = server.signed_by(&key, &issuer).map_err(fail)?;
+    Ok(Generated { ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() })
+}

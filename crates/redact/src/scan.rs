@@ -1,0 +1,152 @@
+//! Finding secrets in one decoded text.
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::Rules;
+
+/// A found secret: where it stands and which rule found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Found {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) rule: u16,
+}
+
+/// How far before its secret a keyword may stand.
+const KEYWORD_REACH: usize = 40;
+/// What a window has beyond a rule's longest match, so that its end is never taken for a text's.
+const WINDOW_MARGIN: usize = 8;
+
+/// Finds what the rules find; sorted, without overlaps. `found` is cleared first.
+pub(crate) fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
+    found.clear();
+    // Up to where each rule has looked already; few rules fire in one text, so a short list.
+    let mut looked: Vec<(u16, usize)> = Vec::new();
+    for hit in rules.prefilter().find_overlapping_iter(text) {
+        for owner in rules.owners(hit.pattern().as_usize()) {
+            let (rule, pattern) = rules.rule(*owner);
+            let known = looked.iter().position(|(rule, _)| rule == owner);
+            let seen = known.map_or(0, |at| looked[at].1);
+            let mut start = hit.start().saturating_sub(rule.max).max(seen);
+            let end = (hit.end() + rule.max + KEYWORD_REACH + WINDOW_MARGIN).min(text.len());
+            while start < end
+                && let Some(captures) = pattern.captures_at(&text[..end], start)
+            {
+                let Some(whole) = captures.get(0) else { break };
+                let secret = captures.get(1).unwrap_or(whole);
+                start = whole.end().max(start + 1);
+                if is_secret(rule, secret.as_bytes()) {
+                    found.push(Found { start: secret.start(), end: secret.end(), rule: *owner });
+                }
+            }
+            // A later hit of this rule must not find the same match again, but may look at text
+            // that this window only saw the beginning of.
+            let next = start.min(hit.end().max(seen));
+            match known {
+                Some(at) => looked[at].1 = next.max(seen),
+                None => looked.push((*owner, next)),
+            }
+        }
+    }
+    if found.len() > 1 {
+        found.sort_by_key(|found| (found.start, std::cmp::Reverse(found.end)));
+        let mut kept: Vec<Found> = Vec::with_capacity(found.len());
+        for next in found.iter() {
+            match kept.last_mut() {
+                Some(last) if next.start < last.end => last.end = last.end.max(next.end),
+                _ => kept.push(*next),
+            }
+        }
+        *found = kept;
+    }
+    widen_to_characters(text, found);
+}
+
+/// A secret never ends inside a character: patterns look at bytes.
+fn widen_to_characters(text: &[u8], found: &mut [Found]) {
+    let inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    for found in found {
+        while found.start > 0 && inside(found.start) {
+            found.start -= 1;
+        }
+        while inside(found.end) {
+            found.end += 1;
+        }
+    }
+}
+
+fn is_secret(rule: &crate::Rule, secret: &[u8]) -> bool {
+    if secret.is_empty() || is_placeholder(secret) {
+        return false;
+    }
+    if rule.entropy.is_some_and(|least| entropy(secret) < least) {
+        return false;
+    }
+    match rule.check.as_deref() {
+        Some("jwt") => is_jwt(secret),
+        Some("luhn") => luhn(secret),
+        // Words that stand in for a password in documentation have no digit.
+        Some("digit") => secret.iter().any(u8::is_ascii_digit),
+        // Other checks only ever narrow a match; an unknown one must not hide a secret.
+        _ => true,
+    }
+}
+
+/// What documentation writes in a secret's place, and what we wrote ourselves.
+fn is_placeholder(secret: &[u8]) -> bool {
+    let first = secret.first().copied().unwrap_or(0);
+    secret.starts_with(b"[redacted:")
+        || secret.starts_with(b"${")
+        || secret.starts_with(b"$(")
+        || secret.starts_with(b"{{")
+        || (secret.first() == Some(&b'<') && secret.last() == Some(&b'>'))
+        || secret.iter().all(|byte| *byte == first)
+        || memchr::memmem::find(secret, b"EXAMPLE").is_some()
+}
+
+/// Shannon entropy in bits a byte.
+pub(crate) fn entropy(bytes: &[u8]) -> f64 {
+    let mut counts = [0_u32; 256];
+    bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    let len = bytes.len() as f64;
+    counts
+        .iter()
+        .filter(|count| **count > 0)
+        .map(|count| {
+            let share = f64::from(*count) / len;
+            -share * share.log2()
+        })
+        .sum()
+}
+
+fn is_jwt(token: &[u8]) -> bool {
+    let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let Ok(json) = URL_SAFE_NO_PAD.decode(header) else { return false };
+    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&json)
+        .is_ok_and(|header| header.contains_key("alg") || header.contains_key("enc"))
+}
+
+fn luhn(digits: &[u8]) -> bool {
+    let digits = digits.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| u32::from(byte - b'0'));
+    let sum: u32 = digits
+        .rev()
+        .enumerate()
+        .map(|(at, digit)| match at % 2 {
+            0 => digit,
+            _ => digit * 2 - if digit > 4 { 9 } else { 0 },
+        })
+        .sum();
+    sum.is_multiple_of(10)
+}
+
+/// The text that stands for a secret.
+pub(crate) fn placeholder(key: &hmac::Key, kind: &str, secret: &[u8]) -> String {
+    let mut context = hmac::Context::with_key(key);
+    context.update(b"jurat/fingerprint/v1\0");
+    context.update(secret);
+    let tag = context.sign();
+    let hex = tag.as_ref().iter().take(6).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    format!("[redacted:{kind}:{hex}]")
+}
