@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use jurat_event::Event;
 use serde_json::Value;
 
 use crate::json::Tokens;
-use crate::scan::{Found, placeholder, scan};
+use crate::scan::{Scan, placeholder};
 use crate::{RuleError, Rules};
 
 /// What is done to content.
@@ -68,10 +69,10 @@ impl Redacted {
 
 /// Takes secrets out of events.
 pub struct Redactor {
-    rules: Rules,
+    rules: Arc<Rules>,
     key: hmac::Key,
     mode: Mode,
-    found: Vec<Found>,
+    scan: Scan,
     counts: BTreeMap<String, u64>,
 }
 
@@ -85,13 +86,13 @@ impl Redactor {
     /// # Errors
     /// [`RuleError`]: a bug in the shipped rules.
     pub fn new(mode: Mode, key: &[u8; 32], personal: &[String]) -> Result<Self, RuleError> {
-        Ok(Self::with_rules(mode, key, Rules::builtin(personal)?))
+        Ok(Self::with_rules(mode, key, Arc::new(Rules::builtin(personal)?)))
     }
 
     /// A redactor with these rules.
-    pub fn with_rules(mode: Mode, key: &[u8; 32], rules: Rules) -> Self {
+    pub fn with_rules(mode: Mode, key: &[u8; 32], rules: Arc<Rules>) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        Self { rules, key, mode, found: Vec::new(), counts: BTreeMap::new() }
+        Self { rules, key, mode, scan: Scan::default(), counts: BTreeMap::new() }
     }
 
     /// What was found so far, by kind.
@@ -168,21 +169,22 @@ impl Redactor {
 
     /// Takes the secrets out of bytes; `None` when there are none.
     fn bytes(&mut self, text: &[u8]) -> Option<(Vec<u8>, u64)> {
-        let mut found = std::mem::take(&mut self.found);
-        scan(&self.rules, text, &mut found);
+        let mut scan = std::mem::take(&mut self.scan);
+        scan.run(&self.rules, text);
+        let found = &scan.found;
         let clean = (!found.is_empty()).then(|| {
             let mut out = Vec::with_capacity(text.len());
             let mut done = 0;
-            for span in &found {
+            for span in found {
                 out.extend_from_slice(&text[done..span.start]);
-                let kind = self.rules.rule(span.rule).0.kind.clone();
+                let kind = self.rules.rule(span.rule).kind.clone();
                 out.extend_from_slice(self.replacement(&kind, &text[span.start..span.end]).as_bytes());
                 done = span.end;
             }
             out.extend_from_slice(&text[done..]);
             (out, found.len() as u64)
         });
-        self.found = found;
+        self.scan = scan;
         clean
     }
 

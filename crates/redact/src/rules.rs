@@ -1,5 +1,8 @@
 //! Rules as data.
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
@@ -70,7 +73,8 @@ pub enum RuleError {
 /// A compiled set of rules with its one prefilter.
 pub struct Rules {
     rules: Vec<Rule>,
-    patterns: Vec<Regex>,
+    /// Compiled when first needed: most machines never see most providers' tokens.
+    patterns: Vec<OnceLock<Option<Regex>>>,
     prefilter: AhoCorasick,
     /// For each keyword of the prefilter, the rules that it may begin.
     owners: Vec<Vec<u16>>,
@@ -87,27 +91,21 @@ impl Rules {
             rules.extend(parse(text)?);
         }
         rules.extend(parse(PERSONAL)?.into_iter().filter(|rule| personal.contains(&rule.kind)));
-        Self::compile(rules)
+        Self::new(rules)
     }
 
-    /// Compiles these rules.
+    /// A set of these rules.
     ///
     /// # Errors
-    /// [`RuleError`] names the rule.
-    pub fn compile(rules: Vec<Rule>) -> Result<Self, RuleError> {
-        let mut patterns = Vec::with_capacity(rules.len());
+    /// [`RuleError`] when the keywords cannot be made into one prefilter.
+    pub fn new(rules: Vec<Rule>) -> Result<Self, RuleError> {
         let mut keywords: Vec<String> = Vec::new();
         let mut owners: Vec<Vec<u16>> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
         for (index, rule) in rules.iter().enumerate() {
-            let pattern = RegexBuilder::new(&rule.pattern)
-                .unicode(false)
-                .size_limit(16 * 1024 * 1024)
-                .build()
-                .map_err(|source| RuleError::Pattern { kind: rule.kind.clone(), source: Box::new(source) })?;
-            patterns.push(pattern);
             for keyword in &rule.keywords {
                 let keyword = keyword.to_ascii_lowercase();
-                let at = keywords.iter().position(|known| *known == keyword).unwrap_or_else(|| {
+                let at = *known.entry(keyword.clone()).or_insert_with(|| {
                     keywords.push(keyword);
                     owners.push(Vec::new());
                     keywords.len() - 1
@@ -120,7 +118,19 @@ impl Rules {
             .match_kind(MatchKind::Standard)
             .kind(Some(AhoCorasickKind::DFA))
             .build(&keywords)?;
+        let patterns = rules.iter().map(|_| OnceLock::new()).collect();
         Ok(Self { rules, patterns, prefilter, owners })
+    }
+
+    /// Compiles every pattern now, to find one that does not.
+    ///
+    /// # Errors
+    /// [`RuleError::Pattern`] names the rule.
+    pub fn check(&self) -> Result<(), RuleError> {
+        for rule in &self.rules {
+            compile(rule).map_err(|source| RuleError::Pattern { kind: rule.kind.clone(), source: Box::new(source) })?;
+        }
+        Ok(())
     }
 
     /// The rules.
@@ -136,9 +146,19 @@ impl Rules {
         &self.owners[keyword]
     }
 
-    pub(crate) fn rule(&self, index: u16) -> (&Rule, &Regex) {
-        (&self.rules[usize::from(index)], &self.patterns[usize::from(index)])
+    pub(crate) fn rule(&self, index: u16) -> &Rule {
+        &self.rules[usize::from(index)]
     }
+
+    /// The pattern of a rule; `None` when it does not compile, which [`Rules::check`] would have said.
+    pub(crate) fn pattern(&self, index: u16) -> Option<&Regex> {
+        let index = usize::from(index);
+        self.patterns[index].get_or_init(|| compile(&self.rules[index]).ok()).as_ref()
+    }
+}
+
+fn compile(rule: &Rule) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(&rule.pattern).unicode(false).size_limit(16 * 1024 * 1024).build()
 }
 
 fn parse(text: &str) -> Result<Vec<Rule>, RuleError> {

@@ -19,14 +19,40 @@ const KEYWORD_REACH: usize = 40;
 /// What a window has beyond a rule's longest match, so that its end is never taken for a text's.
 const WINDOW_MARGIN: usize = 8;
 
-/// Finds what the rules find; sorted, without overlaps. `found` is cleared first.
-pub(crate) fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
+/// What a scan works with; reused from text to text.
+#[derive(Default)]
+pub(crate) struct Scan {
+    line: Vec<u8>,
+    pub(crate) found: Vec<Found>,
+}
+
+impl Scan {
+    /// Finds what the rules find in this text: [`Scan::found`], sorted, without overlaps.
+    pub(crate) fn run(&mut self, rules: &Rules, text: &[u8]) {
+        // Some rules want a delimiter before a token; the beginning of a text counts as a new line.
+        self.line.clear();
+        self.line.shrink_to(LINE_BYTES_KEPT);
+        self.line.push(b'\n');
+        self.line.extend_from_slice(text);
+        scan(rules, &self.line, &mut self.found);
+        for found in &mut self.found {
+            found.start = found.start.saturating_sub(1);
+            found.end -= 1;
+        }
+    }
+}
+
+/// A rare huge text must not hold its memory for ever.
+const LINE_BYTES_KEPT: usize = 1024 * 1024;
+
+fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
     found.clear();
     // Up to where each rule has looked already; few rules fire in one text, so a short list.
     let mut looked: Vec<(u16, usize)> = Vec::new();
     for hit in rules.prefilter().find_overlapping_iter(text) {
         for owner in rules.owners(hit.pattern().as_usize()) {
-            let (rule, pattern) = rules.rule(*owner);
+            let rule = rules.rule(*owner);
+            let Some(pattern) = rules.pattern(*owner) else { continue };
             let known = looked.iter().position(|(rule, _)| rule == owner);
             let seen = known.map_or(0, |at| looked[at].1);
             let mut start = hit.start().saturating_sub(rule.max).max(seen);
@@ -89,6 +115,7 @@ fn is_secret(rule: &crate::Rule, secret: &[u8]) -> bool {
         Some("luhn") => luhn(secret),
         // Words that stand in for a password in documentation have no digit.
         Some("digit") => secret.iter().any(u8::is_ascii_digit),
+        Some("aws-base32") => secret.iter().all(|byte| byte.is_ascii_alphanumeric()),
         // Other checks only ever narrow a match; an unknown one must not hide a secret.
         _ => true,
     }
