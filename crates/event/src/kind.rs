@@ -83,6 +83,8 @@ kinds! {
     PromptQueued = 3205 "prompt.queued",
     /// A line of the agent's prompt history.
     PromptHistory = 3206 "prompt.history",
+    /// The next part of a record whose payload is too long for one leaf.
+    TranscriptPart = 3207 "transcript.part",
     /// A session was seen for the first time.
     SessionStarted = 4001 "session.started",
     /// A session ended; holds its final count.

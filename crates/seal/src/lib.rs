@@ -1,1 +1,13 @@
-//! .
+//! `Redacted` -> entries -> tree head -> signed checkpoint, durable in the ledger.
+//!
+//! Promise: [`Sealer::commit`] makes everything pushed before it durable together with the state
+//! blob that belongs to it; [`Sealer::seal_batch`] signs only a head that is already durable, one
+//! root per size, and only one that is consistent with the head signed before.
+//!
+//! Not here: when to seal (agent), where to send (sink), who holds the key (key).
+
+mod entry;
+mod sealer;
+mod sessions;
+
+pub use sealer::{Head, PAYLOAD_BYTES_MAX, SealError, Sealer, Settings, kind};
