@@ -1,0 +1,490 @@
+//! Following files.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::os::identity;
+use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
+use crate::{Position, Root};
+
+/// The longest line that is given out whole; a longer one comes in pieces.
+pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How much of one file is read at a time.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// How many files are kept open between reads, so that what is written to a file just before it is
+/// removed can still be read.
+const OPEN_MAX: usize = 256;
+
+/// What reading gives out.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// A line, without its line end.
+    Line {
+        /// The source.
+        source: &'a str,
+        /// The file.
+        path: &'a Path,
+        /// Where it begins.
+        offset: u64,
+        /// Its bytes.
+        bytes: &'a [u8],
+        /// The file was gone before the line ended.
+        unterminated: bool,
+    },
+    /// A piece of a line longer than [`LINE_BYTES_MAX`].
+    Piece {
+        /// The source.
+        source: &'a str,
+        /// The file.
+        path: &'a Path,
+        /// Where the piece begins.
+        offset: u64,
+        /// Its bytes.
+        bytes: &'a [u8],
+        /// Whether the line goes on.
+        more: bool,
+    },
+    /// Something already read is no longer there.
+    Lost {
+        /// The source.
+        source: &'a str,
+        /// The file.
+        path: &'a Path,
+        /// What happened.
+        what: Lost,
+        /// Bytes that had been read.
+        read: u64,
+        /// Bytes the file has now.
+        len: u64,
+        /// Lines that had been read.
+        lines: u64,
+    },
+}
+
+/// How bytes already read were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The file became shorter.
+    Truncated,
+    /// The file holds something else.
+    Rewritten,
+    /// The file is gone.
+    Deleted,
+}
+
+/// Follows the files of its roots.
+pub struct Tail {
+    roots: Vec<Root>,
+    files: BTreeMap<PathBuf, Followed>,
+    /// Files with something to do.
+    dirty: BTreeSet<PathBuf>,
+    /// Changed since [`Tail::changes`] was asked.
+    changed: BTreeSet<PathBuf>,
+    removed: BTreeSet<PathBuf>,
+    open: HashMap<PathBuf, (File, u64)>,
+    tick: u64,
+    chunk: Vec<u8>,
+}
+
+struct Followed {
+    position: Position,
+    /// The last bytes before the position.
+    before: Vec<u8>,
+    /// The first bytes, up to 4 KiB; empty once the prefix is complete.
+    prefix: Vec<u8>,
+    /// Whether the file was looked at since the start.
+    verified: bool,
+    len: u64,
+    /// Bytes of an over-long line that were already given out as pieces.
+    pieces: u64,
+}
+
+impl Tail {
+    /// Follows these roots, from these positions where the files are still the same.
+    pub fn new(roots: Vec<Root>, positions: BTreeMap<PathBuf, Position>) -> Self {
+        let files = positions.into_iter().map(|(path, position)| (path, Followed::resumed(position))).collect();
+        Self {
+            roots,
+            files,
+            dirty: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            open: HashMap::new(),
+            tick: 0,
+            chunk: Vec::new(),
+        }
+    }
+
+    /// The roots.
+    pub fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// How many files are followed.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether no file is followed.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Looks at these paths at the next read.
+    pub fn touch(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
+        for path in paths {
+            if self.files.contains_key(&path) || self.roots.iter().any(|root| root.matches(&path)) {
+                self.dirty.insert(path);
+            }
+        }
+    }
+
+    /// Looks at every file of every root: new ones, grown ones, gone ones.
+    pub fn scan(&mut self) {
+        let mut seen = BTreeSet::new();
+        for root in &self.roots {
+            for path in root.files() {
+                let grown = match (self.files.get(&path), fs::metadata(&path)) {
+                    (Some(known), Ok(metadata)) => {
+                        !known.verified
+                            || metadata.len() != known.len
+                            || identity(&metadata) != known.position.identity
+                    }
+                    _ => true,
+                };
+                if grown {
+                    self.dirty.insert(path.clone());
+                }
+                seen.insert(path);
+            }
+        }
+        for path in self.files.keys() {
+            if !seen.contains(path) {
+                self.dirty.insert(path.clone());
+            }
+        }
+    }
+
+    /// Whether anything waits to be read.
+    pub fn is_idle(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// Reads until about `budget` bytes were given out or nothing is left; `true` when more waits.
+    ///
+    /// An error of one file does not stop the others: it is given to `failed` and the file is
+    /// looked at again with the next scan.
+    pub fn read(
+        &mut self,
+        budget: usize,
+        give: &mut dyn FnMut(Item<'_>),
+        failed: &mut dyn FnMut(&Path, io::Error),
+    ) -> bool {
+        let mut left = budget as u64;
+        while left > 0 {
+            let Some(path) = self.dirty.pop_first() else { return false };
+            match self.read_file(&path, &mut left, give) {
+                Ok(true) => {
+                    self.dirty.insert(path);
+                }
+                Ok(false) => {}
+                Err(error) => failed(&path, error),
+            }
+        }
+        !self.dirty.is_empty()
+    }
+
+    /// The positions that changed since the last call, and the files that are gone.
+    pub fn changes(&mut self) -> (BTreeMap<PathBuf, Position>, BTreeSet<PathBuf>) {
+        let changed = std::mem::take(&mut self.changed);
+        let positions = changed
+            .into_iter()
+            .filter_map(|path| {
+                let position = self.files.get(&path)?.position();
+                Some((path, position))
+            })
+            .collect();
+        (positions, std::mem::take(&mut self.removed))
+    }
+
+    /// All positions.
+    pub fn positions(&self) -> BTreeMap<PathBuf, Position> {
+        self.files.iter().map(|(path, file)| (path.clone(), file.position())).collect()
+    }
+
+    /// Bytes that were not read yet, as of the last look.
+    pub fn behind(&self) -> u64 {
+        self.files.values().map(|file| file.len.saturating_sub(file.position.offset)).sum()
+    }
+
+    fn source_of(&self, path: &Path) -> Option<String> {
+        self.roots.iter().find(|root| root.matches(path)).map(|root| root.name.clone())
+    }
+
+    /// Reads from one file; `true` when it has more.
+    fn read_file(&mut self, path: &Path, left: &mut u64, give: &mut dyn FnMut(Item<'_>)) -> io::Result<bool> {
+        let opened = match File::open(path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let metadata = opened.as_ref().map(File::metadata).transpose()?;
+        if metadata.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+            return Ok(false);
+        }
+        let Some(source) = self.files.get(path).map(|known| known.position.source.clone()).or_else(|| self.source_of(path))
+        else {
+            return Ok(false);
+        };
+        let now = metadata.as_ref().map(identity);
+        if let (None, Some(known)) = (now, self.files.get(path)) {
+            let identity = known.position.identity;
+            let is_here = |other: &PathBuf| fs::metadata(other).is_ok_and(|found| self::identity(&found) == identity);
+            if self.dirty.iter().any(|other| !self.files.contains_key(other) && is_here(other)) {
+                // Renamed: the new name takes over when its turn comes.
+                return Ok(false);
+            }
+        }
+        let other = self.files.get(path).is_some_and(|known| Some(known.position.identity) != now);
+        if other && let Some((mut old, _)) = self.open.remove(path) {
+            // Replaced or removed while we held it: first what was still written to the old one.
+            if let Some(known) = self.files.get_mut(path) {
+                known.drain(&mut old, &source, path, &mut self.chunk, give)?;
+            }
+        }
+        let Some((mut file, metadata)) = opened.zip(metadata) else {
+            if let Some(known) = self.files.remove(path) {
+                give(known.lost(&source, path, Lost::Deleted, 0));
+                self.changed.remove(path);
+                self.removed.insert(path.to_path_buf());
+            }
+            return Ok(false);
+        };
+        let len = metadata.len();
+        let identity = identity(&metadata);
+        if !self.files.contains_key(path) {
+            // Renamed from a name that we know? Then reading goes on where it was.
+            let moved = self.files.iter().find(|(from, known)| {
+                known.position.identity == identity && identity.1 != 0 && !from.exists()
+            });
+            let known = match moved.map(|(from, _)| from.clone()) {
+                Some(from) => {
+                    self.removed.insert(from.clone());
+                    self.changed.remove(&from);
+                    self.open.remove(&from);
+                    self.files.remove(&from).unwrap_or_else(|| Followed::new(&source, identity))
+                }
+                None => Followed::new(&source, identity),
+            };
+            self.files.insert(path.to_path_buf(), known);
+            self.removed.remove(path);
+        }
+        let Some(known) = self.files.get_mut(path) else { return Ok(false) };
+        if known.position.offset > 0 && (!known.verified || other || len < known.position.offset) {
+            let lost = known.compare(&mut file, len)?;
+            if let Some(what) = lost {
+                give(known.lost(&source, path, what, len));
+                *known = Followed::new(&source, identity);
+            }
+        } else if known.position.offset > 0 && !known.ends_as_before(&mut file)? {
+            give(known.lost(&source, path, Lost::Rewritten, len));
+            *known = Followed::new(&source, identity);
+        }
+        known.position.identity = identity;
+        known.verified = true;
+        known.len = len;
+        self.changed.insert(path.to_path_buf());
+        let more = known.read(&mut file, &source, path, &mut self.chunk, left, give)?;
+        self.tick += 1;
+        self.open.insert(path.to_path_buf(), (file, self.tick));
+        if self.open.len() > OPEN_MAX
+            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, tick))| *tick).map(|(path, _)| path.clone())
+        {
+            self.open.remove(&oldest);
+        }
+        Ok(more)
+    }
+}
+
+impl Followed {
+    fn new(source: &str, identity: (u64, u64, u64)) -> Self {
+        let position = Position { source: source.to_owned(), identity, ..Position::default() };
+        Self { position, before: Vec::new(), prefix: Vec::new(), verified: true, len: 0, pieces: 0 }
+    }
+
+    fn resumed(position: Position) -> Self {
+        Self { position, before: Vec::new(), prefix: Vec::new(), verified: false, len: 0, pieces: 0 }
+    }
+
+    fn position(&self) -> Position {
+        let mut position = self.position.clone();
+        if !self.before.is_empty() {
+            position.before = short_digest(&self.before);
+        }
+        position
+    }
+
+    fn lost<'a>(&self, source: &'a str, path: &'a Path, what: Lost, len: u64) -> Item<'a> {
+        Item::Lost { source, path, what, read: self.position.offset, len, lines: self.position.lines }
+    }
+
+    /// Compares a file with what was read of it; `None` when reading may go on.
+    fn compare(&mut self, file: &mut File, len: u64) -> io::Result<Option<Lost>> {
+        let prefix = read_at(file, 0, (self.position.prefix_len as usize).min(PREFIX_BYTES))?;
+        let front_is_same = prefix.len() as u64 == self.position.prefix_len
+            && short_digest(&prefix) == self.position.prefix;
+        if len < self.position.offset {
+            let shorter = prefix.len() < self.position.prefix_len as usize;
+            return Ok(Some(if front_is_same || shorter { Lost::Truncated } else { Lost::Rewritten }));
+        }
+        let expected = self.position().before;
+        let count = (self.position.offset as usize).min(BEFORE_BYTES);
+        let before = read_at(file, self.position.offset - count as u64, count)?;
+        if !front_is_same || short_digest(&before) != expected {
+            return Ok(Some(Lost::Rewritten));
+        }
+        self.before = before;
+        if self.position.prefix_len < PREFIX_BYTES as u64 {
+            self.prefix = prefix;
+        }
+        Ok(None)
+    }
+
+    fn ends_as_before(&self, file: &mut File) -> io::Result<bool> {
+        let at = self.position.offset - self.before.len() as u64;
+        Ok(read_at(file, at, self.before.len())? == self.before)
+    }
+
+    /// Takes note of bytes that were given out.
+    fn passed(&mut self, bytes: &[u8]) {
+        if self.position.prefix_len < PREFIX_BYTES as u64 {
+            let room = PREFIX_BYTES - self.prefix.len();
+            self.prefix.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+            self.position.prefix_len = self.prefix.len() as u64;
+            self.position.prefix = short_digest(&self.prefix);
+            if self.prefix.len() == PREFIX_BYTES {
+                self.prefix = Vec::new();
+            }
+        }
+        let tail = bytes.get(bytes.len().saturating_sub(BEFORE_BYTES)..).unwrap_or(bytes);
+        let keep = (BEFORE_BYTES - tail.len()).min(self.before.len());
+        self.before.drain(..self.before.len() - keep);
+        self.before.extend_from_slice(tail);
+        self.position.offset += bytes.len() as u64;
+    }
+
+    /// Gives out whole lines from the position on; `true` when the budget ended first.
+    fn read(
+        &mut self,
+        file: &mut File,
+        source: &str,
+        path: &Path,
+        chunk: &mut Vec<u8>,
+        left: &mut u64,
+        give: &mut dyn FnMut(Item<'_>),
+    ) -> io::Result<bool> {
+        let mut want = CHUNK_BYTES;
+        loop {
+            let offset = self.position.offset;
+            fill(file, offset, want, chunk)?;
+            if chunk.is_empty() {
+                return Ok(false);
+            }
+            let Some(last) = memchr::memrchr(b'\n', chunk) else {
+                if chunk.len() < want {
+                    // The last line has not ended: it is held back.
+                    return Ok(false);
+                }
+                if want < LINE_BYTES_MAX {
+                    want = (want * 4).min(LINE_BYTES_MAX);
+                    continue;
+                }
+                // Too long to be held: it goes out in pieces.
+                self.piece(source, path, &chunk[..CHUNK_BYTES], true, give);
+                *left = left.saturating_sub(CHUNK_BYTES as u64);
+                if *left == 0 {
+                    return Ok(true);
+                }
+                continue;
+            };
+            let lines = &chunk[..=last];
+            let mut at = 0;
+            while let Some(len) = memchr::memchr(b'\n', &lines[at..]) {
+                let line = &lines[at..at + len];
+                if self.pieces > 0 {
+                    self.piece(source, path, line, false, give);
+                    self.passed(b"\n");
+                } else {
+                    if !line.is_empty() {
+                        let offset = self.position.offset;
+                        give(Item::Line { source, path, offset, bytes: line, unterminated: false });
+                        self.position.lines += 1;
+                    }
+                    self.passed(&lines[at..=at + len]);
+                }
+                at += len + 1;
+            }
+            *left = left.saturating_sub(lines.len() as u64);
+            if chunk.capacity() > CHUNK_BYTES {
+                chunk.clear();
+                chunk.shrink_to(CHUNK_BYTES);
+            }
+            want = CHUNK_BYTES;
+            if *left == 0 {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn piece(&mut self, source: &str, path: &Path, bytes: &[u8], more: bool, give: &mut dyn FnMut(Item<'_>)) {
+        give(Item::Piece { source, path, offset: self.position.offset, bytes, more });
+        self.passed(bytes);
+        self.pieces = if more { self.pieces + bytes.len() as u64 } else { 0 };
+        if !more {
+            self.position.lines += 1;
+        }
+    }
+
+    /// Gives out everything that is left in a file that has lost its name, the unfinished line too.
+    fn drain(
+        &mut self,
+        file: &mut File,
+        source: &str,
+        path: &Path,
+        chunk: &mut Vec<u8>,
+        give: &mut dyn FnMut(Item<'_>),
+    ) -> io::Result<()> {
+        let len = file.metadata()?.len();
+        // Only when it still holds what was read: it may have been rewritten before it was removed.
+        if len < self.position.offset || (self.position.offset > 0 && !self.ends_as_before(file)?) {
+            return Ok(());
+        }
+        let mut unbounded = u64::MAX;
+        self.read(file, source, path, chunk, &mut unbounded, give)?;
+        let rest = read_at(file, self.position.offset, LINE_BYTES_MAX)?;
+        if !rest.is_empty() {
+            let offset = self.position.offset;
+            give(Item::Line { source, path, offset, bytes: &rest, unterminated: true });
+            self.position.lines += 1;
+            self.passed(&rest);
+        }
+        Ok(())
+    }
+}
+
+fn fill(file: &mut File, offset: u64, want: usize, chunk: &mut Vec<u8>) -> io::Result<()> {
+    chunk.clear();
+    chunk.reserve(want);
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(want as u64).read_to_end(chunk)?;
+    Ok(())
+}
+
+fn read_at(file: &mut File, offset: u64, want: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(want as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,179 @@
+//! Files that grow, rotate, shrink, are rewritten, vanish and come back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use jurat_source::{Item, LINE_BYTES_MAX, Root, Tail};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    tail: Tail,
+}
+
+fn roots(dir: &Path) -> Vec<Root> {
+    vec![Root::new("cc", dir, &["**/*.jsonl".to_owned()]).unwrap()]
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tail = Tail::new(roots(dir.path()), Default::default());
+        Self { dir, tail }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Everything that reading gives now, one word an item.
+    fn read(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.tail.scan();
+        let mut failures = Vec::new();
+        while self.tail.read(
+            1 << 20,
+            &mut |item| {
+                out.push(match item {
+                    Item::Line { bytes, unterminated, .. } => {
+                        format!("{}{}", String::from_utf8_lossy(bytes), if unterminated { "!" } else { "" })
+                    }
+                    Item::Piece { bytes, more, .. } => format!("<{}{}", bytes.len(), if more { "+" } else { "" }),
+                    Item::Lost { what, read, len, lines, .. } => format!("{what:?} {read} {len} {lines}"),
+                });
+            },
+            &mut |path, error| failures.push(format!("{}: {error}", path.display())),
+        ) {}
+        assert!(failures.is_empty(), "{failures:?}");
+        out
+    }
+
+    /// A new process with the positions of this one.
+    fn restart(&mut self) {
+        let json = serde_positions(&self.tail);
+        self.tail = Tail::new(roots(self.dir.path()), json);
+    }
+}
+
+fn serde_positions(tail: &Tail) -> std::collections::BTreeMap<PathBuf, jurat_source::Position> {
+    tail.positions()
+}
+
+fn check(after: &[&str], found: Vec<String>) {
+    assert_eq!(found, after);
+}
+
+#[test]
+fn lines_come_once_and_an_unfinished_one_is_held_back() {
+    let mut bench = Bench::new();
+    bench.write("p/a.jsonl", "one\ntwo\nthr");
+    bench.write("p/ignored.txt", "no\n");
+    check(&["one", "two"], bench.read());
+    check(&[], bench.read());
+    bench.write("p/a.jsonl", "ee\n\nfour\n");
+    bench.write("q/r/later.jsonl", "late\n");
+    check(&["three", "four", "late"], bench.read());
+    bench.restart();
+    check(&[], bench.read());
+    bench.write("p/a.jsonl", "five\n");
+    check(&["five"], bench.read());
+}
+
+#[test]
+fn a_file_that_became_shorter_is_named_and_read_again() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", "one\ntwo\nthree\n");
+    bench.read();
+    File::options().write(true).open(bench.path("a.jsonl")).unwrap().set_len(4).unwrap();
+    check(&["Truncated 14 4 3", "one"], bench.read());
+    bench.restart();
+    fs::write(bench.path("a.jsonl"), "").unwrap();
+    check(&["Truncated 4 0 1"], bench.read());
+    bench.write("a.jsonl", "new\n");
+    check(&["new"], bench.read());
+}
+
+#[test]
+fn a_rewritten_file_is_named_running_or_not() {
+    for restart in [false, true] {
+        let mut bench = Bench::new();
+        bench.write("a.jsonl", "one\ntwo\n");
+        bench.read();
+        if restart {
+            bench.restart();
+        }
+        fs::write(bench.path("a.jsonl"), "one\nTWO\nthree\n").unwrap();
+        check(&["Rewritten 8 14 2", "one", "TWO", "three"], bench.read());
+    }
+}
+
+#[test]
+fn what_was_written_just_before_a_file_was_removed_is_still_read() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", "one\n");
+    check(&["one"], bench.read());
+    bench.write("a.jsonl", "two\nunfin");
+    fs::remove_file(bench.path("a.jsonl")).unwrap();
+    check(&["two", "unfin!", "Deleted 13 0 3"], bench.read());
+    check(&[], bench.read());
+    bench.write("a.jsonl", "again\n");
+    check(&["again"], bench.read());
+}
+
+#[test]
+fn a_rotated_file_is_read_to_its_end_and_the_new_one_from_its_front() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", "one\n");
+    bench.read();
+    bench.write("a.jsonl", "two\n");
+    fs::rename(bench.path("a.jsonl"), bench.path("a.1")).unwrap();
+    bench.write("a.jsonl", "three\n");
+    check(&["two", "Truncated 8 6 2", "three"], bench.read());
+}
+
+#[test]
+fn a_renamed_file_goes_on_under_its_new_name() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", "one\n");
+    bench.read();
+    fs::rename(bench.path("a.jsonl"), bench.path("b.jsonl")).unwrap();
+    bench.write("b.jsonl", "two\n");
+    let found = bench.read();
+    assert!(found.contains(&"two".to_owned()) && !found.contains(&"one".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_line_that_is_too_long_comes_in_pieces_and_the_next_one_whole() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(LINE_BYTES_MAX + 5);
+    bench.write("a.jsonl", &format!("one\n{long}\ntwo\n"));
+    let found = bench.read();
+    assert_eq!(found.first().map(String::as_str), Some("one"));
+    assert_eq!(found.last().map(String::as_str), Some("two"));
+    let pieces: usize = found[1..found.len() - 1]
+        .iter()
+        .map(|piece| piece.trim_start_matches('<').trim_end_matches('+').parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(pieces, long.len());
+}
+
+#[test]
+fn a_prefix_grows_with_its_file_so_that_small_files_are_known_too() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", "a\n");
+    bench.read();
+    for index in 0..2_000 {
+        bench.write("a.jsonl", &format!("line {index}\n"));
+    }
+    assert_eq!(bench.read().len(), 2_000);
+    bench.restart();
+    check(&[], bench.read());
+    bench.write("a.jsonl", "end\n");
+    check(&["end"], bench.read());
+}
