@@ -1,1 +1,26 @@
-//! .
+//! The server, as a library: it verifies every upload completely, archives it, cosigns it as
+//! witness and as archive, and keeps a sealed log of its own.
+//!
+//! Promise: a cosigned checkpoint leaves only after the entries and payloads below it and the
+//! frontier that it moves are durable in one group. One root for a size, ever; who presents another
+//! history with the right key leaves a fork proof and gets no cosignature.
+//!
+//! Embed it with [`Builder`]; `examples/embed_collector.rs` is a complete program.
+//!
+//! Not here: how events were collected, search.
+
+mod api;
+mod archive;
+mod devices;
+mod export;
+mod ingest;
+mod own_log;
+mod serve;
+mod settings;
+
+pub use archive::{Archive, ArchiveError, Stats};
+pub use devices::{Device, DeviceError};
+pub use export::{ExportError, export};
+pub use ingest::Refused;
+pub use serve::{Builder, Running, ServeError};
+pub use settings::{Settings, SettingsError};

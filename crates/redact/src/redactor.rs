@@ -79,6 +79,9 @@ pub struct Redactor {
 /// The longest string that is scanned; an event with a longer one is withheld.
 const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How much longer than its original a redacted record may be.
+const GROWTH_BYTES_MAX: usize = 1024 * 1024;
+
 impl Redactor {
     /// A redactor with the built-in rules, these categories of personal data, and the tenant's
     /// fingerprint key.
@@ -111,6 +114,9 @@ impl Redactor {
             Some(bytes) if bytes.len() > STRING_BYTES_MAX => (None, Some(bytes), 0, true),
             Some(bytes) => match self.json(&bytes) {
                 None => (Some(bytes), None, 0, false),
+                // Replacements can be longer than what they replace; a record made of nothing else
+                // must not outgrow an upload.
+                Some((clean, _)) if clean.len() > bytes.len() + GROWTH_BYTES_MAX => (None, Some(bytes), 0, true),
                 Some((clean, count)) => (Some(clean), Some(bytes), count, false),
             },
         };

@@ -10,7 +10,7 @@ use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
 use crate::{Position, Root};
 
 /// The longest line that is given out whole; a longer one comes in pieces.
-pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const LINE_BYTES_MAX: usize = 5 * 1024 * 1024;
 /// How much of one file is read at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// How many files are kept open between reads, so that what is written to a file just before it is

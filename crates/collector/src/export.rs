@@ -1,0 +1,70 @@
+//! A bundle from the archive.
+
+use std::io::Write;
+use std::path::Path;
+
+use jurat_disk::Host;
+use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, leaf_hash};
+
+use crate::archive::{Archive, ArchiveError, replay_log};
+
+/// Why no bundle could be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Nothing of this log is archived.
+    #[error("nothing of {0} is archived here")]
+    Unknown(String),
+    /// The bundle could not be written.
+    #[error("writing the bundle")]
+    Write(#[from] std::io::Error),
+}
+
+/// Writes everything archived of a log into a bundle. Returns the number of leaves.
+///
+/// # Errors
+/// [`ExportError`].
+pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, ExportError> {
+    let frontier = archive.frontier(origin);
+    let note = frontier.note.ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
+    let mut bundle = BundleWriter::new(out, &Manifest::new(origin, frontier.size), note.as_bytes())?;
+    let mut failed: Option<std::io::Error> = None;
+    replay_log(archive, origin, &mut |record, cosigned| {
+        match (&record, cosigned) {
+            (Record::Entry(entry), _) => {
+                if let Err(error) = bundle.entry(entry, &leaf_hash(entry)) {
+                    failed = failed.take().or(Some(error));
+                }
+            }
+            (Record::Payload { .. }, _) => bundle.record(&record),
+            // The device's own checkpoints come again, cosigned, where an upload ended.
+            (Record::Checkpoint(_), None) => {}
+            (Record::Checkpoint(_), Some(note)) => {
+                if is_earlier(note, frontier.size) {
+                    bundle.record(&record);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    bundle.finish()?.flush()?;
+    Ok(frontier.size)
+}
+
+fn is_earlier(note: &Note, size: u64) -> bool {
+    Checkpoint::parse(&note.text).is_ok_and(|checkpoint| checkpoint.size < size)
+}
+
+/// Opens an archive that no server has open, to export from it.
+///
+/// # Errors
+/// [`ArchiveError`]; `Locked` when the server runs.
+pub fn open(host: Host, dir: &Path, domain: &str) -> Result<Archive, ArchiveError> {
+    Archive::open(host, dir, domain, None, 10)
+}

@@ -1,0 +1,54 @@
+//! The collector's own log: what it accepted, whom it enrolled, which forks it saw.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jurat_disk::{Host, Time};
+use jurat_event::{ENTRY_VERSION, Kind};
+use jurat_proof::{Checkpoint, Frontier, Note, Signer, SignerError, leaf_hash};
+use serde_json::{Map, Value, json};
+
+/// A tree of entries about the collector itself.
+pub(crate) struct OwnLog {
+    pub(crate) frontier: Frontier,
+    boot: String,
+    origin: String,
+}
+
+impl OwnLog {
+    pub(crate) fn new(origin: &str, boot: String, frontier: Frontier) -> Self {
+        Self { frontier, boot, origin: origin.to_owned() }
+    }
+
+    /// Makes the next entry. It counts only once [`OwnLog::push`] was called.
+    pub(crate) fn entry(&self, host: &Host, offset: u64, kind: Kind, time: Time, detail: Map<String, Value>) -> Vec<u8> {
+        let mut salt = [0; 16];
+        host.rng.fill(&mut salt);
+        let entry = json!({
+            "v": ENTRY_VERSION,
+            "salt": URL_SAFE_NO_PAD.encode(salt),
+            "seq": self.frontier.size() + offset,
+            "boot": self.boot,
+            "time": time.rfc3339(),
+            "mono_us": time.mono_us,
+            "kind": kind,
+            "kind_id": kind.id(),
+            "severity": if kind == Kind::ForkProof { "critical" } else { "info" },
+            "witness": "jurat",
+            "detail": detail,
+        });
+        entry.to_string().into_bytes()
+    }
+
+    pub(crate) fn push(&mut self, entry: &[u8]) {
+        self.frontier.push(leaf_hash(entry));
+    }
+
+    pub(crate) fn checkpoint(&self, signer: &dyn Signer) -> Result<Note, SignerError> {
+        let checkpoint = Checkpoint {
+            origin: self.origin.clone(),
+            size: self.frontier.size(),
+            root: self.frontier.root(),
+        };
+        checkpoint.sign(signer)
+    }
+}

@@ -1,0 +1,124 @@
+//! The configuration of a collector.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use jurat_disk::{Host, replace};
+use jurat_key::Secret;
+use jurat_key::tls::generate;
+use serde::Deserialize;
+
+/// How a collector is run (`docs/guides/collector.md`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where it listens. Default `0.0.0.0:8443`.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Where everything is kept.
+    pub dir: PathBuf,
+    /// The organisation's domain: the first part of every origin.
+    pub domain: String,
+    /// The server's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// The server's key, PEM.
+    pub key: PathBuf,
+    /// The file that holds the enrolment token.
+    pub token_file: PathBuf,
+    /// The file that the SIEM reads: one JSON line an event. None when absent.
+    #[serde(default)]
+    pub siem_file: Option<PathBuf>,
+    /// How often a device should upload, in seconds. Default 10.
+    #[serde(default = "default_upload")]
+    pub next_upload_s: u64,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 8443))
+}
+
+fn default_upload() -> u64 {
+    10
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The file could not be read.
+    #[error("{path}: reading the configuration")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not a configuration.
+    #[error("{path}: {source}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A folder for trying out could not be set up.
+    #[error("{path}: setting up")]
+    SetUp {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Key(#[from] jurat_key::KeyError),
+}
+
+impl Settings {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the file and the line.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| SettingsError::Read { path: path.to_path_buf(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| SettingsError::Syntax { path: path.to_path_buf(), source: Box::new(source) })
+    }
+
+    /// Everything in one folder, for trying things out: a generated certificate for loopback names,
+    /// an enrolment token, a SIEM file. What exists is kept.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn dev(host: &Host, dir: &Path, listen: SocketAddr) -> Result<Self, SettingsError> {
+        let fail = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| SettingsError::SetUp { path, source }
+        };
+        host.disk.create_dir_all(dir).map_err(fail(dir))?;
+        let (certificate, key, ca) = (dir.join("server.pem"), dir.join("server.key"), dir.join("ca.pem"));
+        if !certificate.exists() || !key.exists() {
+            let made = generate(&["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
+            for (path, text) in [(&ca, &made.ca), (&key, &made.key), (&certificate, &made.certificate)] {
+                replace(&*host.disk, path, text.as_bytes()).map_err(fail(path))?;
+            }
+        }
+        let token_file = dir.join("enroll.token");
+        Secret::load_or_create(host, &token_file)?;
+        Ok(Self {
+            listen,
+            dir: dir.to_path_buf(),
+            domain: "dev.invalid".into(),
+            certificate,
+            key,
+            token_file,
+            siem_file: Some(dir.join("siem.jsonl")),
+            next_upload_s: 2,
+        })
+    }
+}

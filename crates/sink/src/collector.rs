@@ -1,0 +1,271 @@
+//! A Jurat collector over HTTPS (`docs/formats/upload.md`).
+
+use std::time::Duration;
+
+use jurat_disk::Host;
+use jurat_event::header;
+use jurat_proof::{Digest, Request};
+use reqwest::{Client, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::Batch;
+
+/// What a device says when it enrols.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// Its random id.
+    pub device: String,
+    /// Its Ed25519 public key in base64.
+    pub key: String,
+    /// What holds the key: `software`.
+    pub key_kind: String,
+    /// Its machine id, an attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// Its host name, an attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+}
+
+/// What a collector answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The origin of the device's log.
+    pub origin: String,
+    /// The bearer token of the device.
+    pub token: String,
+    /// The key of its request signatures, base64.
+    pub hmac_key: String,
+    /// The tenant's fingerprint key, base64.
+    pub fingerprint_key: String,
+    /// The verifier keys of the collector's witness, archive and own log.
+    pub witness: String,
+    /// See `witness`.
+    pub archive: String,
+    /// See `witness`.
+    pub log: String,
+}
+
+/// What a collector knows of a log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FrontierAnswer {
+    /// The archived size.
+    pub size: u64,
+    /// The root at that size.
+    pub root: Digest,
+    /// The cosigned checkpoint, absent at size 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// The answer to an upload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The archived size.
+    pub size: u64,
+    /// The checkpoint with both cosignatures.
+    pub note: String,
+    /// When the next upload is wanted, in seconds.
+    pub next_upload_s: u64,
+}
+
+/// A collector's refusal, in words and in a code that does not change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The code, for example `root_mismatch`.
+    pub code: String,
+    /// The words.
+    pub message: String,
+    /// The archived size, where it helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+/// Why a request did not succeed, sorted by what the sender should do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectorError {
+    /// It could not be reached, or did not answer in time: try again later.
+    #[error("the collector at {url} did not answer")]
+    Unreachable {
+        /// Its address.
+        url: String,
+        /// What happened.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It is busy or ill: try again after this many seconds, or later.
+    #[error("the collector is busy ({status})")]
+    Busy {
+        /// The HTTP status.
+        status: u16,
+        /// Its `Retry-After`.
+        retry_after_s: Option<u64>,
+    },
+    /// It does not accept who we are: the operator must look.
+    #[error("the collector refused this device: {}", .0.message)]
+    Identity(Refusal),
+    /// It has another size than this upload starts at: go on from there.
+    #[error("the collector holds {size} leaves of this log")]
+    Conflict {
+        /// The archived size.
+        size: u64,
+    },
+    /// It refused this upload for good.
+    #[error("the collector refused the upload ({status}, {}): {}", .refusal.code, .refusal.message)]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// It answered something that is not of this protocol.
+    #[error("the collector's answer was not understood: {0}")]
+    Protocol(String),
+}
+
+/// How to reach a collector.
+#[derive(Clone)]
+pub struct SetUp {
+    /// Its address, `https://host:port`.
+    pub url: String,
+    /// Whom to believe.
+    pub tls: rustls::ClientConfig,
+    /// How long one request may take.
+    pub timeout: Duration,
+}
+
+/// A client of one collector. Keeps its connection.
+pub struct Collector {
+    url: String,
+    http: Client,
+}
+
+/// Who signs a request.
+pub struct Identity<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// Its bearer token.
+    pub token: &'a str,
+    /// Its HMAC key.
+    pub key: &'a [u8; 32],
+}
+
+/// The longest answer that is read.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+impl Collector {
+    /// A client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`CollectorError::Protocol`] when the address is not `https://...`.
+    pub fn new(set_up: SetUp) -> Result<Self, CollectorError> {
+        let url = set_up.url.trim_end_matches('/').to_owned();
+        if !url.starts_with("https://") {
+            return Err(CollectorError::Protocol(format!("{url} does not begin with https://")));
+        }
+        let http = Client::builder()
+            .tls_backend_preconfigured(set_up.tls)
+            .https_only(true)
+            .timeout(set_up.timeout)
+            .connect_timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("jurat/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|source| CollectorError::Unreachable { url: url.clone(), source })?;
+        Ok(Self { url, http })
+    }
+
+    /// Enrols this device.
+    ///
+    /// # Errors
+    /// [`CollectorError::Identity`] when the enrolment token is not accepted.
+    pub async fn enroll(&self, token: &str, enrolment: &Enrolment) -> Result<Enrolled, CollectorError> {
+        let body = serde_json::to_vec(enrolment).map_err(|error| CollectorError::Protocol(error.to_string()))?;
+        let request = self.http.post(format!("{}/v1/enroll", self.url)).bearer_auth(token);
+        let sent = request.header("content-type", "application/json").body(body).send().await;
+        read_answer(self.answered(sent)?).await
+    }
+
+    /// Asks what the collector knows of this device's log.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn frontier(&self, host: &Host, who: &Identity<'_>) -> Result<FrontierAnswer, CollectorError> {
+        let sent = self.signed(host, who, "GET", "/v1/frontier", "", Vec::new()).await;
+        read_answer(self.answered(sent)?).await
+    }
+
+    /// Sends an upload.
+    ///
+    /// # Errors
+    /// [`CollectorError`] says what to do.
+    pub async fn upload(&self, host: &Host, who: &Identity<'_>, batch: &Batch) -> Result<Accepted, CollectorError> {
+        let sent = self.signed(host, who, "POST", "/v1/batches", "zstd", batch.body.clone()).await;
+        read_answer(self.answered(sent)?).await
+    }
+
+    async fn signed(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+        method: &str,
+        path: &str,
+        encoding: &str,
+        body: Vec<u8>,
+    ) -> reqwest::Result<Response> {
+        let mut nonce = [0; 16];
+        host.rng.fill(&mut nonce);
+        let nonce = nonce.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let timestamp = host.clock.now().unix_s();
+        let signature =
+            Request { method, path, device: who.device, encoding, timestamp, nonce: &nonce, body: &body }.sign(who.key);
+        let url = format!("{}{path}", self.url);
+        let mut request = if method == "GET" { self.http.get(url) } else { self.http.post(url).body(body) };
+        if !encoding.is_empty() {
+            request = request.header("content-encoding", encoding).header("content-type", "application/octet-stream");
+        }
+        request
+            .bearer_auth(who.token)
+            .header(header::DEVICE, who.device)
+            .header(header::TIMESTAMP, timestamp.to_string())
+            .header(header::NONCE, nonce)
+            .header(header::SIGNATURE, signature)
+            .send()
+            .await
+    }
+
+    fn answered(&self, sent: reqwest::Result<Response>) -> Result<Response, CollectorError> {
+        sent.map_err(|source| CollectorError::Unreachable { url: self.url.clone(), source })
+    }
+}
+
+async fn read_answer<T: for<'de> Deserialize<'de>>(mut response: Response) -> Result<T, CollectorError> {
+    let status = response.status();
+    let retry_after_s = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut body = Vec::new();
+    loop {
+        let chunk = response.chunk().await;
+        match chunk.map_err(|source| CollectorError::Unreachable { url: response.url().to_string(), source })? {
+            Some(chunk) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => body.extend_from_slice(&chunk),
+            Some(_) => return Err(CollectorError::Protocol(format!("more than {ANSWER_BYTES_MAX} bytes"))),
+            None => break,
+        }
+    }
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|error| CollectorError::Protocol(error.to_string()));
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        return Err(CollectorError::Busy { status: status.as_u16(), retry_after_s });
+    }
+    let refusal = serde_json::from_slice(&body).unwrap_or_else(|_| Refusal {
+        code: "unknown".into(),
+        message: String::from_utf8_lossy(body.get(..200).unwrap_or(&body)).into_owned(),
+        size: None,
+    });
+    match (status, refusal.size) {
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(CollectorError::Identity(refusal)),
+        (StatusCode::CONFLICT, Some(size)) => Err(CollectorError::Conflict { size }),
+        _ => Err(CollectorError::Refused { status: status.as_u16(), refusal }),
+    }
+}

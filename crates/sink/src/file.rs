@@ -1,0 +1,136 @@
+//! Lines in a local file, exactly once: the file's length is part of the cursor.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jurat_disk::{Disk, File, Mode, read, replace};
+use serde::{Deserialize, Serialize};
+
+/// What a destination promises when the cursor moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guarantee {
+    /// The receiver says that it is stored.
+    Durable,
+    /// The receiver says that it has it.
+    Accepted,
+    /// The kernel took it.
+    Written,
+    /// Nothing.
+    None,
+}
+
+/// Where the sink goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Cursor {
+    position: u64,
+    sink_seq: u64,
+    len: u64,
+}
+
+/// A file that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {doing}")]
+pub struct FileSinkError {
+    /// The file.
+    pub path: PathBuf,
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the disk said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Appends lines to a file. Guarantee: durable once [`FileSink::commit`] returned.
+pub struct FileSink {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    cursor_path: PathBuf,
+    file: Box<dyn File>,
+    cursor: Cursor,
+    pending: Vec<u8>,
+}
+
+impl FileSink {
+    /// Opens the file, or begins it; `cursor` is where the sink's position is kept.
+    ///
+    /// Bytes after the cursor are what a crash left behind: they are removed and written again.
+    ///
+    /// # Errors
+    /// [`FileSinkError`].
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, cursor: &Path) -> Result<Self, FileSinkError> {
+        let fail = |doing| {
+            let path = path.to_path_buf();
+            move |source| FileSinkError { path, doing, source }
+        };
+        let known = match read(&*disk, cursor, 4096) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other).map_err(fail("reading the cursor"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Cursor::default(),
+            Err(error) => return Err(fail("reading the cursor")(error)),
+        };
+        let file = match disk.open(path, Mode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.open(path, Mode::CreateNew),
+            opened => opened,
+        };
+        let file = file.map_err(fail("opening"))?;
+        let mut cursor_now = known;
+        let len = file.len().map_err(fail("opening"))?;
+        if len < known.len {
+            // Somebody shortened or rotated it; numbers go on, so the gap shows.
+            cursor_now.len = len;
+        } else if len > known.len {
+            file.set_len(known.len).map_err(fail("removing unfinished lines"))?;
+        }
+        Ok(Self {
+            disk,
+            path: path.to_path_buf(),
+            cursor_path: cursor.to_path_buf(),
+            file,
+            cursor: cursor_now,
+            pending: Vec::new(),
+        })
+    }
+
+    /// Up to where the archive was written out.
+    pub fn position(&self) -> u64 {
+        self.cursor.position
+    }
+
+    /// The number of the next line.
+    pub fn sink_seq(&self) -> u64 {
+        self.cursor.sink_seq
+    }
+
+    /// Adds a line, given without its line end.
+    pub fn push(&mut self, line: &[u8]) {
+        self.pending.extend_from_slice(line);
+        self.pending.push(b'\n');
+        self.cursor.sink_seq += 1;
+    }
+
+    /// Writes the lines, makes them durable, and moves the cursor to this position.
+    ///
+    /// # Errors
+    /// [`FileSinkError`]; open the sink anew.
+    pub fn commit(&mut self, position: u64) -> Result<(), FileSinkError> {
+        let fail = |doing| {
+            let path = self.path.clone();
+            move |source| FileSinkError { path, doing, source }
+        };
+        if !self.pending.is_empty() {
+            self.file.write_at(&self.pending, self.cursor.len).map_err(fail("writing lines"))?;
+            self.file.sync().map_err(fail("writing lines"))?;
+            self.cursor.len += self.pending.len() as u64;
+            self.pending.clear();
+        }
+        self.cursor.position = position;
+        let json = serde_json::to_vec(&self.cursor).map_err(io::Error::other).map_err(fail("writing the cursor"))?;
+        replace(&*self.disk, &self.cursor_path, &json).map_err(fail("writing the cursor"))
+    }
+
+    /// The declared guarantee.
+    pub fn guarantee(&self) -> Guarantee {
+        Guarantee::Durable
+    }
+}

@@ -1,0 +1,109 @@
+//! A line in a SIEM: `device, seq, leaf_hash, chain_hash, prev_chain_hash, sink_seq, batch, judged`,
+//! then the entry's own fields as they were sealed, then `full_context`.
+//!
+//! The entry's bytes stand in the line unchanged, so the line alone is enough to compute its leaf
+//! hash again (`docs/formats/siem-line.md`).
+
+use jurat_proof::{Digest, leaf_hash};
+use serde::{Deserialize, Serialize};
+
+/// The proof that every line carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The log.
+    pub device: String,
+    /// The leaf.
+    pub seq: u64,
+    /// Its hash.
+    pub leaf_hash: Digest,
+    /// The chain after it.
+    pub chain_hash: Digest,
+    /// The chain before it.
+    pub prev_chain_hash: Digest,
+    /// The number of this line in this sink; contiguous.
+    pub sink_seq: u64,
+    /// The size of the checkpoint that covers it.
+    pub batch: u64,
+    /// What the sender could check: `verified` or `sealed`.
+    pub judged: String,
+}
+
+/// Where the entry's own fields begin.
+const ENTRY_FIELDS: &str = ",\"v\":";
+
+/// Writes a line, without its line end.
+pub fn write(proof: &Proof, entry: &[u8], payload: Option<&[u8]>, out: &mut Vec<u8>) {
+    out.clear();
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(&mut *out, proof);
+    out.pop();
+    out.push(b',');
+    out.extend_from_slice(entry.get(1..entry.len().saturating_sub(1)).unwrap_or_default());
+    if let Some(payload) = payload {
+        out.extend_from_slice(b",\"full_context\":");
+        // A payload that is one JSON object stays one; anything else becomes a string.
+        let line = !payload.contains(&b'\n') && payload.first() == Some(&b'{');
+        if line && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() {
+            out.extend_from_slice(payload);
+        } else {
+            let _ = serde_json::to_writer(&mut *out, &String::from_utf8_lossy(payload));
+        }
+    }
+    out.push(b'}');
+}
+
+/// What a line says of itself, once its leaf hash was computed again from its own bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// The entry in the line has the leaf hash that the line names.
+    Consistent(Proof),
+    /// It has another: the line was altered.
+    Altered(Proof),
+    /// Not a line of ours.
+    Foreign,
+}
+
+/// Reads a line and computes its leaf hash from its own bytes.
+pub fn check(line: &[u8]) -> Checked {
+    let Ok(text) = std::str::from_utf8(line) else { return Checked::Foreign };
+    let Some(split) = text.find(ENTRY_FIELDS) else { return Checked::Foreign };
+    let head = format!("{}}}", &text[..split]);
+    let Ok(proof) = serde_json::from_str::<Proof>(&head) else { return Checked::Foreign };
+    let fields = &text[split + 1..];
+    // The payload comes last; an entry's own strings cannot hold an unescaped quote.
+    let end = fields.find(",\"full_context\":").unwrap_or(fields.len().saturating_sub(1));
+    let entry = format!("{{{}}}", fields.get(..end).unwrap_or_default());
+    if leaf_hash(entry.as_bytes()) == proof.leaf_hash { Checked::Consistent(proof) } else { Checked::Altered(proof) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(entry: &[u8]) -> Proof {
+        Proof {
+            device: "o/jurat/d/0".into(),
+            seq: 3,
+            leaf_hash: leaf_hash(entry),
+            chain_hash: Digest([1; 32]),
+            prev_chain_hash: Digest([2; 32]),
+            sink_seq: 9,
+            batch: 12,
+            judged: "verified".into(),
+        }
+    }
+
+    #[test]
+    fn a_line_gives_its_own_leaf_hash_back_and_an_altered_one_does_not() {
+        let entry = br#"{"v":1,"salt":"s","seq":3,"object":"a,\"full_context\":b"}"#;
+        for payload in [None, Some(&br#"{"full_context":1}"#[..]), Some(b"not json\n")] {
+            let mut line = Vec::new();
+            write(&proof(entry), entry, payload, &mut line);
+            assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
+            assert_eq!(check(&line), Checked::Consistent(proof(entry)));
+            let altered = String::from_utf8(line).unwrap().replace("\"salt\":\"s\"", "\"salt\":\"t\"");
+            assert_eq!(check(altered.as_bytes()), Checked::Altered(proof(entry)));
+        }
+        assert_eq!(check(b"{\"a\":1}"), Checked::Foreign);
+    }
+}
