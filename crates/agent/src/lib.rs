@@ -1,1 +1,25 @@
-//! .
+//! The endpoint: one loop, one closed enum of inputs.
+//!
+//! Promise: a record that was read is either sealed or counted as filtered, in the same durable step
+//! that moves the position past it; a `kill -9` at any moment neither loses nor doubles one. What
+//! cannot be delivered now waits in the ledger; nothing here waits for the network.
+//!
+//! Not here: the collector, proofs.
+
+mod agent;
+mod config;
+mod dry_run;
+mod enrol;
+mod marks;
+mod pipeline;
+mod query;
+mod state;
+mod status;
+mod uploader;
+
+pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
+pub use config::{Config, ConfigError, Filter, RedactMode, SourceConfig};
+pub use dry_run::{DryRun, dry_run};
+pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
+pub use query::{Query, QueryError, query};
+pub use status::{Queue, Status, read_status};

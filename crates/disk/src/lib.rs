@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use clock::{Clock, FixedClock, SystemClock, Time};
-pub use os::{boot_id, hostname, machine_id, random_uuid, user_id, user_name};
+pub use os::{boot_id, hostname, machine_id, owner, random_uuid, user_id, user_name};
 pub use real::RealDisk;
 pub use rng::{Rng, SystemRng};
 

@@ -41,6 +41,19 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
+/// The numeric user that owns a file or folder.
+#[cfg(unix)]
+pub fn owner(path: &std::path::Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| metadata.uid())
+}
+
+/// Elsewhere not known.
+#[cfg(not(unix))]
+pub fn owner(_: &std::path::Path) -> Option<u32> {
+    None
+}
+
 /// A random UUID (version 4).
 pub fn random_uuid(rng: &dyn Rng) -> String {
     let mut bytes = [0_u8; 16];

@@ -44,6 +44,16 @@ impl SoftwareKey {
         Ok(Self { pair, verifier })
     }
 
+    /// The public half.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.verifier.key
+    }
+
+    /// The public half with its name, as verifiers are given it.
+    pub fn verifier_text(&self) -> String {
+        self.verifier.to_string()
+    }
+
     /// The key for this name from its file; made when there is none yet.
     ///
     /// # Errors

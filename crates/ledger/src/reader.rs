@@ -47,6 +47,27 @@ impl Reader {
         Ok(Self { disk, dir: dir.to_path_buf(), segments, current: None, position, limit })
     }
 
+    /// A reader from this position to the last whole group, for a process that does not have the
+    /// ledger open. Changes nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`], or [`LedgerError::Corrupt`] when the last segment cannot be read.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, from: u64) -> Result<Self, LedgerError> {
+        let limit = match segments(&*disk, dir)?.last() {
+            Some(base) => {
+                let mut segment = Segment::open(&*disk, dir, *base)?;
+                base + crate::ledger::scan(&mut segment)?.0
+            }
+            None => 0,
+        };
+        Self::new(disk, dir, from, limit)
+    }
+
+    /// Where reading ends.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Where the next record is read.
     pub fn position(&self) -> u64 {
         self.position

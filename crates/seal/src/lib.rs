@@ -7,7 +7,9 @@
 //! Not here: when to seal (agent), where to send (sink), who holds the key (key).
 
 mod entry;
+mod export;
 mod sealer;
 mod sessions;
 
+pub use export::{ExportError, export};
 pub use sealer::{Head, PAYLOAD_BYTES_MAX, SealError, Sealer, Settings, kind};

@@ -126,6 +126,7 @@ pub struct Sealer {
     sessions: Sessions,
     /// Leaves since the last `batch.sealed`.
     in_batch: u64,
+    batch_bytes: usize,
     /// Records filtered since the last `batch.sealed`, by reason.
     filtered: BTreeMap<String, u64>,
     /// Filtered since the last commit: must be durable together with the positions behind them.
@@ -192,6 +193,7 @@ impl Sealer {
             chain: Chain(state.chain),
             sessions: state.sessions,
             in_batch: state.in_batch,
+            batch_bytes: 0,
             filtered: state.filtered,
             filtered_now: BTreeMap::new(),
             // Consistency is proven from here on; what is older was proven when it was signed, and
@@ -355,6 +357,7 @@ impl Sealer {
         if let Some(payload) = payload {
             self.group.push(kind::PAYLOAD, &[&payload_salt, payload])?;
         }
+        self.batch_bytes += self.buffer.len() + payload.map_or(0, <[u8]>::len);
         self.frontier.push(leaf);
         self.chain.push(&leaf);
         self.since_signed.push(leaf);
@@ -380,6 +383,16 @@ impl Sealer {
     /// How many leaves the current batch has.
     pub fn batch_len(&self) -> u64 {
         self.in_batch
+    }
+
+    /// How many bytes of entries and payloads the current batch has, since the start.
+    pub fn batch_bytes(&self) -> usize {
+        self.batch_bytes
+    }
+
+    /// The sessions that have not ended.
+    pub fn open_sessions(&self) -> Vec<String> {
+        self.sessions.names()
     }
 
     /// How many records were filtered since the last batch.
@@ -472,6 +485,7 @@ impl Sealer {
             self.to_sign = None;
             return Err(error);
         }
+        self.batch_bytes = 0;
         self.sign_pending(snapshot)?.ok_or(SealError::Head { size })
     }
 

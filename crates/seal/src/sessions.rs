@@ -30,6 +30,10 @@ impl Sessions {
         self.open.contains_key(session)
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.open.keys().cloned().collect()
+    }
+
     pub(crate) fn end(&mut self, session: &str) {
         self.open.remove(session);
     }

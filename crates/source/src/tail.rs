@@ -11,6 +11,8 @@ use crate::{Position, Root};
 
 /// The longest line that is given out whole; a longer one comes in pieces.
 pub const LINE_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// What a line costs of the budget besides its bytes: short lines become entries that are longer.
+const LINE_COST: u64 = 1024;
 /// How much of one file is read at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// How many files are kept open between reads, so that what is written to a file just before it is
@@ -173,6 +175,7 @@ impl Tail {
     }
 
     /// Reads until about `budget` bytes were given out or nothing is left; `true` when more waits.
+    /// A line counts 1 KiB more than it has, so a budget of 1 MiB gives at most 1,024 lines.
     ///
     /// An error of one file does not stop the others: it is given to `failed` and the file is
     /// looked at again with the next scan.
@@ -425,16 +428,16 @@ impl Followed {
                     self.passed(&lines[at..=at + len]);
                 }
                 at += len + 1;
+                *left = left.saturating_sub(len as u64 + LINE_COST);
+                if *left == 0 {
+                    return Ok(true);
+                }
             }
-            *left = left.saturating_sub(lines.len() as u64);
             if chunk.capacity() > CHUNK_BYTES {
                 chunk.clear();
                 chunk.shrink_to(CHUNK_BYTES);
             }
             want = CHUNK_BYTES;
-            if *left == 0 {
-                return Ok(true);
-            }
         }
     }
 

@@ -1,0 +1,609 @@
+//! The loop. Everything that can happen is an [`Input`] or a deadline, and is on this screen.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use jurat_disk::Host;
+use jurat_event::{Event, Kind, Severity};
+use jurat_key::{KeyError, Secret, SoftwareKey, tls};
+use jurat_ledger::{LedgerError, Options};
+use jurat_redact::{Mode, Redactor, RuleError};
+use jurat_seal::{SealError, Sealer, Settings};
+use jurat_sink::{Collector, CollectorError, SetUp};
+use jurat_source::{Root, RootError, Tail, Watch};
+use serde_json::json;
+
+use crate::config::{Config, RedactMode};
+use crate::enrol::{EnrolError, Enrolment};
+use crate::marks::Marks;
+use crate::pipeline::Pipeline;
+use crate::state::{Delta, apply, snapshot};
+use crate::status::{Queue, Status};
+use crate::uploader::{Bell, Cursor, Delivery, Handle, Uploader, load_cursor};
+
+/// Everything that can happen besides the passing of time.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// Files changed.
+    Changed,
+    /// News from the collector.
+    Delivery(Delivery),
+    /// Stop in an orderly way.
+    Stop,
+}
+
+/// Both ends of the loop's inbox.
+pub struct Inputs {
+    sender: Sender<Input>,
+    receiver: Receiver<Input>,
+}
+
+impl Default for Inputs {
+    fn default() -> Self {
+        let (sender, receiver) = channel();
+        Self { sender, receiver }
+    }
+}
+
+impl Inputs {
+    /// A sender, for signal handlers and the like.
+    pub fn sender(&self) -> Sender<Input> {
+        self.sender.clone()
+    }
+}
+
+/// When the loop ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// Never: it runs until it is told to stop.
+    Never,
+    /// When everything was read, sealed and archived.
+    WhenDelivered,
+    /// When everything was read and sealed.
+    WhenSealed,
+}
+
+/// Why the endpoint stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// This device is not enrolled, or its enrolment cannot be read.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// A key failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A source's pattern is not one.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The redaction rules cannot be used: a bug.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
+    /// Sealing failed in a way that opening the ledger anew does not mend.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The collector's address cannot be used.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    /// A thread could not be started.
+    #[error("the uploader could not be started")]
+    Thread(#[source] std::io::Error),
+    /// The collector has witnessed more than this ledger holds, or something else.
+    #[error(
+        "the collector witnessed {witnessed} leaves with root {root}, this ledger holds {held} that do not agree: it was \
+         rolled back or exchanged. Nothing will be signed; restore the ledger, or enrol anew with another --state-dir"
+    )]
+    RolledBack {
+        /// Leaves witnessed.
+        witnessed: u64,
+        /// Their root.
+        root: String,
+        /// Leaves held.
+        held: u64,
+    },
+}
+
+/// How much is read between two looks at the inbox.
+const READ_BYTES: usize = 1024 * 1024;
+/// A group is committed when this much waits, or after [`COMMIT_MS`].
+const COMMIT_BYTES: usize = 1024 * 1024;
+const COMMIT_MS: u64 = 1_000;
+/// A batch is sealed when it has this many bytes, so that one seal always fits into an upload.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// How often the status file is written while things move.
+const STATUS_MS: u64 = 2_000;
+
+/// Runs the endpoint until it is told to stop or `finish` is reached. Returns the last status.
+///
+/// After a disk failure the ledger is opened anew and reading goes on from the durable positions.
+///
+/// # Errors
+/// [`AgentError`] when going on makes no sense.
+pub fn run(
+    host: &Host,
+    config: &Config,
+    state_dir: &Path,
+    inputs: &Inputs,
+    finish: Finish,
+    progress: &mut dyn FnMut(&Status),
+) -> Result<Status, AgentError> {
+    loop {
+        let mut agent = Agent::open(host, config, state_dir, inputs)?;
+        match agent.run(inputs, finish, progress) {
+            Err(AgentError::Seal(SealError::Ledger(error))) if is_mendable(&error) => {
+                tracing::error!(%error, "the ledger failed; opening it anew");
+                drop(agent);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            ended => return ended,
+        }
+    }
+}
+
+fn is_mendable(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned)
+}
+
+/// An endpoint with its ledger open.
+pub struct Agent {
+    host: Host,
+    config: Config,
+    state_dir: PathBuf,
+    enrolment: Enrolment,
+    sealer: Sealer,
+    pipeline: Pipeline,
+    tail: Tail,
+    watch: Watch,
+    bell: Arc<Bell>,
+    cursor: Cursor,
+    confirmed: bool,
+    cosigned_at: Option<u64>,
+    /// Since when leaves have been waiting for a cosignature.
+    waiting_since: Option<Instant>,
+    problem: Option<String>,
+    paused: Option<String>,
+    _uploader: Handle,
+}
+
+impl Agent {
+    /// Opens ledger, keys and sources, and starts the uploader.
+    ///
+    /// # Errors
+    /// [`AgentError`] names what cannot be used.
+    pub fn open(host: &Host, config: &Config, state_dir: &Path, inputs: &Inputs) -> Result<Self, AgentError> {
+        let enrolment = Enrolment::load(host, state_dir)?;
+        let keys = state_dir.join("keys");
+        let load = |name: &str| Secret::load(host, &keys.join(name));
+        let signer = SoftwareKey::log(&load("log.key")?, &enrolment.origin)?;
+        let reveal_key = load("reveal.key")?;
+        let roots: Vec<Root> = config
+            .sources()
+            .iter()
+            .map(|source| Root::new(&source.name, &source.dir, &source.patterns))
+            .collect::<Result<_, _>>()?;
+        let custody = config.redact.mode == RedactMode::Custody;
+        let isolation = isolation(&roots);
+        let opening = json!({
+            "isolation": isolation,
+            "custody": custody,
+            "machine": jurat_disk::machine_id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "epoch": 0,
+        });
+        let mut files = BTreeMap::new();
+        let mut marks = Marks::new(*reveal_key.expose());
+        let policy = policy_digest(config);
+        let sealer = Sealer::open(
+            host.clone(),
+            &state_dir.join("ledger"),
+            Settings {
+                origin: enrolment.origin.clone(),
+                boot: jurat_disk::boot_id(&*host.rng),
+                reveal_key: *reveal_key.expose(),
+                opening: opening.as_object().cloned().unwrap_or_default(),
+                policy: policy.clone(),
+                ledger: Options::default(),
+            },
+            Arc::new(signer),
+            &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
+        )?;
+        let mode = if custody { Mode::Custody } else { Mode::Redact };
+        let redactor = Redactor::new(mode, load("fingerprint.key")?.expose(), &config.redact.personal)?;
+        let mut pipeline = Pipeline::new(redactor, config.filter.clone(), marks);
+        let now = Instant::now();
+        pipeline.sessions = sealer.open_sessions().into_iter().map(|session| (session, now)).collect();
+        let wake = inputs.sender();
+        let watch = Watch::new(&roots, move || drop(wake.send(Input::Changed)));
+        let tail = Tail::new(roots, files);
+        let cursors = state_dir.join("cursors");
+        host.disk.create_dir_all(&cursors).map_err(|source| LedgerError::Io {
+            path: cursors.clone(),
+            doing: "creating the cursors' folder",
+            source,
+        }).map_err(SealError::from)?;
+        let cursor_path = cursors.join("collector.json");
+        let bell = Arc::new(Bell::default());
+        let uploader = Uploader {
+            host: host.clone(),
+            ledger_dir: state_dir.join("ledger"),
+            cursor_path: cursor_path.clone(),
+            collector: Collector::new(SetUp {
+                url: enrolment.url.clone(),
+                tls: tls::client(enrolment.ca.as_deref().map(str::as_bytes))?,
+                timeout: Duration::from_secs(60),
+            })?,
+            device: enrolment.device.clone(),
+            token: load("token.key")?,
+            hmac_key: load("hmac.key")?,
+            bell: bell.clone(),
+            to_agent: inputs.sender(),
+        };
+        let cursor = load_cursor(host, &cursor_path);
+        let mut agent = Self {
+            host: host.clone(),
+            config: config.clone(),
+            state_dir: state_dir.to_path_buf(),
+            enrolment,
+            sealer,
+            pipeline,
+            tail,
+            watch,
+            bell,
+            cursor,
+            confirmed: false,
+            cosigned_at: None,
+            waiting_since: None,
+            problem: None,
+            paused: None,
+            _uploader: uploader.start().map_err(AgentError::Thread)?,
+        };
+        agent.meet_the_collector(inputs)?;
+        let sources: Vec<_> = agent.tail.roots().iter().map(|root| root.dir.to_string_lossy().into_owned()).collect();
+        let started = Event::own(Kind::AgentStarted)
+            .detail("version", env!("CARGO_PKG_VERSION"))
+            .detail("isolation", isolation)
+            .detail("custody", custody)
+            .detail("frontier", if agent.confirmed { "confirmed" } else { "frontier_unconfirmed" })
+            .detail("policy", policy)
+            .detail("sources", sources);
+        let started = agent.pipeline.redactor.redact(started);
+        agent.sealer.push(&started, None)?;
+        Ok(agent)
+    }
+
+    /// Before anything is signed: does the collector know a longer or another history?
+    fn meet_the_collector(&mut self, inputs: &Inputs) -> Result<(), AgentError> {
+        let deadline = Instant::now() + Duration::from_secs(6);
+        while let Ok(input) = inputs.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match input {
+                Input::Delivery(Delivery::Frontier(frontier)) => {
+                    let Some(frontier) = frontier else { break };
+                    let head = self.sealer.head();
+                    let longer = frontier.size > head.size;
+                    let other = frontier.size == head.size && frontier.size > 0 && frontier.root != head.root;
+                    if longer || other {
+                        let root = frontier.root.to_string();
+                        return Err(AgentError::RolledBack { witnessed: frontier.size, root, held: head.size });
+                    }
+                    self.confirmed = true;
+                    break;
+                }
+                Input::Stop => {
+                    let _ = inputs.sender.send(Input::Stop);
+                    break;
+                }
+                Input::Changed | Input::Delivery(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        inputs: &Inputs,
+        finish: Finish,
+        progress: &mut dyn FnMut(&Status),
+    ) -> Result<Status, AgentError> {
+        self.sign_pending()?;
+        self.tail.scan();
+        let seal = self.config.seal.clone();
+        let every = |seconds| Duration::from_secs(seconds);
+        let mut next_scan = Instant::now() + every(seal.scan_s);
+        let mut next_status = Instant::now();
+        let mut sealed_at = Instant::now();
+        let mut first_pending: Option<Instant> = Some(Instant::now());
+        let mut in_batch_since: Option<Instant> = Some(Instant::now());
+        let mut last_status = Status::default();
+        loop {
+            // 1. What happened. With something to read there is no wait.
+            let busy = !self.tail.is_idle() && self.paused.is_none();
+            let mut deadline = next_scan.min(next_status).min(sealed_at + every(seal.heartbeat_s));
+            if let Some(since) = first_pending {
+                deadline = deadline.min(since + Duration::from_millis(COMMIT_MS));
+            }
+            if let Some(since) = in_batch_since {
+                deadline = deadline.min(since + every(seal.batch_s));
+            }
+            let wait = if busy { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+            let mut input = inputs.receiver.recv_timeout(wait);
+            loop {
+                match input {
+                    Ok(Input::Stop) => return self.stop(last_status),
+                    Ok(Input::Changed) => {
+                        let changed = self.watch.take();
+                        self.tail.touch(changed);
+                    }
+                    Ok(Input::Delivery(delivery)) => self.delivered(delivery)?,
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                }
+                input = inputs.receiver.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+            }
+            let now = Instant::now();
+            if now >= next_scan {
+                self.tail.scan();
+                self.end_idle_sessions(now)?;
+                next_scan = now + every(seal.scan_s);
+            }
+
+            // 2. Read, unless there is no room for it.
+            self.check_room()?;
+            if self.paused.is_none() {
+                self.read()?;
+            }
+
+            // 3. Make it durable, and 4. seal it.
+            if self.sealer.pending_bytes() > 0 {
+                first_pending.get_or_insert(now);
+            }
+            if self.sealer.batch_len() > 0 || self.sealer.batch_filtered() > 0 {
+                in_batch_since.get_or_insert(now);
+                self.waiting_since.get_or_insert(now);
+            }
+            let idle = self.tail.is_idle();
+            let full_batch = self.sealer.batch_len() >= seal.batch_events || self.sealer.batch_bytes() >= BATCH_BYTES;
+            let old_batch = in_batch_since.is_some_and(|since| now >= since + every(seal.batch_s));
+            let ending = finish != Finish::Never && idle && in_batch_since.is_some();
+            if full_batch || old_batch || ending {
+                if self.seal_batch()? {
+                    (in_batch_since, first_pending, sealed_at) = (None, None, now);
+                }
+            } else if self.sealer.pending_bytes() >= COMMIT_BYTES
+                || first_pending.is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS))
+            {
+                if self.commit()? {
+                    first_pending = None;
+                }
+            }
+            if now >= sealed_at + every(seal.heartbeat_s) && in_batch_since.is_none() {
+                self.sealer.push_own(&Event::own(Kind::Heartbeat))?;
+                sealed_at = now;
+            }
+
+            // 5. Tell.
+            let done = idle && self.tail.is_idle() && in_batch_since.is_none();
+            let delivered = self.cursor.size >= self.sealer.head().size;
+            let finished = match finish {
+                Finish::Never => false,
+                Finish::WhenSealed => done,
+                Finish::WhenDelivered => done && delivered,
+            };
+            if now >= next_status || finished {
+                let status = self.status("running");
+                progress(&status);
+                if status_differs(&status, &last_status) || finished {
+                    self.write_status(&status);
+                }
+                last_status = status;
+                let pause = if finish == Finish::Never { STATUS_MS } else { 100 };
+                next_status = now + Duration::from_millis(pause);
+            }
+            if finished {
+                self.commit()?;
+                return Ok(last_status);
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<(), AgentError> {
+        let (sealer, pipeline) = (&mut self.sealer, &mut self.pipeline);
+        let mut result = Ok(());
+        self.tail.read(
+            READ_BYTES,
+            &mut |item| {
+                if result.is_ok() {
+                    result = pipeline.take(sealer, &item);
+                }
+            },
+            // A file that cannot be read now is looked at again with the next scan; nothing is lost.
+            &mut |path, error| tracing::warn!(path = %path.display(), %error, "cannot be read"),
+        );
+        Ok(result?)
+    }
+
+    /// Commits; `false` when the disk is full and it must be tried again.
+    fn commit(&mut self) -> Result<bool, AgentError> {
+        let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
+        let (tail, marks) = (&self.tail, &self.pipeline.marks);
+        let done = self.sealer.commit(&blob, &mut || snapshot(&tail.positions(), marks));
+        self.after(done)
+    }
+
+    fn seal_batch(&mut self) -> Result<bool, AgentError> {
+        let counters = json!({
+            "lines_in": self.pipeline.counters.lines_in,
+            "records_sealed": self.pipeline.counters.records_sealed,
+            "withheld": self.pipeline.counters.withheld,
+            "shed": 0,
+        });
+        let counters = counters.as_object().cloned().unwrap_or_default();
+        let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
+        let (tail, marks) = (&self.tail, &self.pipeline.marks);
+        let done = self.sealer.seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
+        self.after(done.map(drop))
+    }
+
+    fn sign_pending(&mut self) -> Result<(), AgentError> {
+        let (tail, marks) = (&self.tail, &self.pipeline.marks);
+        self.sealer.sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        self.ring();
+        Ok(())
+    }
+
+    fn after(&mut self, done: Result<(), SealError>) -> Result<bool, AgentError> {
+        match done {
+            Ok(()) => {
+                self.ring();
+                Ok(true)
+            }
+            // The group is lost from memory together with the positions behind it; both are read
+            // again from the last durable position once the ledger is opened anew.
+            Err(SealError::Ledger(LedgerError::Full { path })) => {
+                tracing::error!(path = %path.display(), "the disk is full; waiting");
+                std::thread::sleep(Duration::from_secs(1));
+                Err(SealError::Ledger(LedgerError::Poisoned).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the uploader how far the ledger reaches.
+    fn ring(&self) {
+        self.bell.end.store(self.sealer.ledger().end(), Ordering::Release);
+        self.bell.ring.notify_one();
+    }
+
+    fn delivered(&mut self, delivery: Delivery) -> Result<(), AgentError> {
+        match delivery {
+            Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
+            Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::Accepted { accepted, position } => {
+                self.problem = None;
+                self.cursor = Cursor { position, size: accepted.size };
+                self.cosigned_at = Some(self.host.clock.now().unix_s());
+                self.waiting_since = (accepted.size < self.sealer.head().size).then(Instant::now);
+                self.sealer.keep_cosigned(&accepted.note)?;
+                let kept = self.config.ledger.bytes_max;
+                let ledger = self.sealer.ledger();
+                if ledger.len().map_err(SealError::from)? > kept {
+                    let limit = ledger.end().saturating_sub(kept).min(position);
+                    self.sealer.remove_before(limit)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pauses reading when what is not archived fills the ledger's share of the disk.
+    fn check_room(&mut self) -> Result<(), AgentError> {
+        let waiting = self.sealer.ledger().end().saturating_sub(self.cursor.position);
+        let full = waiting > self.config.ledger.bytes_max;
+        if full && self.paused.is_none() {
+            let why = "the ledger is full of what the collector has not archived";
+            self.paused = Some(why.to_owned());
+            let event = Event::own(Kind::LedgerFull).severity(Severity::High).detail("waiting_bytes", waiting);
+            self.sealer.push_own(&event)?;
+        } else if !full && self.paused.is_some() {
+            self.paused = None;
+        }
+        Ok(())
+    }
+
+    fn end_idle_sessions(&mut self, now: Instant) -> Result<(), AgentError> {
+        let idle = Duration::from_secs(self.config.seal.session_idle_s);
+        let ended: Vec<String> = self
+            .pipeline
+            .sessions
+            .iter()
+            .filter(|(_, heard)| now.duration_since(**heard) >= idle)
+            .map(|(session, _)| session.clone())
+            .collect();
+        for session in ended {
+            self.pipeline.sessions.remove(&session);
+            if self.sealer.knows_session(&session) {
+                self.sealer.end_session(&session, "idle")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, mut status: Status) -> Result<Status, AgentError> {
+        self.sealer.push_own(&Event::own(Kind::AgentStopped))?;
+        self.seal_batch()?;
+        status = Status { state: "stopped".into(), ..self.status_after(status) };
+        self.write_status(&status);
+        Ok(status)
+    }
+
+    fn status_after(&self, _: Status) -> Status {
+        self.status("stopped")
+    }
+
+    fn status(&self, state: &str) -> Status {
+        let counters = &self.pipeline.counters;
+        let head = self.sealer.head();
+        let ledger = self.sealer.ledger();
+        let waiting_s = self.waiting_since.map_or(0, |since| since.elapsed().as_secs());
+        Status {
+            time: self.host.clock.now().rfc3339(),
+            pid: std::process::id(),
+            state: self.paused.as_ref().map_or_else(|| state.to_owned(), |why| format!("paused: {why}")),
+            origin: self.enrolment.origin.clone(),
+            collector: self.enrolment.url.clone(),
+            files: self.tail.len() as u64,
+            unread_bytes: self.tail.behind(),
+            lines_in: counters.lines_in,
+            records_sealed: counters.records_sealed,
+            records_filtered: counters.records_filtered.clone(),
+            events: counters.events,
+            redactions: counters.redactions,
+            withheld: counters.withheld,
+            shed: 0,
+            size: head.size,
+            root: head.root.to_string(),
+            delivered: self.cursor.size,
+            queue: Queue {
+                len: head.size.saturating_sub(self.cursor.size),
+                bytes: ledger.end().saturating_sub(self.cursor.position),
+                oldest_s: waiting_s,
+            },
+            cosigned_at: self.cosigned_at,
+            exposure_s: waiting_s,
+            frontier_confirmed: self.confirmed,
+            problem: self.problem.clone(),
+            ledger_bytes: ledger.len().unwrap_or(0),
+        }
+    }
+
+    /// Written for people to read; losing it costs nothing, so it is not synced.
+    fn write_status(&self, status: &Status) {
+        let path = self.state_dir.join("status.json");
+        let tmp = self.state_dir.join(".status.json.tmp");
+        let json = serde_json::to_vec_pretty(status).unwrap_or_default();
+        if let Err(error) = std::fs::write(&tmp, json).and_then(|()| std::fs::rename(&tmp, &path)) {
+            tracing::warn!(%error, path = %path.display(), "the status could not be written");
+        }
+    }
+}
+
+fn status_differs(new: &Status, old: &Status) -> bool {
+    let plain = |status: &Status| Status { time: String::new(), exposure_s: 0, queue: Queue::default(), ..status.clone() };
+    plain(new) != plain(old) || new.queue.len != old.queue.len
+}
+
+/// `shared` when the owner of any source could also read the keys: it is the same account.
+fn isolation(roots: &[Root]) -> &'static str {
+    let me = jurat_disk::user_id();
+    let shared = roots.iter().any(|root| jurat_disk::owner(&root.dir).is_none_or(|owner| owner == me || owner == 0));
+    if shared { "shared" } else { "separate" }
+}
+
+fn policy_digest(config: &Config) -> String {
+    let text = toml::to_string(config).unwrap_or_default();
+    digest(&SHA256, text.as_bytes()).as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}

@@ -1,0 +1,240 @@
+//! The configuration of an endpoint: TOML, with `JURAT_*` overrides (`docs/guides/configuration.md`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// How this endpoint is run.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where ledger, keys and cursors are kept. `JURAT_STATE_DIR` overrides it.
+    pub state_dir: Option<PathBuf>,
+    /// What is read. The user's Claude Code sessions when empty.
+    pub source: Vec<SourceConfig>,
+    /// What is left out, and counted.
+    pub filter: Filter,
+    /// What is done to content.
+    pub redact: RedactConfig,
+    /// When batches are sealed.
+    pub seal: SealConfig,
+    /// How the ledger is kept.
+    pub ledger: LedgerConfig,
+}
+
+/// A folder whose files are read.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// A name of your choice; it stands in every event.
+    pub name: String,
+    /// The folder.
+    pub dir: PathBuf,
+    /// Globs below it.
+    #[serde(default = "claude_code_patterns")]
+    pub patterns: Vec<String>,
+}
+
+/// What is left out. Every record left out is counted by reason in `batch.sealed`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Record types, for example `progress`.
+    pub ignore_types: Vec<String>,
+    /// Records of sub-agents inside a main transcript.
+    pub drop_sidechain: bool,
+    /// Records that the agent marks as meta.
+    pub drop_meta: bool,
+    /// The content of tool calls and results; the record stays, without its payload.
+    pub strip_tool_calls: bool,
+    /// The summary that replaces a compacted context.
+    pub skip_compact_summaries: bool,
+}
+
+/// Whether secrets are taken out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedactMode {
+    /// They are.
+    #[default]
+    Redact,
+    /// Content is kept untouched, and every event says so.
+    Custody,
+}
+
+/// What is done to content.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedactConfig {
+    /// Whether secrets are taken out.
+    pub mode: RedactMode,
+    /// Categories of personal data: `email`, `payment-card`, `iban`.
+    pub personal: Vec<String>,
+}
+
+/// When batches are sealed.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SealConfig {
+    /// After this many leaves.
+    pub batch_events: u64,
+    /// Or after this many seconds of activity.
+    pub batch_s: u64,
+    /// A sign of life after this many seconds without one.
+    pub heartbeat_s: u64,
+    /// A session that was quiet for this many seconds has ended.
+    pub session_idle_s: u64,
+    /// All files are looked at after this many seconds, whatever the system's notifications say.
+    pub scan_s: u64,
+}
+
+impl Default for SealConfig {
+    fn default() -> Self {
+        Self { batch_events: 1_000, batch_s: 5, heartbeat_s: 60, session_idle_s: 3_600, scan_s: 5 }
+    }
+}
+
+/// How the ledger is kept.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LedgerConfig {
+    /// Archived segments are removed when the ledger is larger than this, oldest first. When what is
+    /// *not* archived reaches it, reading pauses: the files keep what is not read.
+    pub bytes_max: u64,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self { bytes_max: 2 * 1024 * 1024 * 1024 }
+    }
+}
+
+fn claude_code_patterns() -> Vec<String> {
+    vec!["projects/**/*.jsonl".into(), "history.jsonl".into()]
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("{path}: reading the configuration")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not a configuration.
+    #[error("{path}: {source}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot be meant.
+    #[error("{path}: {what}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is no home folder to derive a place from.
+    #[error("no home folder; name the state folder with --state-dir or JURAT_STATE_DIR")]
+    Homeless,
+}
+
+impl Config {
+    /// Where the configuration is looked for: `JURAT_CONFIG`, the user's own, `/etc/jurat`.
+    pub fn places() -> Vec<PathBuf> {
+        let named = env("JURAT_CONFIG").map(PathBuf::from);
+        let own = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".config")));
+        let own = own.map(|dir| dir.join("jurat/jurat.toml"));
+        match named {
+            Some(path) => vec![path],
+            None => own.into_iter().chain([PathBuf::from("/etc/jurat/jurat.toml")]).collect(),
+        }
+    }
+
+    /// Reads the first configuration there is; the defaults when there is none.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file and the line.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let must_exist = path.is_some() || env("JURAT_CONFIG").is_some();
+        let places = path.map_or_else(Self::places, |path| vec![path.to_path_buf()]);
+        for path in places {
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    let config: Self = toml::from_str(&text)
+                        .map_err(|source| ConfigError::Syntax { path: path.clone(), source: Box::new(source) })?;
+                    config.check().map_err(|what| ConfigError::Value { path, what })?;
+                    return Ok(config);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {}
+                Err(source) => return Err(ConfigError::Read { path, source }),
+            }
+        }
+        Ok(Self::default())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let seal = &self.seal;
+        if seal.batch_events == 0 || seal.batch_s == 0 || seal.heartbeat_s == 0 || seal.scan_s == 0 {
+            return Err("seal: batch_events, batch_s, heartbeat_s and scan_s must be at least 1".into());
+        }
+        if seal.batch_events > 2_000 {
+            return Err("seal.batch_events: at most 2000, an upload must fit into 8 MiB".into());
+        }
+        let known = ["email", "payment-card", "iban"];
+        match self.redact.personal.iter().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(format!("redact.personal: {name:?} is not one of {}", known.join(", "))),
+            None => Ok(()),
+        }
+    }
+
+    /// Where ledger, keys and cursors are kept.
+    ///
+    /// # Errors
+    /// [`ConfigError::Homeless`].
+    pub fn state_dir(&self, named: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        if let Some(dir) = named {
+            return Ok(dir.to_path_buf());
+        }
+        if let Some(dir) = env("JURAT_STATE_DIR") {
+            return Ok(dir.into());
+        }
+        if let Some(dir) = &self.state_dir {
+            return Ok(dir.clone());
+        }
+        if jurat_disk::user_id() == 0 {
+            return Ok("/var/lib/jurat".into());
+        }
+        let own = env("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".local/state")));
+        own.map(|dir| dir.join("jurat")).ok_or(ConfigError::Homeless)
+    }
+
+    /// The folders that are read: the configured ones, or this user's Claude Code.
+    pub fn sources(&self) -> Vec<SourceConfig> {
+        if !self.source.is_empty() {
+            return self.source.clone();
+        }
+        let dir = env("CLAUDE_CONFIG_DIR").map(PathBuf::from).or_else(|| Some(home()?.join(".claude")));
+        dir.map(|dir| SourceConfig { name: "claude-code".into(), dir, patterns: claude_code_patterns() })
+            .into_iter()
+            .collect()
+    }
+}
+
+fn home() -> Option<PathBuf> {
+    env("HOME").map(PathBuf::from)
+}
+
+fn env(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}

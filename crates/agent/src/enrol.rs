@@ -1,0 +1,170 @@
+//! Enrolment: who this device is, and whom it sends to.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jurat_disk::{Host, read, replace};
+use jurat_key::{KeyError, Secret, SoftwareKey, tls};
+use jurat_sink::{Collector, CollectorError, SetUp};
+use serde::{Deserialize, Serialize};
+
+/// What is known after enrolment; kept in `enrolment.json`. Secrets are in `keys/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// This device's random id.
+    pub device: String,
+    /// The origin of its log.
+    pub origin: String,
+    /// The collector.
+    pub url: String,
+    /// The certificates that the collector is believed by; the system's when absent.
+    pub ca: Option<String>,
+    /// The collector's witness key.
+    pub witness: String,
+    /// The collector's archive key.
+    pub archive: String,
+    /// The key of the collector's own log.
+    pub log: String,
+}
+
+/// What enrolment is asked for.
+#[derive(Clone, Debug)]
+pub struct EnrolOptions {
+    /// The collector's address.
+    pub url: String,
+    /// The enrolment token.
+    pub token: String,
+    /// Certificates to believe instead of the system's, PEM.
+    pub ca: Option<String>,
+}
+
+/// Why enrolment did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrolError {
+    /// A key failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The collector refused, or could not be reached.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    /// A file could not be read or written.
+    #[error("{path}: {doing}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// This device is enrolled already.
+    #[error("this device is enrolled with {url} as {origin}; use another --state-dir for another enrolment")]
+    Already {
+        /// The collector.
+        url: String,
+        /// The origin.
+        origin: String,
+    },
+    /// This device is not enrolled.
+    #[error("{path}: this device is not enrolled; run `jurat enroll URL --token-file FILE`")]
+    Missing {
+        /// The file that would say so.
+        path: PathBuf,
+    },
+    /// The answer cannot be used.
+    #[error("the collector's answer cannot be used: {0}")]
+    Answer(String),
+}
+
+impl Enrolment {
+    /// Reads what is known.
+    ///
+    /// # Errors
+    /// [`EnrolError::Missing`] when this device is not enrolled.
+    pub fn load(host: &Host, state_dir: &Path) -> Result<Self, EnrolError> {
+        let path = state_dir.join("enrolment.json");
+        let doing = "reading the enrolment";
+        match read(&*host.disk, &path, 1024 * 1024) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| EnrolError::Io { path, doing, source: std::io::Error::other(error) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(EnrolError::Missing { path }),
+            Err(source) => Err(EnrolError::Io { path, doing, source }),
+        }
+    }
+}
+
+/// Enrols this device: makes its key, asks the collector, writes what both agreed on.
+///
+/// Everything is durable on return; the trust file `trust.txt` names the collector's keys and is a
+/// suggestion: whoever verifies decides.
+///
+/// # Errors
+/// [`EnrolError`]; nothing is kept but the device's own key.
+pub async fn enroll(host: &Host, state_dir: &Path, options: &EnrolOptions) -> Result<Enrolment, EnrolError> {
+    if let Ok(known) = Enrolment::load(host, state_dir) {
+        return Err(EnrolError::Already { url: known.url, origin: known.origin });
+    }
+    let keys = state_dir.join("keys");
+    host.disk.create_dir_all(&keys).map_err(|source| EnrolError::Io {
+        path: keys.clone(),
+        doing: "creating the keys' folder",
+        source,
+    })?;
+    let seed = Secret::load_or_create(host, &keys.join("log.key"))?;
+    Secret::load_or_create(host, &keys.join("reveal.key"))?;
+    let device = jurat_disk::random_uuid(&*host.rng);
+    let key = SoftwareKey::log(&seed, "unnamed")?;
+    let collector = Collector::new(SetUp {
+        url: options.url.clone(),
+        tls: tls::client(options.ca.as_deref().map(str::as_bytes))?,
+        timeout: Duration::from_secs(30),
+    })?;
+    let asked = jurat_sink::Enrolment {
+        device: device.clone(),
+        key: BASE64.encode(key.public_key()),
+        key_kind: "software".into(),
+        machine: jurat_disk::machine_id(),
+        hostname: Some(jurat_disk::hostname()),
+    };
+    let answer = collector.enroll(&options.token, &asked).await?;
+    let secret = |text: &str, what: &str| {
+        Secret::from_base64(text).ok_or_else(|| EnrolError::Answer(format!("{what} is not 32 bytes in base64")))
+    };
+    secret(&answer.hmac_key, "hmac_key")?.store(host, &keys.join("hmac.key"))?;
+    secret(&answer.fingerprint_key, "fingerprint_key")?.store(host, &keys.join("fingerprint.key"))?;
+    secret(&answer.token, "token")?.store(host, &keys.join("token.key"))?;
+    let log = SoftwareKey::log(&seed, &answer.origin)?;
+    let enrolment = Enrolment {
+        device,
+        origin: answer.origin,
+        url: options.url.trim_end_matches('/').to_owned(),
+        ca: options.ca.clone(),
+        witness: answer.witness,
+        archive: answer.archive,
+        log: answer.log,
+    };
+    let trust = trust_text(&log.verifier_text(), &enrolment);
+    let json = serde_json::to_vec_pretty(&enrolment).unwrap_or_default();
+    // The enrolment last: with it there, everything else is.
+    for (name, bytes) in [("trust.txt", trust.as_bytes()), ("enrolment.json", &json)] {
+        let path = state_dir.join(name);
+        replace(&*host.disk, &path, bytes)
+            .map_err(|source| EnrolError::Io { path, doing: "writing the enrolment", source })?;
+    }
+    Ok(enrolment)
+}
+
+fn trust_text(log: &str, enrolment: &Enrolment) -> String {
+    let host = enrolment.url.trim_start_matches("https://");
+    let loopback = ["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name));
+    let same_host = if loopback { "# The collector runs on this very host: not independent.\nsame-host collector\n" } else { "" };
+    format!(
+        "# Whom `jurat verify` believes. Written at enrolment as a suggestion; each line is your decision.\n\
+         log {log}\nwitness collector {}\narchive collector {}\n{same_host}quorum 1\n",
+        enrolment.witness, enrolment.archive
+    )
+}

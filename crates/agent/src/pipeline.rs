@@ -1,0 +1,181 @@
+//! From an item of a source to leaves: decode, recognise, filter, redact, seal.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Instant;
+
+use jurat_dialect::{Hint, claude_code};
+use jurat_event::{Actor, Decoded, Event, Kind, Severity, Source};
+use jurat_redact::Redactor;
+use jurat_seal::{SealError, Sealer};
+use jurat_source::{Item, Lost};
+use serde::Serialize;
+
+use crate::config::Filter;
+use crate::marks::Marks;
+
+/// Numbers since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Lines read.
+    pub lines_in: u64,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Records sealed.
+    pub records_sealed: u64,
+    /// Records filtered, by reason.
+    pub records_filtered: BTreeMap<String, u64>,
+    /// Leaves made of records and their blocks.
+    pub events: u64,
+    /// Values redacted.
+    pub redactions: u64,
+    /// Records whose content was withheld.
+    pub withheld: u64,
+    /// Transcripts cut, rewritten or deleted.
+    pub lost: u64,
+}
+
+/// Makes leaves of items.
+pub(crate) struct Pipeline {
+    pub(crate) redactor: Redactor,
+    pub(crate) filter: Filter,
+    pub(crate) marks: Marks,
+    pub(crate) counters: Counters,
+    actor: Actor,
+    /// When each open session was last heard of.
+    pub(crate) sessions: HashMap<String, Instant>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(redactor: Redactor, filter: Filter, marks: Marks) -> Self {
+        let uid = jurat_disk::user_id();
+        let actor = Actor { user: jurat_disk::user_name(uid), uid: Some(uid), ..Actor::default() };
+        Self { redactor, filter, marks, counters: Counters::default(), actor, sessions: HashMap::new() }
+    }
+
+    /// Seals an item, or counts it as filtered.
+    pub(crate) fn take(&mut self, sealer: &mut Sealer, item: &Item<'_>) -> Result<(), SealError> {
+        match item {
+            Item::Line { source, path, offset, bytes, unterminated } => {
+                self.counters.lines_in += 1;
+                self.counters.bytes_in += bytes.len() as u64;
+                let mut decoded = claude_code::decode(bytes, hint(path));
+                decoded.record.source = Some(place(source, path, *offset, bytes.len()));
+                if *unterminated {
+                    decoded.record.labels.insert("unterminated".into(), "true".into());
+                }
+                self.record(sealer, decoded)
+            }
+            Item::Piece { source, path, offset, bytes, more } => {
+                if !more {
+                    self.counters.lines_in += 1;
+                    self.counters.records_sealed += 1;
+                }
+                self.counters.bytes_in += bytes.len() as u64;
+                let mut event = Event::new(Kind::TranscriptPart).detail("more", *more);
+                event.source = Some(place(source, path, *offset, bytes.len()));
+                event.context = Some(bytes.to_vec());
+                self.counters.withheld += 1;
+                let redacted = self.redactor.withhold(event);
+                self.counters.events += 1;
+                sealer.push(&redacted, None).map(drop)
+            }
+            Item::Lost { source, path, what, read, len, lines } => {
+                let kind = match what {
+                    Lost::Truncated => Kind::TranscriptTruncated,
+                    Lost::Rewritten => Kind::TranscriptRewritten,
+                    Lost::Deleted => Kind::TranscriptDeleted,
+                };
+                let severity = if *what == Lost::Deleted { Severity::Medium } else { Severity::High };
+                let mut event = Event::own(kind)
+                    .severity(severity)
+                    .detail("read_bytes", *read)
+                    .detail("read_lines", *lines)
+                    .detail("len", *len);
+                event.source = Some(place(source, path, 0, 0));
+                self.counters.lost += 1;
+                self.counters.events += 1;
+                let redacted = self.redactor.redact(event);
+                sealer.push(&redacted, None).map(drop)
+            }
+        }
+    }
+
+    fn record(&mut self, sealer: &mut Sealer, mut decoded: Decoded) -> Result<(), SealError> {
+        if let Some(reason) = self.filtered(&decoded) {
+            sealer.count_filtered(&reason);
+            *self.counters.records_filtered.entry(reason).or_default() += 1;
+            return Ok(());
+        }
+        if let Some((id, usage)) = &decoded.usage
+            && self.marks.add("usage", id)
+            && let Ok(usage) = serde_json::to_value(usage)
+        {
+            // Several records repeat what one call cost; it is counted with the first.
+            decoded.record.detail.insert("usage".into(), usage);
+        }
+        if let Some(session) = decoded.record.session.clone() {
+            if !sealer.knows_session(&session) {
+                let mut event = Event::own(Kind::SessionStarted);
+                event.agent.clone_from(&decoded.record.agent);
+                event.session = Some(session.clone());
+                event.actor = Some(self.actor.clone());
+                if let Some(cwd) = decoded.record.labels.get("cwd") {
+                    event.labels.insert("cwd".into(), cwd.clone());
+                }
+                let redacted = self.redactor.redact(event);
+                sealer.push(&redacted, None)?;
+            }
+            self.sessions.insert(session, Instant::now());
+        }
+        decoded.record.actor = Some(self.actor.clone());
+        if self.filter.strip_tool_calls && !decoded.blocks.is_empty() {
+            decoded.blocks.clear();
+            decoded.record.context = None;
+            decoded.record.detail.insert("stripped".into(), "tool calls".into());
+        }
+        let redacted = self.redactor.redact(decoded.record);
+        self.counters.redactions += redacted.redactions();
+        self.counters.withheld += u64::from(redacted.is_withheld());
+        let seq = sealer.push(&redacted, None)?;
+        self.counters.records_sealed += 1;
+        self.counters.events += 1 + decoded.blocks.len() as u64;
+        for mut block in decoded.blocks {
+            block.actor = Some(self.actor.clone());
+            let redacted = self.redactor.redact(block);
+            sealer.push(&redacted, Some(seq))?;
+        }
+        Ok(())
+    }
+
+    /// Why a record is left out; `None` when it is sealed.
+    pub(crate) fn filtered(&mut self, decoded: &Decoded) -> Option<String> {
+        let traits = &decoded.traits;
+        if let Some(name) = &traits.record_type
+            && self.filter.ignore_types.contains(name)
+        {
+            return Some(format!("type:{name}"));
+        }
+        if self.filter.drop_sidechain && traits.sidechain {
+            return Some("sidechain".into());
+        }
+        if self.filter.drop_meta && traits.meta {
+            return Some("meta".into());
+        }
+        if self.filter.skip_compact_summaries && traits.compact_summary {
+            return Some("compact_summary".into());
+        }
+        match &decoded.identity {
+            Some(identity) if !self.marks.add("record", identity) => Some("duplicate".into()),
+            _ => None,
+        }
+    }
+}
+
+fn hint(path: &Path) -> Hint<'_> {
+    Hint { file_stem: path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default() }
+}
+
+fn place(source: &str, path: &Path, offset: u64, len: usize) -> Source {
+    Source { name: source.to_owned(), path: path.to_string_lossy().into_owned(), offset, len: len as u64 }
+}

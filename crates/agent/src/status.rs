@@ -1,0 +1,80 @@
+//! What an endpoint says about itself.
+
+use std::path::Path;
+
+use jurat_disk::{Disk, read};
+use serde::{Deserialize, Serialize};
+
+/// A queue: how much waits, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Leaves that wait.
+    pub len: u64,
+    /// Bytes that wait.
+    pub bytes: u64,
+    /// Age of the oldest, in seconds.
+    pub oldest_s: u64,
+}
+
+/// The state of an endpoint, written to `status.json` while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// When this was written, RFC 3339.
+    pub time: String,
+    /// The process.
+    pub pid: u32,
+    /// `running`, `paused: <why>` or `stopped`.
+    pub state: String,
+    /// The log.
+    pub origin: String,
+    /// The collector.
+    pub collector: String,
+    /// Files followed.
+    pub files: u64,
+    /// Bytes in files that were not read yet.
+    pub unread_bytes: u64,
+    /// Lines read since the start.
+    pub lines_in: u64,
+    /// Records sealed since the start.
+    pub records_sealed: u64,
+    /// Records filtered since the start, by reason.
+    pub records_filtered: std::collections::BTreeMap<String, u64>,
+    /// Leaves made of records and blocks since the start.
+    pub events: u64,
+    /// Values redacted since the start.
+    pub redactions: u64,
+    /// Records whose content was withheld since the start.
+    pub withheld: u64,
+    /// Records dropped. Always 0: what does not fit waits in its file.
+    pub shed: u64,
+    /// Leaves in the log.
+    pub size: u64,
+    /// The root over them.
+    pub root: String,
+    /// Leaves archived by the collector.
+    pub delivered: u64,
+    /// What waits for the collector.
+    pub queue: Queue,
+    /// When the last checkpoint came back cosigned, in seconds since 1970.
+    pub cosigned_at: Option<u64>,
+    /// For how many seconds leaves have been waiting for a cosignature: the exposure now.
+    pub exposure_s: u64,
+    /// Whether the collector confirmed the head at the start.
+    pub frontier_confirmed: bool,
+    /// The last problem with delivery, absent when there is none.
+    pub problem: Option<String>,
+    /// Bytes in the ledger.
+    pub ledger_bytes: u64,
+}
+
+/// The status that the running endpoint wrote last, if it ever ran.
+///
+/// # Errors
+/// When the file cannot be read or is not a status.
+pub fn read_status(disk: &dyn Disk, state_dir: &Path) -> std::io::Result<Option<Status>> {
+    match read(disk, &state_dir.join("status.json"), 1024 * 1024) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::other),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,224 @@
+//! Delivery to the collector, on a thread of its own: nothing else waits for the network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jurat_disk::{Host, read, replace};
+use jurat_key::Secret;
+use jurat_ledger::{LedgerError, Reader};
+use jurat_seal::kind;
+use jurat_sink::{Accepted, Batch, BatchError, Collector, CollectorError, FrontierAnswer, Identity, read_batch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use crate::Input;
+
+/// Up to where the collector archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cursor {
+    /// Position in the ledger.
+    pub(crate) position: u64,
+    /// Leaves archived.
+    pub(crate) size: u64,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub enum Delivery {
+    /// What the collector knows of this log, asked at the start; `None` when it did not answer.
+    Frontier(Option<FrontierAnswer>),
+    /// An upload was archived and cosigned.
+    Accepted {
+        /// The answer.
+        accepted: Accepted,
+        /// Up to where in the ledger.
+        position: u64,
+    },
+    /// An upload did not succeed; it will be tried again.
+    Problem(String),
+}
+
+/// Shared with the loop: the end of the ledger, and a bell.
+#[derive(Default)]
+pub(crate) struct Bell {
+    pub(crate) end: AtomicU64,
+    pub(crate) ring: Notify,
+}
+
+pub(crate) struct Uploader {
+    pub(crate) host: Host,
+    pub(crate) ledger_dir: PathBuf,
+    pub(crate) cursor_path: PathBuf,
+    pub(crate) collector: Collector,
+    pub(crate) device: String,
+    pub(crate) token: Secret,
+    pub(crate) hmac_key: Secret,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) to_agent: Sender<Input>,
+}
+
+/// A running uploader; stops when dropped.
+pub(crate) struct Handle {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The first pause after a failure, and the longest.
+const BACKOFF_MS: u64 = 500;
+const BACKOFF_MAX_MS: u64 = 60_000;
+/// A collector that refuses this device or an upload for good is asked again this often.
+const REFUSED_PAUSE_S: u64 = 60;
+
+/// Reads the cursor; the beginning when there is none.
+pub(crate) fn load_cursor(host: &Host, path: &std::path::Path) -> Cursor {
+    // A cursor that cannot be read costs a second upload, which the collector recognises.
+    read(&*host.disk, path, 4096).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+impl Uploader {
+    pub(crate) fn start(self) -> std::io::Result<Handle> {
+        let (stop, mut stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("uploader".into()).spawn(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    _ = stopped.changed() => {}
+                    () = self.run() => {}
+                }
+            });
+            runtime.shutdown_background();
+        })?;
+        Ok(Handle { stop, thread: Some(thread) })
+    }
+
+    async fn run(self) {
+        let token = self.token.to_base64();
+        let who = Identity { device: &self.device, token: &token, key: self.hmac_key.expose() };
+        let asked = tokio::time::timeout(Duration::from_secs(5), self.collector.frontier(&self.host, &who)).await;
+        let frontier = asked.ok().and_then(Result::ok);
+        let _ = self.to_agent.send(Input::Delivery(Delivery::Frontier(frontier)));
+        let mut cursor = load_cursor(&self.host, &self.cursor_path);
+        let mut backoff_ms = BACKOFF_MS;
+        loop {
+            let end = self.bell.end.load(Ordering::Acquire);
+            let batch = match self.next_batch(cursor, end) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => {
+                    self.bell.ring.notified().await;
+                    continue;
+                }
+                Err(error) => {
+                    self.problem(&error.to_string());
+                    tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                    continue;
+                }
+            };
+            match self.collector.upload(&self.host, &who, &batch).await {
+                Ok(accepted) => {
+                    backoff_ms = BACKOFF_MS;
+                    cursor = if accepted.size == batch.to {
+                        Cursor { position: batch.next, size: batch.to }
+                    } else {
+                        self.locate(accepted.size, end).unwrap_or(cursor)
+                    };
+                    self.store(cursor);
+                    let position = cursor.position;
+                    let _ = self.to_agent.send(Input::Delivery(Delivery::Accepted { accepted, position }));
+                }
+                Err(CollectorError::Conflict { size }) => match self.locate(size, end) {
+                    Some(found) if found != cursor => cursor = found,
+                    _ => {
+                        self.problem(&format!(
+                            "the collector holds {size} leaves of this log, and this ledger has no such checkpoint"
+                        ));
+                        tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                    }
+                },
+                Err(error @ (CollectorError::Unreachable { .. } | CollectorError::Busy { .. })) => {
+                    self.problem(&describe(&error));
+                    let asked_ms = match error {
+                        CollectorError::Busy { retry_after_s: Some(seconds), .. } => seconds.min(3_600) * 1_000,
+                        _ => 0,
+                    };
+                    // Jitter: a fleet that lost its collector must not come back as one.
+                    let mut jitter = [0; 8];
+                    self.host.rng.fill(&mut jitter);
+                    let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
+                    tokio::time::sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
+                    backoff_ms = (backoff_ms * 2).min(BACKOFF_MAX_MS);
+                }
+                Err(error) => {
+                    self.problem(&describe(&error));
+                    tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                }
+            }
+        }
+    }
+
+    fn next_batch(&self, cursor: Cursor, end: u64) -> Result<Option<Batch>, BatchError> {
+        if cursor.position >= end {
+            return Ok(None);
+        }
+        let mut reader = Reader::new(self.host.disk.clone(), &self.ledger_dir, cursor.position, end)?;
+        read_batch(&mut reader, cursor.size)
+    }
+
+    /// Finds the place in the ledger after the checkpoint of this size.
+    fn locate(&self, size: u64, end: u64) -> Option<Cursor> {
+        if size == 0 {
+            return Some(Cursor::default());
+        }
+        let find = || -> Result<Option<Cursor>, LedgerError> {
+            let mut reader = Reader::new(self.host.disk.clone(), &self.ledger_dir, 0, end)?;
+            while let Some(item) = reader.next_record()? {
+                if item.kind == kind::CHECKPOINT && checkpoint_size(item.body) == Some(size) {
+                    return Ok(Some(Cursor { position: item.next, size }));
+                }
+            }
+            Ok(None)
+        };
+        find().ok().flatten()
+    }
+
+    fn store(&self, cursor: Cursor) {
+        let json = serde_json::to_vec(&cursor).unwrap_or_default();
+        // Behind is safe: what is sent twice is recognised.
+        if let Err(error) = replace(&*self.host.disk, &self.cursor_path, &json) {
+            tracing::warn!(%error, "the cursor could not be written");
+        }
+    }
+
+    fn problem(&self, what: &str) {
+        tracing::warn!(what, "delivery");
+        let _ = self.to_agent.send(Input::Delivery(Delivery::Problem(what.to_owned())));
+    }
+}
+
+/// The second line of a checkpoint.
+fn checkpoint_size(note: &[u8]) -> Option<u64> {
+    std::str::from_utf8(note).ok()?.lines().nth(1)?.parse().ok()
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
