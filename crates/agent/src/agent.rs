@@ -334,7 +334,7 @@ impl Agent {
             let mut input = inputs.receiver.recv_timeout(wait);
             loop {
                 match input {
-                    Ok(Input::Stop) => return self.stop(last_status),
+                    Ok(Input::Stop) => return self.stop(),
                     Ok(Input::Changed) => {
                         let changed = self.watch.take();
                         self.tail.touch(changed);
@@ -482,6 +482,7 @@ impl Agent {
         match delivery {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::Located { position, size } => self.cursor = Cursor { position, size },
             Delivery::Accepted { accepted, position } => {
                 self.problem = None;
                 self.cursor = Cursor { position, size: accepted.size };
@@ -532,16 +533,12 @@ impl Agent {
         Ok(())
     }
 
-    fn stop(&mut self, mut status: Status) -> Result<Status, AgentError> {
+    fn stop(&mut self) -> Result<Status, AgentError> {
         self.sealer.push_own(&Event::own(Kind::AgentStopped))?;
         self.seal_batch()?;
-        status = Status { state: "stopped".into(), ..self.status_after(status) };
+        let status = self.status("stopped");
         self.write_status(&status);
         Ok(status)
-    }
-
-    fn status_after(&self, _: Status) -> Status {
-        self.status("stopped")
     }
 
     fn status(&self, state: &str) -> Status {

@@ -102,3 +102,11 @@ pub fn dry_run(_host: &Host, config: &Config, progress: &mut dyn FnMut(u64)) -> 
     out.unreadable = unreadable;
     Ok(out)
 }
+
+/// The files that a source has now.
+///
+/// # Errors
+/// [`AgentError`] when a pattern is not one.
+pub fn root_files(source: &crate::SourceConfig) -> Result<Vec<std::path::PathBuf>, AgentError> {
+    Ok(Root::new(&source.name, &source.dir, &source.patterns)?.files())
+}

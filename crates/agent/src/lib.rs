@@ -19,7 +19,7 @@ mod uploader;
 
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
 pub use config::{Config, ConfigError, Filter, RedactMode, SourceConfig};
-pub use dry_run::{DryRun, dry_run};
+pub use dry_run::{DryRun, dry_run, root_files};
 pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
 pub use query::{Query, QueryError, query};
 pub use status::{Queue, Status, read_status};

@@ -16,23 +16,23 @@ use crate::marks::Marks;
 
 /// Numbers since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Lines read.
-    pub lines_in: u64,
+    pub(crate) lines_in: u64,
     /// Bytes read.
-    pub bytes_in: u64,
+    pub(crate) bytes_in: u64,
     /// Records sealed.
-    pub records_sealed: u64,
+    pub(crate) records_sealed: u64,
     /// Records filtered, by reason.
-    pub records_filtered: BTreeMap<String, u64>,
+    pub(crate) records_filtered: BTreeMap<String, u64>,
     /// Leaves made of records and their blocks.
-    pub events: u64,
+    pub(crate) events: u64,
     /// Values redacted.
-    pub redactions: u64,
+    pub(crate) redactions: u64,
     /// Records whose content was withheld.
-    pub withheld: u64,
+    pub(crate) withheld: u64,
     /// Transcripts cut, rewritten or deleted.
-    pub lost: u64,
+    pub(crate) lost: u64,
 }
 
 /// Makes leaves of items.

@@ -38,6 +38,13 @@ pub enum Delivery {
         /// Up to where in the ledger.
         position: u64,
     },
+    /// The collector holds this much already: it was told before, and the answer was lost.
+    Located {
+        /// Up to where in the ledger.
+        position: u64,
+        /// Leaves archived.
+        size: u64,
+    },
     /// An upload did not succeed; it will be tried again.
     Problem(String),
 }
@@ -139,7 +146,12 @@ impl Uploader {
                     let _ = self.to_agent.send(Input::Delivery(Delivery::Accepted { accepted, position }));
                 }
                 Err(CollectorError::Conflict { size }) => match self.locate(size, end) {
-                    Some(found) if found != cursor => cursor = found,
+                    Some(found) if found != cursor => {
+                        cursor = found;
+                        self.store(cursor);
+                        let (position, size) = (cursor.position, cursor.size);
+                        let _ = self.to_agent.send(Input::Delivery(Delivery::Located { position, size }));
+                    }
                     _ => {
                         self.problem(&format!(
                             "the collector holds {size} leaves of this log, and this ledger has no such checkpoint"

@@ -138,6 +138,11 @@ impl Running {
         look(&mut self.archive.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the server stopped by itself; [`Running::wait`] says why.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Stops in an orderly way: no new connection, answers under way are finished (for at most 5 s).
     ///
     /// # Errors

@@ -1,1 +1,14 @@
-fn main(){}
+//! The one binary: words, flags, exit codes.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program speaks to its user")]
+
+mod cli;
+mod commands;
+mod demo;
+mod exit;
+mod words;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(cli::main())
+}

@@ -4,6 +4,8 @@
 //! The entry's bytes stand in the line unchanged, so the line alone is enough to compute its leaf
 //! hash again (`docs/formats/siem-line.md`).
 
+use std::collections::BTreeMap;
+
 use jurat_proof::{Digest, leaf_hash};
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +76,87 @@ pub fn check(line: &[u8]) -> Checked {
     let end = fields.find(",\"full_context\":").unwrap_or(fields.len().saturating_sub(1));
     let entry = format!("{{{}}}", fields.get(..end).unwrap_or_default());
     if leaf_hash(entry.as_bytes()) == proof.leaf_hash { Checked::Consistent(proof) } else { Checked::Altered(proof) }
+}
+
+/// Compares the lines of a sink with the log they claim to come from.
+#[derive(Debug, Default)]
+pub struct Audit {
+    lines: u64,
+    foreign: u64,
+    altered: Vec<u64>,
+    duplicated: Vec<u64>,
+    seen: BTreeMap<u64, Proof>,
+}
+
+/// What an audit found. Numbers are `sink_seq` unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AuditReport {
+    /// Lines read.
+    pub lines: u64,
+    /// Lines that are not ours.
+    pub foreign: u64,
+    /// Lines that should be there and are not.
+    pub missing: Vec<u64>,
+    /// Lines whose content is not what their leaf hash says, or whose leaf hash is not the log's.
+    pub altered: Vec<u64>,
+    /// Lines that stand twice.
+    pub duplicated: Vec<u64>,
+    /// Leaves of the log (by `seq`) that have no line.
+    pub unwritten: Vec<u64>,
+}
+
+impl AuditReport {
+    /// Whether every leaf has its one unaltered line.
+    pub fn is_clean(&self) -> bool {
+        self.missing.is_empty() && self.altered.is_empty() && self.duplicated.is_empty() && self.unwritten.is_empty()
+    }
+}
+
+impl Audit {
+    /// Takes the next line, without its line end.
+    pub fn line(&mut self, line: &[u8]) {
+        self.lines += 1;
+        match check(line) {
+            Checked::Foreign => self.foreign += 1,
+            Checked::Altered(proof) => {
+                self.altered.push(proof.sink_seq);
+                self.seen.insert(proof.sink_seq, proof);
+            }
+            Checked::Consistent(proof) => {
+                let number = proof.sink_seq;
+                if self.seen.insert(number, proof).is_some() {
+                    self.duplicated.push(number);
+                }
+            }
+        }
+    }
+
+    /// Compares with the verified leaves of one log.
+    pub fn finish(mut self, origin: &str, leaves: &[Digest]) -> AuditReport {
+        let mut missing = Vec::new();
+        let mut next = 0;
+        for number in self.seen.keys() {
+            missing.extend(next..*number);
+            next = number + 1;
+        }
+        let mut written = vec![false; leaves.len()];
+        for (number, proof) in self.seen.iter().filter(|(_, proof)| proof.device == origin) {
+            let Some(leaf) = leaves.get(proof.seq as usize) else { continue };
+            written[proof.seq as usize] = true;
+            if *leaf != proof.leaf_hash && !self.altered.contains(number) {
+                self.altered.push(*number);
+            }
+        }
+        let unwritten = (0..leaves.len() as u64).filter(|seq| !written[*seq as usize]).collect();
+        AuditReport {
+            lines: self.lines,
+            foreign: self.foreign,
+            missing,
+            altered: self.altered,
+            duplicated: self.duplicated,
+            unwritten,
+        }
+    }
 }
 
 #[cfg(test)]

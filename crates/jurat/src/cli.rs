@@ -1,0 +1,248 @@
+//! Words and flags. Help, man page and completions all come from here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{commands, demo, exit};
+
+#[derive(Parser)]
+#[command(
+    name = "jurat",
+    version,
+    about = "Record what AI agents do, seal it, deliver it, prove it",
+    long_about = "Jurat is the black box for AI agents. It reads the session transcripts that coding agents write, takes secrets \
+                  out, seals every record into an append-only log signed by this device, and delivers it to a collector \
+                  that verifies and cosigns it. Anyone can check an exported bundle offline.\n\n\
+                  Try it: `jurat demo`",
+    after_help = exit::TABLE,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Say more about what is being done, on standard error (again for even more)
+    #[arg(long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) debug: u8,
+    /// Read this configuration instead of the usual places
+    #[arg(long, global = true, value_name = "FILE", env = "JURAT_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Keep ledger, keys and cursors here [default: /var/lib/jurat for root, else the XDG state folder]
+    #[arg(long, global = true, value_name = "DIR", env = "JURAT_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the whole story in one minute, on this machine alone
+    ///
+    /// Starts a collector on loopback, enrols this device with it, reads three recorded sessions, redacts,
+    /// seals, delivers and verifies them, and then tries to cheat in three ways. Needs no account, no root and
+    /// no configuration, and leaves nothing behind.
+    Demo(demo::DemoArgs),
+    /// Read, seal and deliver until stopped
+    ///
+    /// Follows the sessions of this user's agents (or the sources in the configuration). Stop it with
+    /// SIGTERM or Ctrl-C: it seals what it has and ends. Delivery that is not possible now waits in the ledger.
+    Run(RunArgs),
+    /// Run a collector: verify, archive, cosign
+    ///
+    /// With --dev everything is kept in one folder, with a generated certificate for loopback names and an
+    /// enrolment token: for trying things out. Otherwise --config names a TOML file.
+    Serve(ServeArgs),
+    /// Enrol this device with a collector
+    ///
+    /// Makes this device's key, agrees on the origin of its log, and writes `trust.txt` for `jurat verify`.
+    Enroll(EnrollArgs),
+    /// Verify a bundle offline, and say what is proven and what is not
+    ///
+    /// Keys are never taken from inside the bundle: without --trust the answer is always "could not tell".
+    Verify(VerifyArgs),
+    /// Write this device's log into a bundle that anyone can verify
+    Export(ExportArgs),
+    /// Look into this device's log
+    Log(LogArgs),
+    /// Say how this endpoint is doing
+    Status(StatusArgs),
+    /// Look after the local ledger
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// Only say what would be sealed and shipped, a day and in all; changes nothing
+    #[arg(long)]
+    pub(crate) test: bool,
+    /// End when everything there is now was read, sealed and archived
+    #[arg(long, conflicts_with = "test")]
+    pub(crate) once: bool,
+    /// With --test: print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// Keep everything in this folder, for trying things out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dev: Option<PathBuf>,
+    /// With --dev: listen here
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", requires = "dev")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Args)]
+pub(crate) struct EnrollArgs {
+    /// The collector, https://host:port
+    pub(crate) url: String,
+    /// The file that holds the enrolment token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Believe only these certificates (PEM) [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle
+    pub(crate) bundle: PathBuf,
+    /// Whom to believe: a trust file, as `jurat enroll` writes one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust: Option<PathBuf>,
+    /// Also compare the lines that a SIEM holds, one JSON line an event
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    pub(crate) siem: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    /// Where to write the bundle; must not exist
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct LogArgs {
+    /// Only this session, or sessions that begin so
+    #[arg(long)]
+    pub(crate) session: Option<String>,
+    /// Only this kind, or kinds that begin so, for example `tool.`
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Not before this time, RFC 3339 in UTC, for example 2026-11-01 or 2026-11-01T10:00:00Z
+    #[arg(long)]
+    pub(crate) since: Option<String>,
+    /// Print whole entries as JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// With --json: print the payload, too, as `full_context`
+    #[arg(long, requires = "json")]
+    pub(crate) context: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand)]
+enum LedgerCommand {
+    /// Read every byte of the ledger and say whether it is as it was written; changes nothing
+    Fsck {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Does what the command line asks for; returns the exit code.
+pub(crate) fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE } else { exit::YES };
+        }
+    };
+    start_logging(cli.global.debug);
+    let global = &cli.global;
+    let done = match cli.command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::Run(args) => commands::run(global, &args),
+        Command::Serve(args) => commands::serve(global, &args),
+        Command::Enroll(args) => commands::enroll(global, &args),
+        Command::Verify(args) => commands::verify(&args),
+        Command::Export(args) => commands::export(global, &args),
+        Command::Log(args) => commands::log(global, &args),
+        Command::Status(args) => commands::status(global, &args),
+        Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "jurat", &mut std::io::stdout());
+            Ok(exit::YES)
+        }
+        Command::Man => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map(|()| exit::YES)
+            .map_err(Into::into),
+    };
+    match done {
+        Ok(code) => code,
+        // A reader that had enough, as in `jurat log | head`, is no failure.
+        Err(error) if is_broken_pipe(&error) => exit::YES,
+        Err(error) => {
+            eprintln!("jurat: {error:#}");
+            exit::NO
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn start_logging(debug: u8) {
+    let level = match debug {
+        0 => "warn",
+        1 => "jurat=debug,jurat_agent=debug,jurat_collector=debug,info",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("JURAT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

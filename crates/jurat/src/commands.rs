@@ -1,0 +1,321 @@
+//! What each word does.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use jurat_agent::{Config, EnrolOptions, Finish, Input, Inputs, Query, read_status};
+use jurat_collector::{Builder, Settings};
+use jurat_disk::Host;
+use jurat_proof::{Digest, Trust, Verdict};
+use jurat_sink::line::{Audit, AuditReport};
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::cli::{EnrollArgs, ExportArgs, Global, LogArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs};
+use crate::{exit, words};
+
+fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
+    let config = Config::load(global.config.as_deref())?;
+    let state_dir = config.state_dir(global.state_dir.as_deref())?;
+    Ok((Host::real(), config, state_dir))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
+    let (host, config, state_dir) = set_up(global)?;
+    if args.test {
+        return dry_run(&host, &config, args.json);
+    }
+    let inputs = Inputs::default();
+    let sender = inputs.sender();
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("listening for signals")?;
+    std::thread::spawn(move || {
+        // The first asks for an orderly stop, the second ends at once.
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(i32::from(exit::NO));
+            }
+            let _ = sender.send(Input::Stop);
+        }
+    });
+    let finish = if args.once { Finish::WhenDelivered } else { Finish::Never };
+    let terminal = io::stderr().is_terminal();
+    let mut told = false;
+    let status = jurat_agent::run(&host, &config, &state_dir, &inputs, finish, &mut |status| {
+        if terminal && !told {
+            eprintln!("sealing to {} and delivering to {}; Ctrl-C stops", status.origin, status.collector);
+            told = true;
+        }
+    })?;
+    eprint!("{}", words::status(&status, true));
+    Ok(exit::YES)
+}
+
+fn dry_run(host: &Host, config: &Config, json: bool) -> Result<u8> {
+    let found = jurat_agent::dry_run(host, config, &mut |_| {})?;
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &found)?;
+        writeln!(out)?;
+        return Ok(exit::YES);
+    }
+    writeln!(out, "would read      {}", found.roots.join(", "))?;
+    writeln!(out, "files           {}", words::number(found.files))?;
+    writeln!(out, "sessions        {}", words::number(found.sessions))?;
+    writeln!(out, "lines           {} ({})", words::number(found.lines_in), words::bytes(found.bytes_in))?;
+    writeln!(out, "would seal      {} records", words::number(found.records_sealed))?;
+    writeln!(out, "would filter    {}", words::counts(&found.records_filtered))?;
+    writeln!(out, "would redact    {}", words::counts(&found.redactions))?;
+    writeln!(out, "events          {}", words::counts(&found.events))?;
+    writeln!(out, "to the collector, by day:")?;
+    for (day, (events, bytes)) in &found.days {
+        writeln!(out, "  {day}  {:>9} events  {:>9}", words::number(*events), words::bytes(*bytes))?;
+    }
+    for problem in &found.unreadable {
+        writeln!(out, "cannot read     {problem}")?;
+    }
+    writeln!(out, "Nothing was changed.")?;
+    Ok(exit::YES)
+}
+
+pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
+    let settings = match (&args.dev, &global.config) {
+        (Some(dir), _) => Settings::dev(&Host::real(), dir, args.listen)?,
+        (None, Some(config)) => Settings::load(config)?,
+        (None, None) => bail!("name a folder with --dev DIR, or a configuration with --config FILE"),
+    };
+    let (dir, token) = (settings.dir.clone(), settings.token_file.clone());
+    runtime()?.block_on(async move {
+        let running = Builder::new(settings).start().await?;
+        eprintln!("collector on https://{}, kept in {}", running.address, dir.display());
+        if args.dev.is_some() {
+            eprintln!(
+                "enrol with: jurat enroll https://localhost:{} --token-file {} --ca {}",
+                running.address.port(),
+                token.display(),
+                dir.join("ca.pem").display()
+            );
+        }
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        let (stop, mut stopped) = tokio::sync::mpsc::channel(1);
+        std::thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                let _ = stop.blocking_send(());
+            }
+        });
+        // Whichever comes first: a signal, or the archive's own failure.
+        loop {
+            tokio::select! {
+                _ = stopped.recv() => {
+                    running.stop().await?;
+                    return Ok(exit::YES);
+                }
+                () = tokio::time::sleep(Duration::from_millis(500)) => {
+                    if running.is_finished() {
+                        running.wait().await?;
+                        return Ok(exit::NO);
+                    }
+                }
+            }
+        }
+    })
+}
+
+pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
+    let (host, _, state_dir) = set_up(global)?;
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let options = EnrolOptions {
+        url: args.url.clone(),
+        token: read(&args.token_file)?.trim().to_owned(),
+        ca: args.ca.as_deref().map(read).transpose()?,
+    };
+    let enrolment = runtime()?.block_on(jurat_agent::enroll(&host, &state_dir, &options))?;
+    println!("enrolled as {}", enrolment.origin);
+    println!("key         software: a file in {}", state_dir.join("keys").display());
+    println!("trust file  {}", state_dir.join("trust.txt").display());
+    println!("next        jurat run");
+    Ok(exit::YES)
+}
+
+pub(crate) fn read_trust(path: &Path) -> Result<Trust> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Trust::parse(&text).with_context(|| path.display().to_string())
+}
+
+/// Verifies a bundle and, when asked, a SIEM's lines against it.
+pub(crate) fn judge(bundle: &Path, trust: Option<&Trust>, siem: Option<&Path>) -> Result<(Verdict, Option<AuditReport>)> {
+    let file = File::open(bundle).with_context(|| format!("opening {}", bundle.display()))?;
+    let mut leaves: Vec<Digest> = Vec::new();
+    let keep = siem.is_some();
+    let verdict = jurat_proof::verify(BufReader::with_capacity(1 << 20, file), trust, &mut |_, leaf| {
+        if keep {
+            leaves.push(leaf);
+        }
+    });
+    let Verdict::Verified(report) = &verdict else { return Ok((verdict, None)) };
+    let audit = siem
+        .map(|path| -> Result<AuditReport> {
+            let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+            let mut audit = Audit::default();
+            for line in BufReader::new(file).split(b'\n') {
+                audit.line(&line.with_context(|| format!("reading {}", path.display()))?);
+            }
+            Ok(audit.finish(&report.origin, &leaves))
+        })
+        .transpose()?;
+    Ok((verdict, audit))
+}
+
+pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
+    let trust = args.trust.as_deref().map(read_trust).transpose()?;
+    let (verdict, audit) = judge(&args.bundle, trust.as_ref(), args.siem.as_deref())?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        let mut value = serde_json::to_value(&verdict)?;
+        if let (Value::Object(map), Some(audit)) = (&mut value, &audit) {
+            map.insert("siem".into(), json!(audit));
+        }
+        serde_json::to_writer_pretty(&mut out, &value)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", words::verdict(&verdict))?;
+        if let Some(audit) = &audit {
+            write!(out, "{}", words::audit(audit))?;
+        }
+    }
+    let lines_are_good = audit.is_none_or(|audit| audit.is_clean());
+    Ok(if lines_are_good { verdict.exit_code() } else { exit::NO })
+}
+
+pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
+    let (host, _, state_dir) = set_up(global)?;
+    let file = File::create_new(&args.output).with_context(|| format!("creating {}", args.output.display()))?;
+    let done = jurat_seal::export(host.disk, &state_dir.join("ledger"), BufWriter::new(&file));
+    match done {
+        Ok(size) => {
+            file.sync_all()?;
+            println!("{} leaves in {}", words::number(size), args.output.display());
+            println!("verify: jurat verify {} --trust {}", args.output.display(), state_dir.join("trust.txt").display());
+            Ok(exit::YES)
+        }
+        Err(error) => {
+            let _ = fs::remove_file(&args.output);
+            Err(error.into())
+        }
+    }
+}
+
+pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {
+    let (host, _, state_dir) = set_up(global)?;
+    let asked = Query { session: args.session.clone(), kind: args.kind.clone(), since: args.since.clone() };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut failed: Option<io::Error> = None;
+    let mut found = 0_u64;
+    jurat_agent::query(host.disk, &state_dir, &asked, &mut |entry, value, payload| {
+        found += 1;
+        let written = if args.json {
+            write_json(&mut out, entry, payload.filter(|_| args.context))
+        } else {
+            let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
+            let short = |text: &str| text.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+            writeln!(
+                out,
+                "{:>8}  {}  {:<20}  {:<8}  {} {}",
+                value.get("seq").and_then(Value::as_u64).unwrap_or(0),
+                field("time").get(..23).unwrap_or("-"),
+                field("kind"),
+                field("session").get(..8).unwrap_or("-"),
+                short(field("action")),
+                short(field("object")),
+            )
+        };
+        failed = written.err();
+        failed.is_none()
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    out.flush()?;
+    Ok(if found > 0 { exit::YES } else { exit::NO })
+}
+
+fn write_json(out: &mut impl Write, entry: &[u8], payload: Option<&[u8]>) -> io::Result<()> {
+    match payload {
+        Some(payload) if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() => {
+            out.write_all(entry.get(..entry.len().saturating_sub(1)).unwrap_or(entry))?;
+            out.write_all(b",\"full_context\":")?;
+            out.write_all(payload)?;
+            out.write_all(b"}\n")
+        }
+        _ => {
+            out.write_all(entry)?;
+            out.write_all(b"\n")
+        }
+    }
+}
+
+pub(crate) fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
+    let (host, _, state_dir) = set_up(global)?;
+    let path = state_dir.join("status.json");
+    let Some(status) = read_status(&*host.disk, &state_dir).with_context(|| format!("reading {}", path.display()))? else {
+        eprintln!("jurat: {}: this endpoint never ran; start it with `jurat run`", path.display());
+        return Ok(exit::COULD_NOT_TELL);
+    };
+    // Who holds the ledger's lock runs.
+    let alive = host.disk.lock(&state_dir.join("ledger/lock")).is_err();
+    if args.json {
+        let mut value = serde_json::to_value(&status)?;
+        if let Value::Object(map) = &mut value {
+            map.insert("alive".into(), alive.into());
+        }
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else {
+        print!("{}", words::status(&status, alive));
+    }
+    Ok(if alive && status.problem.is_none() { exit::YES } else { exit::NO })
+}
+
+pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
+    let (host, _, state_dir) = set_up(global)?;
+    let dir = state_dir.join("ledger");
+    let found = jurat_ledger::fsck(&*host.disk, &dir).with_context(|| format!("reading {}", dir.display()))?;
+    if json {
+        let segments: Vec<Value> = found
+            .segments
+            .iter()
+            .map(|segment| {
+                json!({
+                    "path": segment.path, "bytes": segment.len, "records": segment.records,
+                    "erased": segment.erased, "damaged_at": segment.damaged_at, "torn_bytes": segment.torn,
+                })
+            })
+            .collect();
+        let report = json!({ "clean": found.is_clean(), "segments": segments, "holes": found.holes });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        for segment in &found.segments {
+            let state = match (segment.damaged_at, segment.torn) {
+                (Some(at), _) => format!("DAMAGED at byte {at}"),
+                (None, 0) => "good".into(),
+                (None, torn) => format!("good, {torn} bytes of an unfinished group at its end"),
+            };
+            let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
+            println!("{name}  {:>10} records  {:>8}  {state}", words::number(segment.records), words::bytes(segment.len));
+        }
+        for (before, after) in &found.holes {
+            println!("MISSING between the segments {before:016x} and {after:016x}");
+        }
+        println!("{}", if found.is_clean() { "clean" } else { "DAMAGED: the collector's archive holds what was delivered" });
+    }
+    Ok(if found.is_clean() { exit::YES } else { exit::NO })
+}

@@ -1,0 +1,169 @@
+//! Reports for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use jurat_agent::Status;
+use jurat_proof::{Reason, Report, Verdict};
+use jurat_sink::line::AuditReport;
+
+/// A number with thousands separated.
+pub(crate) fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes in a unit that fits.
+pub(crate) fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{} kB", count / 1_000),
+        10_000_000..10_000_000_000 => format!("{} MB", count / 1_000_000),
+        _ => format!("{} GB", count / 1_000_000_000),
+    }
+}
+
+/// Names with their counts, most frequent first.
+pub(crate) fn counts(map: &BTreeMap<String, u64>) -> String {
+    if map.is_empty() {
+        return "none".into();
+    }
+    let mut list: Vec<_> = map.iter().collect();
+    list.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
+    list.iter().map(|(name, count)| format!("{name} {}", number(**count))).collect::<Vec<_>>().join(", ")
+}
+
+/// A verdict as a few lines.
+pub(crate) fn verdict(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Verified(found) => report(found),
+        Verdict::Tampered { place } => format!("TAMPERED: {place}\n"),
+        Verdict::Unverifiable { reason } => format!("COULD NOT TELL: {}\n", reason_text(reason)),
+    }
+}
+
+fn reason_text(reason: &Reason) -> String {
+    match reason {
+        Reason::NoTrust => "no trust file was given; name whom you believe with --trust FILE".into(),
+        Reason::NotABundle { what } => what.clone(),
+        Reason::UnknownOrigin { origin } => format!("the trust file does not name the log {origin}"),
+        Reason::UnknownKey { origin } => format!("no key that the trust file accepts for {origin} signed this"),
+        Reason::Quorum { found, needed } => {
+            format!("{found} of the {needed} witnesses that the trust file asks for have cosigned")
+        }
+        _ => format!("{reason:?}"),
+    }
+}
+
+/// The axes and what is not proven.
+pub(crate) fn report(report: &Report) -> String {
+    let mut out = String::new();
+    let axes = &report.axes;
+    let exposure = match report.exposure_s {
+        Some(seconds) => format!("{seconds} s between witnessed checkpoints, at the longest"),
+        None => "without end: nothing was witnessed".into(),
+    };
+    let _ = writeln!(out, "VERIFIED  {}", report.origin);
+    let _ = writeln!(out, "  leaves     {}", number(report.size));
+    let _ = writeln!(out, "  root       {}", report.root);
+    let _ = writeln!(out, "  integrity  {}", lower(&axes.integrity));
+    let _ = writeln!(out, "  key        {}", lower(&axes.key));
+    let _ = writeln!(out, "  isolation  {}", lower(&axes.isolation));
+    let _ = writeln!(out, "  witness    {}", axes.witness);
+    let _ = writeln!(out, "  archive    {}", axes.archive);
+    let _ = writeln!(out, "  complete   {}", if axes.complete { "yes" } else { "no" });
+    let _ = writeln!(out, "  exposure   {exposure}");
+    let _ = writeln!(out, "  events     {}", counts(&report.events));
+    let _ = writeln!(out, "  filtered   {}", counts(&report.filtered));
+    let _ = writeln!(out, "  redacted   {} values", number(report.redactions));
+    if report.custody {
+        let _ = writeln!(out, "  custody    content was recorded untouched, secrets included");
+    }
+    if report.payloads_missing > 0 {
+        let _ = writeln!(out, "  payloads   {} are not here (erased or withheld)", number(report.payloads_missing));
+    }
+    let gaps: Vec<_> = report.gaps.iter().map(|(seq, what)| format!("{what} at leaf {seq}")).collect();
+    if !gaps.is_empty() {
+        let more = if gaps.len() > 6 { format!(", and {} more", gaps.len() - 6) } else { String::new() };
+        let _ = writeln!(out, "  gaps       {}{more}", gaps.get(..6).unwrap_or(&gaps).join(", "));
+    }
+    let _ = writeln!(out, "Not proven:");
+    for line in &report.not_proven {
+        let _ = writeln!(out, "  - {line}");
+    }
+    out
+}
+
+fn lower(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+/// The result of comparing a SIEM's lines.
+pub(crate) fn audit(report: &AuditReport) -> String {
+    if report.is_clean() {
+        return format!("SIEM      every leaf has its one unaltered line ({} lines)\n", number(report.lines));
+    }
+    let list = |numbers: &[u64]| {
+        let shown = numbers.iter().take(10).map(u64::to_string).collect::<Vec<_>>().join(", ");
+        if numbers.len() > 10 { format!("{shown}, and {} more", numbers.len() - 10) } else { shown }
+    };
+    let mut out = "SIEM      NOT as sent\n".to_owned();
+    for (what, numbers) in [
+        ("missing lines (sink_seq)", &report.missing),
+        ("altered lines (sink_seq)", &report.altered),
+        ("duplicated lines (sink_seq)", &report.duplicated),
+        ("leaves without a line (seq)", &report.unwritten),
+    ] {
+        if !numbers.is_empty() {
+            let _ = writeln!(out, "  {what}: {}", list(numbers));
+        }
+    }
+    out
+}
+
+/// An endpoint's status.
+pub(crate) fn status(status: &Status, alive: bool) -> String {
+    let mut out = String::new();
+    let state = if alive || status.state == "stopped" {
+        status.state.clone()
+    } else {
+        format!("not running (it was {} until {})", status.state, status.time)
+    };
+    let _ = writeln!(out, "state      {state}");
+    let _ = writeln!(out, "log        {}", status.origin);
+    let _ = writeln!(out, "head       {} leaves, root {}", number(status.size), status.root);
+    let _ = writeln!(out, "collector  {}", status.collector);
+    let confirmed = if status.frontier_confirmed { "" } else { " (head not confirmed by the collector at the start)" };
+    let _ = writeln!(out, "archived   {} leaves{confirmed}", number(status.delivered));
+    let queue = &status.queue;
+    let _ = writeln!(
+        out,
+        "queue      {} leaves, {}, oldest {} s",
+        number(queue.len),
+        bytes(queue.bytes),
+        queue.oldest_s
+    );
+    let _ = writeln!(out, "exposure   {} s now", status.exposure_s);
+    let _ = writeln!(out, "files      {} followed, {} not read yet", number(status.files), bytes(status.unread_bytes));
+    let _ = writeln!(
+        out,
+        "records    {} lines read, {} sealed, filtered: {}, shed {}",
+        number(status.lines_in),
+        number(status.records_sealed),
+        counts(&status.records_filtered),
+        status.shed
+    );
+    let _ = writeln!(out, "redacted   {} values, {} records withheld", number(status.redactions), status.withheld);
+    let _ = writeln!(out, "ledger     {}", bytes(status.ledger_bytes));
+    if let Some(problem) = &status.problem {
+        let _ = writeln!(out, "problem    {problem}");
+    }
+    out
+}
