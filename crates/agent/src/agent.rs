@@ -176,7 +176,12 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError`] names what cannot be used.
-    pub fn open(host: &Host, config: &Config, state_dir: &Path, inputs: &Inputs) -> Result<Self, AgentError> {
+    pub fn open(
+        host: &Host,
+        config: &Config,
+        state_dir: &Path,
+        inputs: &Inputs,
+    ) -> Result<Self, AgentError> {
         let enrolment = Enrolment::load(host, state_dir)?;
         let keys = state_dir.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
@@ -214,19 +219,30 @@ impl Agent {
             &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
         )?;
         let mode = if custody { Mode::Custody } else { Mode::Redact };
-        let redactor = Redactor::new(mode, load("fingerprint.key")?.expose(), &config.redact.personal)?;
+        let redactor = Redactor::new(
+            mode,
+            load("fingerprint.key")?.expose(),
+            &config.redact.personal,
+        )?;
         let mut pipeline = Pipeline::new(redactor, config.filter.clone(), marks);
         let now = Instant::now();
-        pipeline.sessions = sealer.open_sessions().into_iter().map(|session| (session, now)).collect();
+        pipeline.sessions = sealer
+            .open_sessions()
+            .into_iter()
+            .map(|session| (session, now))
+            .collect();
         let wake = inputs.sender();
         let watch = Watch::new(&roots, move || drop(wake.send(Input::Changed)));
         let tail = Tail::new(roots, files);
         let cursors = state_dir.join("cursors");
-        host.disk.create_dir_all(&cursors).map_err(|source| LedgerError::Io {
-            path: cursors.clone(),
-            doing: "creating the cursors' folder",
-            source,
-        }).map_err(SealError::from)?;
+        host.disk
+            .create_dir_all(&cursors)
+            .map_err(|source| LedgerError::Io {
+                path: cursors.clone(),
+                doing: "creating the cursors' folder",
+                source,
+            })
+            .map_err(SealError::from)?;
         let cursor_path = cursors.join("collector.json");
         let bell = Arc::new(Bell::default());
         let uploader = Uploader {
@@ -264,12 +280,24 @@ impl Agent {
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
-        let sources: Vec<_> = agent.tail.roots().iter().map(|root| root.dir.to_string_lossy().into_owned()).collect();
+        let sources: Vec<_> = agent
+            .tail
+            .roots()
+            .iter()
+            .map(|root| root.dir.to_string_lossy().into_owned())
+            .collect();
         let started = Event::own(Kind::AgentStarted)
             .detail("version", env!("CARGO_PKG_VERSION"))
             .detail("isolation", isolation)
             .detail("custody", custody)
-            .detail("frontier", if agent.confirmed { "confirmed" } else { "frontier_unconfirmed" })
+            .detail(
+                "frontier",
+                if agent.confirmed {
+                    "confirmed"
+                } else {
+                    "frontier_unconfirmed"
+                },
+            )
             .detail("policy", policy)
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
@@ -280,16 +308,25 @@ impl Agent {
     /// Before anything is signed: does the collector know a longer or another history?
     fn meet_the_collector(&mut self, inputs: &Inputs) -> Result<(), AgentError> {
         let deadline = Instant::now() + Duration::from_secs(6);
-        while let Ok(input) = inputs.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        while let Ok(input) = inputs
+            .receiver
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
             match input {
                 Input::Delivery(Delivery::Frontier(frontier)) => {
                     let Some(frontier) = frontier else { break };
                     let head = self.sealer.head();
                     let longer = frontier.size > head.size;
-                    let other = frontier.size == head.size && frontier.size > 0 && frontier.root != head.root;
+                    let other = frontier.size == head.size
+                        && frontier.size > 0
+                        && frontier.root != head.root;
                     if longer || other {
                         let root = frontier.root.to_string();
-                        return Err(AgentError::RolledBack { witnessed: frontier.size, root, held: head.size });
+                        return Err(AgentError::RolledBack {
+                            witnessed: frontier.size,
+                            root,
+                            held: head.size,
+                        });
                     }
                     self.confirmed = true;
                     break;
@@ -323,14 +360,20 @@ impl Agent {
         loop {
             // 1. What happened. With something to read there is no wait.
             let busy = !self.tail.is_idle() && self.paused.is_none();
-            let mut deadline = next_scan.min(next_status).min(sealed_at + every(seal.heartbeat_s));
+            let mut deadline = next_scan
+                .min(next_status)
+                .min(sealed_at + every(seal.heartbeat_s));
             if let Some(since) = first_pending {
                 deadline = deadline.min(since + Duration::from_millis(COMMIT_MS));
             }
             if let Some(since) = in_batch_since {
                 deadline = deadline.min(since + every(seal.batch_s));
             }
-            let wait = if busy { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+            let wait = if busy {
+                Duration::ZERO
+            } else {
+                deadline.saturating_duration_since(Instant::now())
+            };
             let mut input = inputs.receiver.recv_timeout(wait);
             loop {
                 match input {
@@ -342,7 +385,10 @@ impl Agent {
                     Ok(Input::Delivery(delivery)) => self.delivered(delivery)?,
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
                 }
-                input = inputs.receiver.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+                input = inputs
+                    .receiver
+                    .try_recv()
+                    .map_err(|_| RecvTimeoutError::Timeout);
             }
             let now = Instant::now();
             if now >= next_scan {
@@ -366,7 +412,8 @@ impl Agent {
                 self.waiting_since.get_or_insert(now);
             }
             let idle = self.tail.is_idle();
-            let full_batch = self.sealer.batch_len() >= seal.batch_events || self.sealer.batch_bytes() >= BATCH_BYTES;
+            let full_batch = self.sealer.batch_len() >= seal.batch_events
+                || self.sealer.batch_bytes() >= BATCH_BYTES;
             let old_batch = in_batch_since.is_some_and(|since| now >= since + every(seal.batch_s));
             let ending = finish != Finish::Never && idle && in_batch_since.is_some();
             if full_batch || old_batch || ending {
@@ -374,7 +421,8 @@ impl Agent {
                     (in_batch_since, first_pending, sealed_at) = (None, None, now);
                 }
             } else if self.sealer.pending_bytes() >= COMMIT_BYTES
-                || first_pending.is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS))
+                || first_pending
+                    .is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS))
             {
                 if self.commit()? {
                     first_pending = None;
@@ -400,7 +448,11 @@ impl Agent {
                     self.write_status(&status);
                 }
                 last_status = status;
-                let pause = if finish == Finish::Never { STATUS_MS } else { 100 };
+                let pause = if finish == Finish::Never {
+                    STATUS_MS
+                } else {
+                    100
+                };
                 next_status = now + Duration::from_millis(pause);
             }
             if finished {
@@ -430,7 +482,9 @@ impl Agent {
     fn commit(&mut self) -> Result<bool, AgentError> {
         let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
-        let done = self.sealer.commit(&blob, &mut || snapshot(&tail.positions(), marks));
+        let done = self
+            .sealer
+            .commit(&blob, &mut || snapshot(&tail.positions(), marks));
         self.after(done)
     }
 
@@ -444,13 +498,16 @@ impl Agent {
         let counters = counters.as_object().cloned().unwrap_or_default();
         let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
-        let done = self.sealer.seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
+        let done = self
+            .sealer
+            .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
         self.after(done.map(drop))
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
-        self.sealer.sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        self.sealer
+            .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
         self.ring();
         Ok(())
     }
@@ -474,7 +531,9 @@ impl Agent {
 
     /// Tells the uploader how far the ledger reaches.
     fn ring(&self) {
-        self.bell.end.store(self.sealer.ledger().end(), Ordering::Release);
+        self.bell
+            .end
+            .store(self.sealer.ledger().end(), Ordering::Release);
         self.bell.ring.notify_one();
     }
 
@@ -485,7 +544,10 @@ impl Agent {
             Delivery::Located { position, size } => self.cursor = Cursor { position, size },
             Delivery::Accepted { accepted, position } => {
                 self.problem = None;
-                self.cursor = Cursor { position, size: accepted.size };
+                self.cursor = Cursor {
+                    position,
+                    size: accepted.size,
+                };
                 self.cosigned_at = Some(self.host.clock.now().unix_s());
                 self.waiting_since = (accepted.size < self.sealer.head().size).then(Instant::now);
                 self.sealer.keep_cosigned(&accepted.note)?;
@@ -502,12 +564,18 @@ impl Agent {
 
     /// Pauses reading when what is not archived fills the ledger's share of the disk.
     fn check_room(&mut self) -> Result<(), AgentError> {
-        let waiting = self.sealer.ledger().end().saturating_sub(self.cursor.position);
+        let waiting = self
+            .sealer
+            .ledger()
+            .end()
+            .saturating_sub(self.cursor.position);
         let full = waiting > self.config.ledger.bytes_max;
         if full && self.paused.is_none() {
             let why = "the ledger is full of what the collector has not archived";
             self.paused = Some(why.to_owned());
-            let event = Event::own(Kind::LedgerFull).severity(Severity::High).detail("waiting_bytes", waiting);
+            let event = Event::own(Kind::LedgerFull)
+                .severity(Severity::High)
+                .detail("waiting_bytes", waiting);
             self.sealer.push_own(&event)?;
         } else if !full && self.paused.is_some() {
             self.paused = None;
@@ -545,11 +613,16 @@ impl Agent {
         let counters = &self.pipeline.counters;
         let head = self.sealer.head();
         let ledger = self.sealer.ledger();
-        let waiting_s = self.waiting_since.map_or(0, |since| since.elapsed().as_secs());
+        let waiting_s = self
+            .waiting_since
+            .map_or(0, |since| since.elapsed().as_secs());
         Status {
             time: self.host.clock.now().rfc3339(),
             pid: std::process::id(),
-            state: self.paused.as_ref().map_or_else(|| state.to_owned(), |why| format!("paused: {why}")),
+            state: self
+                .paused
+                .as_ref()
+                .map_or_else(|| state.to_owned(), |why| format!("paused: {why}")),
             origin: self.enrolment.origin.clone(),
             collector: self.enrolment.url.clone(),
             files: self.tail.len() as u64,
@@ -589,18 +662,28 @@ impl Agent {
 }
 
 fn status_differs(new: &Status, old: &Status) -> bool {
-    let plain = |status: &Status| Status { time: String::new(), exposure_s: 0, queue: Queue::default(), ..status.clone() };
+    let plain = |status: &Status| Status {
+        time: String::new(),
+        exposure_s: 0,
+        queue: Queue::default(),
+        ..status.clone()
+    };
     plain(new) != plain(old) || new.queue.len != old.queue.len
 }
 
 /// `shared` when the owner of any source could also read the keys: it is the same account.
 fn isolation(roots: &[Root]) -> &'static str {
     let me = jurat_disk::user_id();
-    let shared = roots.iter().any(|root| jurat_disk::owner(&root.dir).is_none_or(|owner| owner == me || owner == 0));
+    let shared = roots
+        .iter()
+        .any(|root| jurat_disk::owner(&root.dir).is_none_or(|owner| owner == me || owner == 0));
     if shared { "shared" } else { "separate" }
 }
 
 fn policy_digest(config: &Config) -> String {
     let text = toml::to_string(config).unwrap_or_default();
-    digest(&SHA256, text.as_bytes()).as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    digest(&SHA256, text.as_bytes())
+        .as_ref()
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }

@@ -91,7 +91,13 @@ pub struct SealConfig {
 
 impl Default for SealConfig {
     fn default() -> Self {
-        Self { batch_events: 1_000, batch_s: 5, heartbeat_s: 60, session_idle_s: 3_600, scan_s: 5 }
+        Self {
+            batch_events: 1_000,
+            batch_s: 5,
+            heartbeat_s: 60,
+            session_idle_s: 3_600,
+            scan_s: 5,
+        }
     }
 }
 
@@ -106,7 +112,9 @@ pub struct LedgerConfig {
 
 impl Default for LedgerConfig {
     fn default() -> Self {
-        Self { bytes_max: 2 * 1024 * 1024 * 1024 }
+        Self {
+            bytes_max: 2 * 1024 * 1024 * 1024,
+        }
     }
 }
 
@@ -153,11 +161,16 @@ impl Config {
     /// Where the configuration is looked for: `JURAT_CONFIG`, the user's own, `/etc/jurat`.
     pub fn places() -> Vec<PathBuf> {
         let named = env("JURAT_CONFIG").map(PathBuf::from);
-        let own = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".config")));
+        let own = env("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(home()?.join(".config")));
         let own = own.map(|dir| dir.join("jurat/jurat.toml"));
         match named {
             Some(path) => vec![path],
-            None => own.into_iter().chain([PathBuf::from("/etc/jurat/jurat.toml")]).collect(),
+            None => own
+                .into_iter()
+                .chain([PathBuf::from("/etc/jurat/jurat.toml")])
+                .collect(),
         }
     }
 
@@ -171,9 +184,14 @@ impl Config {
         for path in places {
             match fs::read_to_string(&path) {
                 Ok(text) => {
-                    let config: Self = toml::from_str(&text)
-                        .map_err(|source| ConfigError::Syntax { path: path.clone(), source: Box::new(source) })?;
-                    config.check().map_err(|what| ConfigError::Value { path, what })?;
+                    let config: Self =
+                        toml::from_str(&text).map_err(|source| ConfigError::Syntax {
+                            path: path.clone(),
+                            source: Box::new(source),
+                        })?;
+                    config
+                        .check()
+                        .map_err(|what| ConfigError::Value { path, what })?;
                     return Ok(config);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {}
@@ -185,15 +203,26 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         let seal = &self.seal;
-        if seal.batch_events == 0 || seal.batch_s == 0 || seal.heartbeat_s == 0 || seal.scan_s == 0 {
-            return Err("seal: batch_events, batch_s, heartbeat_s and scan_s must be at least 1".into());
+        if seal.batch_events == 0 || seal.batch_s == 0 || seal.heartbeat_s == 0 || seal.scan_s == 0
+        {
+            return Err(
+                "seal: batch_events, batch_s, heartbeat_s and scan_s must be at least 1".into(),
+            );
         }
         if seal.batch_events > 2_000 {
             return Err("seal.batch_events: at most 2000, an upload must fit into 8 MiB".into());
         }
         let known = ["email", "payment-card", "iban"];
-        match self.redact.personal.iter().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => Err(format!("redact.personal: {name:?} is not one of {}", known.join(", "))),
+        match self
+            .redact
+            .personal
+            .iter()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            Some(name) => Err(format!(
+                "redact.personal: {name:?} is not one of {}",
+                known.join(", ")
+            )),
             None => Ok(()),
         }
     }
@@ -215,8 +244,11 @@ impl Config {
         if jurat_disk::user_id() == 0 {
             return Ok("/var/lib/jurat".into());
         }
-        let own = env("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".local/state")));
-        own.map(|dir| dir.join("jurat")).ok_or(ConfigError::Homeless)
+        let own = env("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(home()?.join(".local/state")));
+        own.map(|dir| dir.join("jurat"))
+            .ok_or(ConfigError::Homeless)
     }
 
     /// The folders that are read: the configured ones, or this user's Claude Code.
@@ -224,10 +256,16 @@ impl Config {
         if !self.source.is_empty() {
             return self.source.clone();
         }
-        let dir = env("CLAUDE_CONFIG_DIR").map(PathBuf::from).or_else(|| Some(home()?.join(".claude")));
-        dir.map(|dir| SourceConfig { name: "claude-code".into(), dir, patterns: claude_code_patterns() })
-            .into_iter()
-            .collect()
+        let dir = env("CLAUDE_CONFIG_DIR")
+            .map(PathBuf::from)
+            .or_else(|| Some(home()?.join(".claude")));
+        dir.map(|dir| SourceConfig {
+            name: "claude-code".into(),
+            dir,
+            patterns: claude_code_patterns(),
+        })
+        .into_iter()
+        .collect()
     }
 }
 

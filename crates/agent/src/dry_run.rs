@@ -46,17 +46,28 @@ pub struct DryRun {
 ///
 /// # Errors
 /// [`AgentError`] when the configuration cannot be used.
-pub fn dry_run(_host: &Host, config: &Config, progress: &mut dyn FnMut(u64)) -> Result<DryRun, AgentError> {
+pub fn dry_run(
+    _host: &Host,
+    config: &Config,
+    progress: &mut dyn FnMut(u64),
+) -> Result<DryRun, AgentError> {
     let roots: Vec<Root> = config
         .sources()
         .iter()
         .map(|source| Root::new(&source.name, &source.dir, &source.patterns))
         .collect::<Result<_, _>>()?;
-    let mode = if config.redact.mode == RedactMode::Custody { Mode::Custody } else { Mode::Redact };
+    let mode = if config.redact.mode == RedactMode::Custody {
+        Mode::Custody
+    } else {
+        Mode::Redact
+    };
     let redactor = Redactor::new(mode, &[0; 32], &config.redact.personal)?;
     let mut pipeline = Pipeline::new(redactor, config.filter.clone(), Marks::new([0; 32]));
     let mut out = DryRun {
-        roots: roots.iter().map(|root| root.dir.to_string_lossy().into_owned()).collect(),
+        roots: roots
+            .iter()
+            .map(|root| root.dir.to_string_lossy().into_owned())
+            .collect(),
         ..DryRun::default()
     };
     let mut sessions = BTreeSet::new();
@@ -67,10 +78,16 @@ pub fn dry_run(_host: &Host, config: &Config, progress: &mut dyn FnMut(u64)) -> 
         let more = tail.read(
             1024 * 1024,
             &mut |item| {
-                let (Item::Line { bytes, path, .. } | Item::Piece { bytes, path, .. }) = &item else { return };
+                let (Item::Line { bytes, path, .. } | Item::Piece { bytes, path, .. }) = &item
+                else {
+                    return;
+                };
                 out.lines_in += 1;
                 out.bytes_in += bytes.len() as u64;
-                let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+                let stem = path
+                    .file_stem()
+                    .and_then(|stem| stem.to_str())
+                    .unwrap_or_default();
                 let decoded = claude_code::decode(bytes, Hint { file_stem: stem });
                 if let Some(reason) = pipeline.filtered(&decoded) {
                     *out.records_filtered.entry(reason).or_default() += 1;
@@ -78,7 +95,12 @@ pub fn dry_run(_host: &Host, config: &Config, progress: &mut dyn FnMut(u64)) -> 
                 }
                 out.records_sealed += 1;
                 sessions.extend(decoded.record.session.clone());
-                let day = decoded.record.claimed_time.as_deref().and_then(|time| time.get(..10)).unwrap_or("undated");
+                let day = decoded
+                    .record
+                    .claimed_time
+                    .as_deref()
+                    .and_then(|time| time.get(..10))
+                    .unwrap_or("undated");
                 let day = out.days.entry(day.to_owned()).or_default();
                 for event in decoded.blocks.iter().chain([&decoded.record]) {
                     *out.events.entry(event.kind.name().to_owned()).or_default() += 1;

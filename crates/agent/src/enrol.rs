@@ -62,7 +62,9 @@ pub enum EnrolError {
         source: std::io::Error,
     },
     /// This device is enrolled already.
-    #[error("this device is enrolled with {url} as {origin}; use another --state-dir for another enrolment")]
+    #[error(
+        "this device is enrolled with {url} as {origin}; use another --state-dir for another enrolment"
+    )]
     Already {
         /// The collector.
         url: String,
@@ -89,10 +91,19 @@ impl Enrolment {
         let path = state_dir.join("enrolment.json");
         let doing = "reading the enrolment";
         match read(&*host.disk, &path, 1024 * 1024) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| EnrolError::Io { path, doing, source: std::io::Error::other(error) }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(EnrolError::Missing { path }),
-            Err(source) => Err(EnrolError::Io { path, doing, source }),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| EnrolError::Io {
+                path,
+                doing,
+                source: std::io::Error::other(error),
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(EnrolError::Missing { path })
+            }
+            Err(source) => Err(EnrolError::Io {
+                path,
+                doing,
+                source,
+            }),
         }
     }
 }
@@ -104,16 +115,25 @@ impl Enrolment {
 ///
 /// # Errors
 /// [`EnrolError`]; nothing is kept but the device's own key.
-pub async fn enroll(host: &Host, state_dir: &Path, options: &EnrolOptions) -> Result<Enrolment, EnrolError> {
+pub async fn enroll(
+    host: &Host,
+    state_dir: &Path,
+    options: &EnrolOptions,
+) -> Result<Enrolment, EnrolError> {
     if let Ok(known) = Enrolment::load(host, state_dir) {
-        return Err(EnrolError::Already { url: known.url, origin: known.origin });
+        return Err(EnrolError::Already {
+            url: known.url,
+            origin: known.origin,
+        });
     }
     let keys = state_dir.join("keys");
-    host.disk.create_dir_all(&keys).map_err(|source| EnrolError::Io {
-        path: keys.clone(),
-        doing: "creating the keys' folder",
-        source,
-    })?;
+    host.disk
+        .create_dir_all(&keys)
+        .map_err(|source| EnrolError::Io {
+            path: keys.clone(),
+            doing: "creating the keys' folder",
+            source,
+        })?;
     let seed = Secret::load_or_create(host, &keys.join("log.key"))?;
     Secret::load_or_create(host, &keys.join("reveal.key"))?;
     let device = jurat_disk::random_uuid(&*host.rng);
@@ -132,10 +152,12 @@ pub async fn enroll(host: &Host, state_dir: &Path, options: &EnrolOptions) -> Re
     };
     let answer = collector.enroll(&options.token, &asked).await?;
     let secret = |text: &str, what: &str| {
-        Secret::from_base64(text).ok_or_else(|| EnrolError::Answer(format!("{what} is not 32 bytes in base64")))
+        Secret::from_base64(text)
+            .ok_or_else(|| EnrolError::Answer(format!("{what} is not 32 bytes in base64")))
     };
     secret(&answer.hmac_key, "hmac_key")?.store(host, &keys.join("hmac.key"))?;
-    secret(&answer.fingerprint_key, "fingerprint_key")?.store(host, &keys.join("fingerprint.key"))?;
+    secret(&answer.fingerprint_key, "fingerprint_key")?
+        .store(host, &keys.join("fingerprint.key"))?;
     secret(&answer.token, "token")?.store(host, &keys.join("token.key"))?;
     let log = SoftwareKey::log(&seed, &answer.origin)?;
     let enrolment = Enrolment {
@@ -152,16 +174,25 @@ pub async fn enroll(host: &Host, state_dir: &Path, options: &EnrolOptions) -> Re
     // The enrolment last: with it there, everything else is.
     for (name, bytes) in [("trust.txt", trust.as_bytes()), ("enrolment.json", &json)] {
         let path = state_dir.join(name);
-        replace(&*host.disk, &path, bytes)
-            .map_err(|source| EnrolError::Io { path, doing: "writing the enrolment", source })?;
+        replace(&*host.disk, &path, bytes).map_err(|source| EnrolError::Io {
+            path,
+            doing: "writing the enrolment",
+            source,
+        })?;
     }
     Ok(enrolment)
 }
 
 fn trust_text(log: &str, enrolment: &Enrolment) -> String {
     let host = enrolment.url.trim_start_matches("https://");
-    let loopback = ["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name));
-    let same_host = if loopback { "# The collector runs on this very host: not independent.\nsame-host collector\n" } else { "" };
+    let loopback = ["localhost", "127.", "[::1]"]
+        .iter()
+        .any(|name| host.starts_with(name));
+    let same_host = if loopback {
+        "# The collector runs on this very host: not independent.\nsame-host collector\n"
+    } else {
+        ""
+    };
     format!(
         "# Whom `jurat verify` believes. Written at enrolment as a suggestion; each line is your decision.\n\
          log {log}\nwitness collector {}\narchive collector {}\n{same_host}quorum 1\n",

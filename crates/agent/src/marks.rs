@@ -23,7 +23,12 @@ const GENERATION_LEN: usize = 500_000;
 
 impl Marks {
     pub(crate) fn new(key: [u8; 32]) -> Self {
-        Self { key, new: HashSet::new(), old: HashSet::new(), added: Vec::new() }
+        Self {
+            key,
+            new: HashSet::new(),
+            old: HashSet::new(),
+            added: Vec::new(),
+        }
     }
 
     /// Adds an identity; `false` when it is known.
@@ -34,7 +39,8 @@ impl Marks {
         context.update(b"\0");
         context.update(identity.as_bytes());
         let digest = context.finish();
-        let mark = u64::from_le_bytes(*digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"));
+        let mark =
+            u64::from_le_bytes(*digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"));
         if self.new.contains(&mark) || self.old.contains(&mark) {
             return false;
         }
@@ -57,7 +63,10 @@ impl Marks {
 
     /// Everything, as text: the old generation, then the new one.
     pub(crate) fn all(&self) -> (String, String) {
-        (encode(self.old.iter().copied()), encode(self.new.iter().copied()))
+        (
+            encode(self.old.iter().copied()),
+            encode(self.new.iter().copied()),
+        )
     }
 
     /// Takes back what [`Marks::all`] gave.
@@ -78,6 +87,11 @@ fn encode(marks: impl Iterator<Item = Mark>) -> String {
 
 fn decode(text: &str) -> impl Iterator<Item = Mark> {
     let bytes = BASE64.decode(text).unwrap_or_default();
-    let marks: Vec<Mark> = bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+    let marks: Vec<Mark> = bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|chunk| u64::from_le_bytes(*chunk))
+        .collect();
     marks.into_iter()
 }

@@ -49,24 +49,50 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(redactor: Redactor, filter: Filter, marks: Marks) -> Self {
         let uid = jurat_disk::user_id();
-        let actor = Actor { user: jurat_disk::user_name(uid), uid: Some(uid), ..Actor::default() };
-        Self { redactor, filter, marks, counters: Counters::default(), actor, sessions: HashMap::new() }
+        let actor = Actor {
+            user: jurat_disk::user_name(uid),
+            uid: Some(uid),
+            ..Actor::default()
+        };
+        Self {
+            redactor,
+            filter,
+            marks,
+            counters: Counters::default(),
+            actor,
+            sessions: HashMap::new(),
+        }
     }
 
     /// Seals an item, or counts it as filtered.
     pub(crate) fn take(&mut self, sealer: &mut Sealer, item: &Item<'_>) -> Result<(), SealError> {
         match item {
-            Item::Line { source, path, offset, bytes, unterminated } => {
+            Item::Line {
+                source,
+                path,
+                offset,
+                bytes,
+                unterminated,
+            } => {
                 self.counters.lines_in += 1;
                 self.counters.bytes_in += bytes.len() as u64;
                 let mut decoded = claude_code::decode(bytes, hint(path));
                 decoded.record.source = Some(place(source, path, *offset, bytes.len()));
                 if *unterminated {
-                    decoded.record.labels.insert("unterminated".into(), "true".into());
+                    decoded
+                        .record
+                        .labels
+                        .insert("unterminated".into(), "true".into());
                 }
                 self.record(sealer, decoded)
             }
-            Item::Piece { source, path, offset, bytes, more } => {
+            Item::Piece {
+                source,
+                path,
+                offset,
+                bytes,
+                more,
+            } => {
                 if !more {
                     self.counters.lines_in += 1;
                     self.counters.records_sealed += 1;
@@ -80,13 +106,24 @@ impl Pipeline {
                 self.counters.events += 1;
                 sealer.push(&redacted, None).map(drop)
             }
-            Item::Lost { source, path, what, read, len, lines } => {
+            Item::Lost {
+                source,
+                path,
+                what,
+                read,
+                len,
+                lines,
+            } => {
                 let kind = match what {
                     Lost::Truncated => Kind::TranscriptTruncated,
                     Lost::Rewritten => Kind::TranscriptRewritten,
                     Lost::Deleted => Kind::TranscriptDeleted,
                 };
-                let severity = if *what == Lost::Deleted { Severity::Medium } else { Severity::High };
+                let severity = if *what == Lost::Deleted {
+                    Severity::Medium
+                } else {
+                    Severity::High
+                };
                 let mut event = Event::own(kind)
                     .severity(severity)
                     .detail("read_bytes", *read)
@@ -132,7 +169,10 @@ impl Pipeline {
         if self.filter.strip_tool_calls && !decoded.blocks.is_empty() {
             decoded.blocks.clear();
             decoded.record.context = None;
-            decoded.record.detail.insert("stripped".into(), "tool calls".into());
+            decoded
+                .record
+                .detail
+                .insert("stripped".into(), "tool calls".into());
         }
         let redacted = self.redactor.redact(decoded.record);
         self.counters.redactions += redacted.redactions();
@@ -173,9 +213,19 @@ impl Pipeline {
 }
 
 fn hint(path: &Path) -> Hint<'_> {
-    Hint { file_stem: path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default() }
+    Hint {
+        file_stem: path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default(),
+    }
 }
 
 fn place(source: &str, path: &Path, offset: u64, len: usize) -> Source {
-    Source { name: source.to_owned(), path: path.to_string_lossy().into_owned(), offset, len: len as u64 }
+    Source {
+        name: source.to_owned(),
+        path: path.to_string_lossy().into_owned(),
+        offset,
+        len: len as u64,
+    }
 }

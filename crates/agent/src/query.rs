@@ -27,9 +27,17 @@ pub struct QueryError(#[from] LedgerError);
 impl Query {
     fn matches(&self, entry: &Value) -> bool {
         let field = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
-        self.session.as_deref().is_none_or(|wanted| field("session").starts_with(wanted))
-            && self.kind.as_deref().is_none_or(|wanted| field("kind").starts_with(wanted))
-            && self.since.as_deref().is_none_or(|since| field("time") >= since)
+        self.session
+            .as_deref()
+            .is_none_or(|wanted| field("session").starts_with(wanted))
+            && self
+                .kind
+                .as_deref()
+                .is_none_or(|wanted| field("kind").starts_with(wanted))
+            && self
+                .since
+                .as_deref()
+                .is_none_or(|since| field("time") >= since)
     }
 }
 

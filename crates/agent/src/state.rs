@@ -31,7 +31,11 @@ impl Delta {
     /// What changed since the last call; empty bytes when nothing did.
     pub(crate) fn take(tail: &mut Tail, marks: &mut Marks) -> Vec<u8> {
         let (files, gone) = tail.changes();
-        let delta = Self { files, gone: gone.into_iter().collect(), marks: marks.take_added() };
+        let delta = Self {
+            files,
+            gone: gone.into_iter().collect(),
+            marks: marks.take_added(),
+        };
         if delta.files.is_empty() && delta.gone.is_empty() && delta.marks.is_empty() {
             return Vec::new();
         }
@@ -42,11 +46,21 @@ impl Delta {
 /// Everything, as bytes.
 pub(crate) fn snapshot(files: &BTreeMap<PathBuf, Position>, marks: &Marks) -> Vec<u8> {
     let (old_marks, new_marks) = marks.all();
-    serde_json::to_vec(&Whole { files: files.clone(), old_marks, new_marks }).unwrap_or_default()
+    serde_json::to_vec(&Whole {
+        files: files.clone(),
+        old_marks,
+        new_marks,
+    })
+    .unwrap_or_default()
 }
 
 /// Takes back a snapshot (`whole`) or a delta.
-pub(crate) fn apply(whole: bool, bytes: &[u8], files: &mut BTreeMap<PathBuf, Position>, marks: &mut Marks) {
+pub(crate) fn apply(
+    whole: bool,
+    bytes: &[u8],
+    files: &mut BTreeMap<PathBuf, Position>,
+    marks: &mut Marks,
+) {
     // The ledger's CRCs were checked; a blob that cannot be read is one that this program wrote
     // wrongly, and reading files again from the front is the safe answer.
     if whole {

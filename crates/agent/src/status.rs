@@ -73,7 +73,9 @@ pub struct Status {
 /// When the file cannot be read or is not a status.
 pub fn read_status(disk: &dyn Disk, state_dir: &Path) -> std::io::Result<Option<Status>> {
     match read(disk, &state_dir.join("status.json"), 1024 * 1024) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::other),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(std::io::Error::other),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

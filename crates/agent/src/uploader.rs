@@ -11,7 +11,9 @@ use jurat_disk::{Host, read, replace};
 use jurat_key::Secret;
 use jurat_ledger::{LedgerError, Reader};
 use jurat_seal::kind;
-use jurat_sink::{Accepted, Batch, BatchError, Collector, CollectorError, FrontierAnswer, Identity, read_batch};
+use jurat_sink::{
+    Accepted, Batch, BatchError, Collector, CollectorError, FrontierAnswer, Identity, read_batch,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
@@ -92,31 +94,51 @@ const REFUSED_PAUSE_S: u64 = 60;
 /// Reads the cursor; the beginning when there is none.
 pub(crate) fn load_cursor(host: &Host, path: &std::path::Path) -> Cursor {
     // A cursor that cannot be read costs a second upload, which the collector recognises.
-    read(&*host.disk, path, 4096).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    read(&*host.disk, path, 4096)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 impl Uploader {
     pub(crate) fn start(self) -> std::io::Result<Handle> {
         let (stop, mut stopped) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("uploader".into()).spawn(move || {
-            runtime.block_on(async move {
-                tokio::select! {
-                    _ = stopped.changed() => {}
-                    () = self.run() => {}
-                }
-            });
-            runtime.shutdown_background();
-        })?;
-        Ok(Handle { stop, thread: Some(thread) })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("uploader".into())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    tokio::select! {
+                        _ = stopped.changed() => {}
+                        () = self.run() => {}
+                    }
+                });
+                runtime.shutdown_background();
+            })?;
+        Ok(Handle {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     async fn run(self) {
         let token = self.token.to_base64();
-        let who = Identity { device: &self.device, token: &token, key: self.hmac_key.expose() };
-        let asked = tokio::time::timeout(Duration::from_secs(5), self.collector.frontier(&self.host, &who)).await;
+        let who = Identity {
+            device: &self.device,
+            token: &token,
+            key: self.hmac_key.expose(),
+        };
+        let asked = tokio::time::timeout(
+            Duration::from_secs(5),
+            self.collector.frontier(&self.host, &who),
+        )
+        .await;
         let frontier = asked.ok().and_then(Result::ok);
-        let _ = self.to_agent.send(Input::Delivery(Delivery::Frontier(frontier)));
+        let _ = self
+            .to_agent
+            .send(Input::Delivery(Delivery::Frontier(frontier)));
         let mut cursor = load_cursor(&self.host, &self.cursor_path);
         let mut backoff_ms = BACKOFF_MS;
         loop {
@@ -137,20 +159,27 @@ impl Uploader {
                 Ok(accepted) => {
                     backoff_ms = BACKOFF_MS;
                     cursor = if accepted.size == batch.to {
-                        Cursor { position: batch.next, size: batch.to }
+                        Cursor {
+                            position: batch.next,
+                            size: batch.to,
+                        }
                     } else {
                         self.locate(accepted.size, end).unwrap_or(cursor)
                     };
                     self.store(cursor);
                     let position = cursor.position;
-                    let _ = self.to_agent.send(Input::Delivery(Delivery::Accepted { accepted, position }));
+                    let _ = self
+                        .to_agent
+                        .send(Input::Delivery(Delivery::Accepted { accepted, position }));
                 }
                 Err(CollectorError::Conflict { size }) => match self.locate(size, end) {
                     Some(found) if found != cursor => {
                         cursor = found;
                         self.store(cursor);
                         let (position, size) = (cursor.position, cursor.size);
-                        let _ = self.to_agent.send(Input::Delivery(Delivery::Located { position, size }));
+                        let _ = self
+                            .to_agent
+                            .send(Input::Delivery(Delivery::Located { position, size }));
                     }
                     _ => {
                         self.problem(&format!(
@@ -162,14 +191,18 @@ impl Uploader {
                 Err(error @ (CollectorError::Unreachable { .. } | CollectorError::Busy { .. })) => {
                     self.problem(&describe(&error));
                     let asked_ms = match error {
-                        CollectorError::Busy { retry_after_s: Some(seconds), .. } => seconds.min(3_600) * 1_000,
+                        CollectorError::Busy {
+                            retry_after_s: Some(seconds),
+                            ..
+                        } => seconds.min(3_600) * 1_000,
                         _ => 0,
                     };
                     // Jitter: a fleet that lost its collector must not come back as one.
                     let mut jitter = [0; 8];
                     self.host.rng.fill(&mut jitter);
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
-                    tokio::time::sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
+                    tokio::time::sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms))
+                        .await;
                     backoff_ms = (backoff_ms * 2).min(BACKOFF_MAX_MS);
                 }
                 Err(error) => {
@@ -184,7 +217,12 @@ impl Uploader {
         if cursor.position >= end {
             return Ok(None);
         }
-        let mut reader = Reader::new(self.host.disk.clone(), &self.ledger_dir, cursor.position, end)?;
+        let mut reader = Reader::new(
+            self.host.disk.clone(),
+            &self.ledger_dir,
+            cursor.position,
+            end,
+        )?;
         read_batch(&mut reader, cursor.size)
     }
 
@@ -197,7 +235,10 @@ impl Uploader {
             let mut reader = Reader::new(self.host.disk.clone(), &self.ledger_dir, 0, end)?;
             while let Some(item) = reader.next_record()? {
                 if item.kind == kind::CHECKPOINT && checkpoint_size(item.body) == Some(size) {
-                    return Ok(Some(Cursor { position: item.next, size }));
+                    return Ok(Some(Cursor {
+                        position: item.next,
+                        size,
+                    }));
                 }
             }
             Ok(None)
@@ -215,7 +256,9 @@ impl Uploader {
 
     fn problem(&self, what: &str) {
         tracing::warn!(what, "delivery");
-        let _ = self.to_agent.send(Input::Delivery(Delivery::Problem(what.to_owned())));
+        let _ = self
+            .to_agent
+            .send(Input::Delivery(Delivery::Problem(what.to_owned())));
     }
 }
 

@@ -35,7 +35,10 @@ type Ctx = State<Arc<Api>>;
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
-        .route("/openapi.json", get(async || ([(http_header::CONTENT_TYPE, "application/json")], OPENAPI)))
+        .route(
+            "/openapi.json",
+            get(async || ([(http_header::CONTENT_TYPE, "application/json")], OPENAPI)),
+        )
         .route("/v1/stats", get(stats))
         .route("/v1/enroll", post(enroll))
         .route("/v1/frontier", get(frontier))
@@ -55,29 +58,54 @@ impl IntoResponse for Refused {
 
 fn ill(error: &ArchiveError) -> Refused {
     tracing::error!(%error, "the archive failed");
-    Refused::new(503, "archive_failed", "the archive failed; nothing was stored or signed")
+    Refused::new(
+        503,
+        "archive_failed",
+        "the archive failed; nothing was stored or signed",
+    )
 }
 
 fn bearer(headers: &HeaderMap) -> &str {
-    text(headers, "authorization").strip_prefix("Bearer ").unwrap_or_default()
+    text(headers, "authorization")
+        .strip_prefix("Bearer ")
+        .unwrap_or_default()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 async fn stats(State(api): Ctx) -> Json<crate::Stats> {
-    Json(api.archive.lock().unwrap_or_else(PoisonError::into_inner).stats())
+    Json(
+        api.archive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stats(),
+    )
 }
 
-async fn enroll(State(api): Ctx, headers: HeaderMap, body: Bytes) -> Result<Json<Enrolled>, Refused> {
+async fn enroll(
+    State(api): Ctx,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Enrolled>, Refused> {
     let token = api.enrol_token.to_base64();
     let given = bearer(&headers).as_bytes();
     if aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given).is_err() {
-        return Err(refuse(&api, Refused::new(401, "wrong_token", "the enrolment token is not accepted")));
+        return Err(refuse(
+            &api,
+            Refused::new(401, "wrong_token", "the enrolment token is not accepted"),
+        ));
     }
-    let enrolment: Enrolment = serde_json::from_slice(&body)
-        .map_err(|error| refuse(&api, Refused::new(400, "malformed", format!("not an enrolment: {error}"))))?;
+    let enrolment: Enrolment = serde_json::from_slice(&body).map_err(|error| {
+        refuse(
+            &api,
+            Refused::new(400, "malformed", format!("not an enrolment: {error}")),
+        )
+    })?;
     let made = api
         .devices
         .lock()
@@ -86,12 +114,21 @@ async fn enroll(State(api): Ctx, headers: HeaderMap, body: Bytes) -> Result<Json
     let (device, token) = made.map_err(|error| match error {
         DeviceError::Taken(_) => Refused::new(409, "device_taken", error.to_string()),
         DeviceError::Invalid(_) => Refused::new(400, "malformed", error.to_string()),
-        DeviceError::Io { .. } => Refused::new(503, "archive_failed", "the device table could not be written"),
+        DeviceError::Io { .. } => Refused::new(
+            503,
+            "archive_failed",
+            "the device table could not be written",
+        ),
     })?;
     let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
-    archive.note_enrolment(&device).map_err(|error| ill(&error))?;
+    archive
+        .note_enrolment(&device)
+        .map_err(|error| ill(&error))?;
     let [witness, archive_key, log] = archive.verifier_keys().map(|key| key.to_string());
-    let hmac_key = device.hmac_key().map(|key| key.to_base64()).unwrap_or_default();
+    let hmac_key = device
+        .hmac_key()
+        .map(|key| key.to_base64())
+        .unwrap_or_default();
     tracing::info!(device = device.id, origin = device.origin, "enrolled");
     Ok(Json(Enrolled {
         origin: device.origin,
@@ -106,8 +143,15 @@ async fn enroll(State(api): Ctx, headers: HeaderMap, body: Bytes) -> Result<Json
 
 /// Counts a refusal and logs it.
 fn refuse(api: &Api, refused: Refused) -> Refused {
-    tracing::warn!(code = refused.refusal.code, message = refused.refusal.message, "refused");
-    api.archive.lock().unwrap_or_else(PoisonError::into_inner).count_refusal(&refused.refusal.code);
+    tracing::warn!(
+        code = refused.refusal.code,
+        message = refused.refusal.message,
+        "refused"
+    );
+    api.archive
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .count_refusal(&refused.refusal.code);
     refused
 }
 
@@ -120,12 +164,29 @@ fn authenticate(
     body: &[u8],
 ) -> Result<(Device, (String, u64)), Refused> {
     let id = text(headers, header::DEVICE);
-    let device = api.devices.lock().unwrap_or_else(PoisonError::into_inner).find(id).cloned();
-    let unknown = || Refused::new(401, "wrong_token", "unknown device or wrong token; enrol it first");
-    let device = device.filter(|device| device.accepts_token(bearer(headers))).ok_or_else(unknown)?;
-    let timestamp: u64 = text(headers, header::TIMESTAMP)
-        .parse()
-        .map_err(|_| Refused::new(401, "stale_timestamp", "X-Jurat-Timestamp is missing or not a number"))?;
+    let device = api
+        .devices
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .find(id)
+        .cloned();
+    let unknown = || {
+        Refused::new(
+            401,
+            "wrong_token",
+            "unknown device or wrong token; enrol it first",
+        )
+    };
+    let device = device
+        .filter(|device| device.accepts_token(bearer(headers)))
+        .ok_or_else(unknown)?;
+    let timestamp: u64 = text(headers, header::TIMESTAMP).parse().map_err(|_| {
+        Refused::new(
+            401,
+            "stale_timestamp",
+            "X-Jurat-Timestamp is missing or not a number",
+        )
+    })?;
     let nonce = text(headers, header::NONCE);
     let request = Request {
         method,
@@ -138,7 +199,11 @@ fn authenticate(
     };
     let key = device.hmac_key().ok_or_else(unknown)?;
     if !request.verify(key.expose(), text(headers, header::SIGNATURE)) {
-        return Err(Refused::new(401, "bad_hmac", "X-Siem-Signature does not belong to this request"));
+        return Err(Refused::new(
+            401,
+            "bad_hmac",
+            "X-Siem-Signature does not belong to this request",
+        ));
     }
     let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
     archive.take_nonce(id, nonce, timestamp)?;
@@ -146,9 +211,13 @@ fn authenticate(
 }
 
 async fn frontier(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refused> {
-    let (device, _) =
-        authenticate(&api, &headers, "GET", "/v1/frontier", b"").map_err(|refused| refuse(&api, refused))?;
-    let answer = api.archive.lock().unwrap_or_else(PoisonError::into_inner).frontier(&device.origin);
+    let (device, _) = authenticate(&api, &headers, "GET", "/v1/frontier", b"")
+        .map_err(|refused| refuse(&api, refused))?;
+    let answer = api
+        .archive
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .frontier(&device.origin);
     Ok(Json(answer).into_response())
 }
 
@@ -159,18 +228,32 @@ async fn batches(State(api): Ctx, headers: HeaderMap, body: Bytes) -> Result<Res
         Ok(answer) => answer.map(IntoResponse::into_response),
         Err(error) => {
             tracing::error!(%error, "a bug: taking an upload panicked");
-            Err(Refused::new(500, "bug", "the collector failed; nothing was acknowledged"))
+            Err(Refused::new(
+                500,
+                "bug",
+                "the collector failed; nothing was acknowledged",
+            ))
         }
     }
 }
 
-fn take_batch(api: &Api, headers: &HeaderMap, body: &[u8]) -> Result<Json<jurat_sink::Accepted>, Refused> {
+fn take_batch(
+    api: &Api,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Json<jurat_sink::Accepted>, Refused> {
     let accepted = (|| {
         let (device, nonce) = authenticate(api, headers, "POST", "/v1/batches", body)?;
         if text(headers, "content-encoding") != "zstd" {
-            return Err(Refused::new(415, "bad_encoding", "an upload is sent with Content-Encoding: zstd"));
+            return Err(Refused::new(
+                415,
+                "bad_encoding",
+                "an upload is sent with Content-Encoding: zstd",
+            ));
         }
-        let key = device.verifier_key().ok_or_else(|| Refused::new(403, "unknown_key", "no usable key on record"))?;
+        let key = device
+            .verifier_key()
+            .ok_or_else(|| Refused::new(403, "unknown_key", "no usable key on record"))?;
         let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
         match archive.accept(&device.origin, &key, nonce, body) {
             Ok(judged) => judged,

@@ -12,7 +12,8 @@ use jurat_event::Kind;
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer, SignerError, VerifierKey, leaf_hash,
+    Chain, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer, SignerError,
+    VerifierKey, leaf_hash,
 };
 use jurat_sink::{Accepted, FileSink, FileSinkError, FrontierAnswer, line};
 use serde::{Deserialize, Serialize};
@@ -162,11 +163,13 @@ impl Archive {
         next_upload_s: u64,
     ) -> Result<Self, ArchiveError> {
         let key_dir = dir.join("keys");
-        host.disk.create_dir_all(&key_dir).map_err(|source| LedgerError::Io {
-            path: key_dir.clone(),
-            doing: "creating the keys' folder",
-            source,
-        })?;
+        host.disk
+            .create_dir_all(&key_dir)
+            .map_err(|source| LedgerError::Io {
+                path: key_dir.clone(),
+                doing: "creating the keys' folder",
+                source,
+            })?;
         let keys = Keys::open(&host, &key_dir, domain)?;
         let first = serde_json::to_vec(&Change::default()).unwrap_or_default();
         let mut state = Change::default();
@@ -176,7 +179,9 @@ impl Archive {
             host.disk.clone(),
             host.rng.clone(),
             &archive_dir,
-            Options { segment_bytes: 64 * 1024 * 1024 },
+            Options {
+                segment_bytes: 64 * 1024 * 1024,
+            },
             &first,
             &mut |replayed| match replayed {
                 Replayed::Snapshot(bytes) => match serde_json::from_slice(bytes) {
@@ -223,7 +228,8 @@ impl Archive {
 
     /// The verifier keys of witness, archive and own log.
     pub fn verifier_keys(&self) -> [VerifierKey; 3] {
-        [&self.keys.witness, &self.keys.archive, &self.keys.log].map(|key| key.verifier_key().clone())
+        [&self.keys.witness, &self.keys.archive, &self.keys.log]
+            .map(|key| key.verifier_key().clone())
     }
 
     /// What is known of a log.
@@ -234,29 +240,53 @@ impl Archive {
                 root: known(line).map_or_else(Digest::default, |known| known.frontier.root()),
                 note: Some(line.note.clone()),
             },
-            None => FrontierAnswer { size: 0, root: Frontier::default().root(), note: None },
+            None => FrontierAnswer {
+                size: 0,
+                root: Frontier::default().root(),
+                note: None,
+            },
         }
     }
 
     /// Takes a nonce, or refuses a request whose nonce was taken or whose time is off.
-    pub(crate) fn take_nonce(&mut self, device: &str, nonce: &str, timestamp: u64) -> Result<(), Refused> {
+    pub(crate) fn take_nonce(
+        &mut self,
+        device: &str,
+        nonce: &str,
+        timestamp: u64,
+    ) -> Result<(), Refused> {
         let now = self.host.clock.now().unix_s();
         if timestamp.abs_diff(now) > NONCE_WINDOW_S / 2 {
-            let message = format!("the time stamp is {} s off; check the clocks", timestamp.abs_diff(now));
+            let message = format!(
+                "the time stamp is {} s off; check the clocks",
+                timestamp.abs_diff(now)
+            );
             return Err(Refused::new(401, "stale_timestamp", message));
         }
         if nonce.len() < 16 || nonce.len() > 64 {
-            return Err(Refused::new(401, "bad_nonce", "a nonce has 16 to 64 characters"));
+            return Err(Refused::new(
+                401,
+                "bad_nonce",
+                "a nonce has 16 to 64 characters",
+            ));
         }
         if self.nonces.len() >= NONCES_MAX {
             self.nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
             if self.nonces.len() >= NONCES_MAX {
-                return Err(Refused::new(429, "busy", "too many requests in the last ten minutes"));
+                return Err(Refused::new(
+                    429,
+                    "busy",
+                    "too many requests in the last ten minutes",
+                ));
             }
         }
         let name = format!("{device}/{nonce}");
         if self.nonces.contains_key(&name) {
-            return Err(Refused::new(401, "replayed_nonce", "this nonce was used before"));
+            return Err(Refused::new(
+                401,
+                "replayed_nonce",
+                "this nonce was used before",
+            ));
         }
         self.nonces.insert(name, timestamp);
         Ok(())
@@ -276,8 +306,12 @@ impl Archive {
         body: &[u8],
     ) -> Result<Result<Accepted, Refused>, ArchiveError> {
         let before = match self.lines.get(origin) {
-            Some(line) => known(line).ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
-            None => Known { frontier: Frontier::default(), chain: Chain::new(origin) },
+            Some(line) => known(line)
+                .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
+            None => Known {
+                frontier: Frontier::default(),
+                chain: Chain::new(origin),
+            },
         };
         let mut raw = std::mem::take(&mut self.raw);
         let judged = decompress(body, &mut raw).and_then(|()| judge(&raw, origin, key, &before));
@@ -299,7 +333,11 @@ impl Archive {
     }
 
     fn answer(&self, size: u64, note: String) -> Accepted {
-        Accepted { size, note, next_upload_s: self.next_upload_s }
+        Accepted {
+            size,
+            note,
+            next_upload_s: self.next_upload_s,
+        }
     }
 
     fn archive(
@@ -317,12 +355,15 @@ impl Archive {
         let fork = known.and_then(|line| line.fork.clone());
         let mut note = judged.note.clone();
         note.signatures.retain(|signature| {
-            !self.keys.witness.verifier_key().made(signature) && !self.keys.archive.verifier_key().made(signature)
+            !self.keys.witness.verifier_key().made(signature)
+                && !self.keys.archive.verifier_key().made(signature)
         });
         if fork.is_none() {
-            note.signatures.push(Cosignature::sign(&self.keys.witness, time, &note.text)?);
+            note.signatures
+                .push(Cosignature::sign(&self.keys.witness, time, &note.text)?);
             if judged.payloads_missing == 0 {
-                note.signatures.push(Cosignature::sign(&self.keys.archive, time, &note.text)?);
+                note.signatures
+                    .push(Cosignature::sign(&self.keys.archive, time, &note.text)?);
             }
         }
         let size = judged.frontier.size();
@@ -339,9 +380,14 @@ impl Archive {
         detail.insert("origin".into(), origin.into());
         detail.insert("size".into(), size.into());
         detail.insert("root".into(), judged.root.to_string().into());
-        let entry = self.own.entry(&self.host, 0, Kind::FrontierAccepted, now, detail);
+        let entry = self
+            .own
+            .entry(&self.host, 0, Kind::FrontierAccepted, now, detail);
         let mut group = Group::new();
-        group.push(kind::UPLOAD, &[&(header.len() as u32).to_le_bytes(), &header, body])?;
+        group.push(
+            kind::UPLOAD,
+            &[&(header.len() as u32).to_le_bytes(), &header, body],
+        )?;
         group.push(kind::NOTE, &[text.as_bytes()])?;
         group.push(kind::OWN_ENTRY, &[&entry])?;
         let line = Line {
@@ -377,7 +423,11 @@ impl Archive {
         let (lines, nonces) = (&self.lines, &mut self.nonces);
         let mut snapshot = || {
             nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
-            let whole = Change { lines: lines.clone(), nonces: nonces.clone(), ..change.clone() };
+            let whole = Change {
+                lines: lines.clone(),
+                nonces: nonces.clone(),
+                ..change.clone()
+            };
             serde_json::to_vec(&whole).unwrap_or_default()
         };
         let state = serde_json::to_vec(&change).unwrap_or_default();
@@ -388,19 +438,33 @@ impl Archive {
     /// Keeps a signed head that contradicts what was witnessed: no cosignature any more, and a leaf
     /// in the own log that holds both notes.
     fn keep_fork(&mut self, origin: &str, note: &str) -> Result<(), ArchiveError> {
-        let Some(line) = self.lines.get(origin).cloned() else { return Ok(()) };
+        let Some(line) = self.lines.get(origin).cloned() else {
+            return Ok(());
+        };
         if line.fork.is_some() {
             return Ok(());
         }
         let mut detail = Map::new();
         detail.insert("origin".into(), origin.into());
         detail.insert("witnessed".into(), line.note.clone().into());
-        detail.insert("contradicts".into(), note.chars().take(4_000).collect::<String>().into());
-        let entry = self.own.entry(&self.host, 0, Kind::ForkProof, self.host.clock.now(), detail);
+        detail.insert(
+            "contradicts".into(),
+            note.chars().take(4_000).collect::<String>().into(),
+        );
+        let entry = self.own.entry(
+            &self.host,
+            0,
+            Kind::ForkProof,
+            self.host.clock.now(),
+            detail,
+        );
         let mut group = Group::new();
         group.push(kind::OWN_ENTRY, &[&entry])?;
         self.own.push(&entry);
-        let line = Line { fork: Some(note.to_owned()), ..line };
+        let line = Line {
+            fork: Some(note.to_owned()),
+            ..line
+        };
         self.lines.insert(origin.to_owned(), line.clone());
         self.commit(&mut group, origin, line, None)
     }
@@ -412,7 +476,13 @@ impl Archive {
         detail.insert("key".into(), device.key.clone().into());
         detail.insert("key_kind".into(), device.key_kind.clone().into());
         detail.insert("hostname".into(), json!(device.hostname));
-        let entry = self.own.entry(&self.host, 0, Kind::DeviceEnrolled, self.host.clock.now(), detail);
+        let entry = self.own.entry(
+            &self.host,
+            0,
+            Kind::DeviceEnrolled,
+            self.host.clock.now(),
+            detail,
+        );
         let mut group = Group::new();
         group.push(kind::OWN_ENTRY, &[&entry])?;
         self.own.push(&entry);
@@ -424,7 +494,11 @@ impl Archive {
         let state = serde_json::to_vec(&change).unwrap_or_default();
         let (lines, nonces) = (&self.lines, &self.nonces);
         let mut snapshot = || {
-            let whole = Change { lines: lines.clone(), nonces: nonces.clone(), ..change.clone() };
+            let whole = Change {
+                lines: lines.clone(),
+                nonces: nonces.clone(),
+                ..change.clone()
+            };
             serde_json::to_vec(&whole).unwrap_or_default()
         };
         self.ledger.append(&mut group, &state, &mut snapshot)?;
@@ -464,7 +538,9 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`].
     pub fn project(&mut self) -> Result<(), ArchiveError> {
-        let Some(siem) = &mut self.siem else { return Ok(()) };
+        let Some(siem) = &mut self.siem else {
+            return Ok(());
+        };
         if siem.position() >= self.ledger.end() {
             return Ok(());
         }
@@ -484,7 +560,9 @@ impl Archive {
             let mut seq = header.from;
             while let Some(record) = records.next() {
                 let record = record.map_err(|error| damaged(error.to_string()))?;
-                let Record::Entry(entry) = record else { continue };
+                let Record::Entry(entry) = record else {
+                    continue;
+                };
                 let payload = match records.peek() {
                     Some(Ok(Record::Payload { bytes, .. })) => Some(*bytes),
                     _ => None,
@@ -530,7 +608,11 @@ impl Archive {
         let mut stats = self.stats.clone();
         stats.logs = self.lines.len() as u64;
         stats.leaves = self.lines.values().map(|line| line.size).sum();
-        stats.forks = self.lines.values().filter(|line| line.fork.is_some()).count() as u64;
+        stats.forks = self
+            .lines
+            .values()
+            .filter(|line| line.fork.is_some())
+            .count() as u64;
         stats.archive_bytes = self.ledger.len().unwrap_or(0);
         stats.own_leaves = self.own.frontier.size();
         stats
@@ -539,14 +621,19 @@ impl Archive {
 
 fn known(line: &Line) -> Option<Known> {
     let frontier = Frontier::from_parts(line.size, line.roots.clone())?;
-    Some(Known { frontier, chain: Chain(line.chain) })
+    Some(Known {
+        frontier,
+        chain: Chain(line.chain),
+    })
 }
 
 /// The header and the compressed records of an archived upload.
 pub(crate) fn split_upload(body: &[u8]) -> Result<(UploadHeader, &[u8]), ArchiveError> {
     let damaged = || ArchiveError::Damaged("an upload's header".into());
     let (len, rest) = body.split_first_chunk::<4>().ok_or_else(damaged)?;
-    let (header, body) = rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(damaged)?;
+    let (header, body) = rest
+        .split_at_checked(u32::from_le_bytes(*len) as usize)
+        .ok_or_else(damaged)?;
     Ok((serde_json::from_slice(header).map_err(|_| damaged())?, body))
 }
 
@@ -565,16 +652,19 @@ pub(crate) fn replay_log(
                 let (header, body) = split_upload(item.body)?;
                 mine = header.origin == origin;
                 if mine {
-                    decompress(body, &mut raw).map_err(|refused| ArchiveError::Damaged(refused.refusal.message))?;
+                    decompress(body, &mut raw)
+                        .map_err(|refused| ArchiveError::Damaged(refused.refusal.message))?;
                     for record in RecordReader::new(&raw) {
-                        let record = record.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
+                        let record =
+                            record.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
                         // The last checkpoint comes again as the cosigned note just after.
                         give(record, None)?;
                     }
                 }
             }
             kind::NOTE if mine => {
-                let note = Note::parse(item.body).map_err(|error| ArchiveError::Damaged(error.to_string()))?;
+                let note = Note::parse(item.body)
+                    .map_err(|error| ArchiveError::Damaged(error.to_string()))?;
                 give(Record::Checkpoint(item.body), Some(&note))?;
             }
             _ => {}

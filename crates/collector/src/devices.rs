@@ -87,21 +87,25 @@ const TABLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 impl Devices {
     pub(crate) fn open(host: &Host, path: &Path) -> Result<Self, DeviceError> {
-        let fail = |source| DeviceError::Io { path: path.to_path_buf(), doing: "reading the devices", source };
+        let fail = |source| DeviceError::Io {
+            path: path.to_path_buf(),
+            doing: "reading the devices",
+            source,
+        };
         let by_id = match read(&*host.disk, path, TABLE_BYTES_MAX) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| fail(std::io::Error::other(error)))?,
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| fail(std::io::Error::other(error)))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(fail(error)),
         };
-        Ok(Self { path: path.to_path_buf(), by_id })
+        Ok(Self {
+            path: path.to_path_buf(),
+            by_id,
+        })
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<&Device> {
         self.by_id.get(id)
-    }
-
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Device> {
-        self.by_id.values()
     }
 
     /// Enrols a device; durable on return. Gives back the device and its bearer token.
@@ -112,7 +116,10 @@ impl Devices {
         enrolment: &Enrolment,
     ) -> Result<(Device, String), DeviceError> {
         let id = &enrolment.device;
-        let uuid = id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        let uuid = id.len() == 36
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         if !uuid {
             return Err(DeviceError::Invalid("the device id is not a UUID"));
         }
@@ -120,12 +127,16 @@ impl Devices {
             return Err(DeviceError::Taken(id.clone()));
         }
         let origin = format!("{domain}/jurat/{id}/0");
-        let key = BASE64.decode(&enrolment.key).ok().and_then(|key| <[u8; 32]>::try_from(key).ok());
+        let key = BASE64
+            .decode(&enrolment.key)
+            .ok()
+            .and_then(|key| <[u8; 32]>::try_from(key).ok());
         let key = key.ok_or(DeviceError::Invalid("the key is not 32 bytes in base64"))?;
         let key = VerifierKey::ed25519(&origin, key)
             .map_err(|_| DeviceError::Invalid("the key is not a canonical Ed25519 key"))?;
         let token = Secret::random(host).to_base64();
-        let short = |text: &Option<String>| text.as_ref().map(|text| text.chars().take(200).collect());
+        let short =
+            |text: &Option<String>| text.as_ref().map(|text| text.chars().take(200).collect());
         let device = Device {
             id: id.clone(),
             origin,
@@ -146,8 +157,13 @@ impl Devices {
     }
 
     fn store(&self, host: &Host) -> Result<(), DeviceError> {
-        let fail = |source| DeviceError::Io { path: self.path.clone(), doing: "writing the devices", source };
-        let json = serde_json::to_vec_pretty(&self.by_id).map_err(|error| fail(std::io::Error::other(error)))?;
+        let fail = |source| DeviceError::Io {
+            path: self.path.clone(),
+            doing: "writing the devices",
+            source,
+        };
+        let json = serde_json::to_vec_pretty(&self.by_id)
+            .map_err(|error| fail(std::io::Error::other(error)))?;
         replace(&*host.disk, &self.path, &json).map_err(fail)
     }
 }

@@ -1,9 +1,7 @@
 //! A bundle from the archive.
 
 use std::io::Write;
-use std::path::Path;
 
-use jurat_disk::Host;
 use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, leaf_hash};
 
 use crate::archive::{Archive, ArchiveError, replay_log};
@@ -29,8 +27,11 @@ pub enum ExportError {
 /// [`ExportError`].
 pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, ExportError> {
     let frontier = archive.frontier(origin);
-    let note = frontier.note.ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
-    let mut bundle = BundleWriter::new(out, &Manifest::new(origin, frontier.size), note.as_bytes())?;
+    let note = frontier
+        .note
+        .ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
+    let mut bundle =
+        BundleWriter::new(out, &Manifest::new(origin, frontier.size), note.as_bytes())?;
     let mut failed: Option<std::io::Error> = None;
     replay_log(archive, origin, &mut |record, cosigned| {
         match (&record, cosigned) {
@@ -59,12 +60,4 @@ pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, E
 
 fn is_earlier(note: &Note, size: u64) -> bool {
     Checkpoint::parse(&note.text).is_ok_and(|checkpoint| checkpoint.size < size)
-}
-
-/// Opens an archive that no server has open, to export from it.
-///
-/// # Errors
-/// [`ArchiveError`]; `Locked` when the server runs.
-pub fn open(host: Host, dir: &Path, domain: &str) -> Result<Archive, ArchiveError> {
-    Archive::open(host, dir, domain, None, 10)
 }

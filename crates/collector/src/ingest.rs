@@ -20,14 +20,30 @@ pub struct Refused {
 
 impl Refused {
     pub(crate) fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        let refusal = Refusal { code: code.into(), message: message.into(), size: None };
-        Self { status, refusal, fork: None }
+        let refusal = Refusal {
+            code: code.into(),
+            message: message.into(),
+            size: None,
+        };
+        Self {
+            status,
+            refusal,
+            fork: None,
+        }
     }
 
     pub(crate) fn conflict(size: u64) -> Self {
         let message = format!("this log has {size} leaves here; an upload starts at the next one");
-        let refusal = Refusal { code: "size_conflict".into(), message, size: Some(size) };
-        Self { status: 409, refusal, fork: None }
+        let refusal = Refusal {
+            code: "size_conflict".into(),
+            message,
+            size: Some(size),
+        };
+        Self {
+            status: 409,
+            refusal,
+            fork: None,
+        }
     }
 }
 
@@ -53,11 +69,15 @@ const WINDOW_LOG_MAX: u32 = 23;
 
 /// Decompresses an upload, up to the limit.
 pub(crate) fn decompress(body: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
-    let bad = |error: std::io::Error| Refused::new(400, "bad_encoding", format!("not zstd: {error}"));
+    let bad =
+        |error: std::io::Error| Refused::new(400, "bad_encoding", format!("not zstd: {error}"));
     out.clear();
     let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(bad)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(bad)?;
-    decoder.take(UPLOAD_BYTES_MAX as u64 + 1).read_to_end(out).map_err(bad)?;
+    decoder
+        .take(UPLOAD_BYTES_MAX as u64 + 1)
+        .read_to_end(out)
+        .map_err(bad)?;
     if out.len() > UPLOAD_BYTES_MAX {
         let message = format!("more than {UPLOAD_BYTES_MAX} bytes after decompression");
         return Err(Refused::new(413, "too_large", message));
@@ -91,10 +111,14 @@ pub(crate) fn judge(
                     }
                 }
                 last = None;
-                replay.entry(entry).map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
+                replay
+                    .entry(entry)
+                    .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
             }
             Record::Payload { salt, bytes } => {
-                replay.payload(salt, bytes).map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;
+                replay
+                    .payload(salt, bytes)
+                    .map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;
             }
             Record::Checkpoint(bytes) => {
                 let (note, checkpoint) = signed(bytes, origin, key)?;
@@ -103,11 +127,17 @@ pub(crate) fn judge(
                     let message = format!(
                         "the signed head at size {found} is not consistent with the head witnessed at size {size}"
                     );
-                    return Err(Refused { fork: Some(note.encode()), ..Refused::new(422, "root_mismatch", message) });
+                    return Err(Refused {
+                        fork: Some(note.encode()),
+                        ..Refused::new(422, "root_mismatch", message)
+                    });
                 }
                 if checkpoint.size != found {
                     check_resubmission(raw, origin, key, known)?;
-                    let message = format!("the checkpoint is over {} leaves, the upload reaches {found}", checkpoint.size);
+                    let message = format!(
+                        "the checkpoint is over {} leaves, the upload reaches {found}",
+                        checkpoint.size
+                    );
                     return Err(Refused::new(422, "size_mismatch", message));
                 }
                 last = Some((note, checkpoint));
@@ -115,18 +145,34 @@ pub(crate) fn judge(
         }
     }
     let Some((note, checkpoint)) = last else {
-        return Err(Refused::new(422, "unsigned", "the upload does not end in a checkpoint"));
+        return Err(Refused::new(
+            422,
+            "unsigned",
+            "the upload does not end in a checkpoint",
+        ));
     };
     if checkpoint.size == size {
         return Ok(None);
     }
     let payloads_missing = replay.payloads_missing();
     let (frontier, chain, _) = replay.finish();
-    Ok(Some(Judged { from: size, frontier, chain, note, root: checkpoint.root, payloads_missing }))
+    Ok(Some(Judged {
+        from: size,
+        frontier,
+        chain,
+        note,
+        root: checkpoint.root,
+        payloads_missing,
+    }))
 }
 
 /// A signed head at the known size with another root is a fork, whatever else was sent.
-fn check_resubmission(raw: &[u8], origin: &str, key: &VerifierKey, known: &Known) -> Result<(), Refused> {
+fn check_resubmission(
+    raw: &[u8],
+    origin: &str,
+    key: &VerifierKey,
+    known: &Known,
+) -> Result<(), Refused> {
     for record in RecordReader::new(raw).flatten() {
         if let Record::Checkpoint(bytes) = record
             && let Ok((note, checkpoint)) = signed(bytes, origin, key)
@@ -134,23 +180,35 @@ fn check_resubmission(raw: &[u8], origin: &str, key: &VerifierKey, known: &Known
             && checkpoint.root != known.frontier.root()
         {
             let message = format!("another root was witnessed at size {}", checkpoint.size);
-            return Err(Refused { fork: Some(note.encode()), ..Refused::new(422, "fork", message) });
+            return Err(Refused {
+                fork: Some(note.encode()),
+                ..Refused::new(422, "fork", message)
+            });
         }
     }
     Ok(())
 }
 
 fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkpoint), Refused> {
-    let malformed = |error: jurat_proof::NoteError| Refused::new(422, "malformed_checkpoint", error.to_string());
+    let malformed = |error: jurat_proof::NoteError| {
+        Refused::new(422, "malformed_checkpoint", error.to_string())
+    };
     let note = Note::parse(bytes).map_err(malformed)?;
     let checkpoint = Checkpoint::parse(&note.text).map_err(malformed)?;
     if checkpoint.origin != origin {
-        let message = format!("a checkpoint of {}, this device's log is {origin}", checkpoint.origin);
+        let message = format!(
+            "a checkpoint of {}, this device's log is {origin}",
+            checkpoint.origin
+        );
         return Err(Refused::new(422, "wrong_origin", message));
     }
     match note.is_signed_by(key) {
         Ok(true) => Ok((note, checkpoint)),
-        Ok(false) => Err(Refused::new(403, "unknown_key", "the checkpoint is not signed by the enrolled key")),
+        Ok(false) => Err(Refused::new(
+            403,
+            "unknown_key",
+            "the checkpoint is not signed by the enrolled key",
+        )),
         Err(error) => Err(Refused::new(403, "bad_signature", error.to_string())),
     }
 }

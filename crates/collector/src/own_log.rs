@@ -16,11 +16,22 @@ pub(crate) struct OwnLog {
 
 impl OwnLog {
     pub(crate) fn new(origin: &str, boot: String, frontier: Frontier) -> Self {
-        Self { frontier, boot, origin: origin.to_owned() }
+        Self {
+            frontier,
+            boot,
+            origin: origin.to_owned(),
+        }
     }
 
     /// Makes the next entry. It counts only once [`OwnLog::push`] was called.
-    pub(crate) fn entry(&self, host: &Host, offset: u64, kind: Kind, time: Time, detail: Map<String, Value>) -> Vec<u8> {
+    pub(crate) fn entry(
+        &self,
+        host: &Host,
+        offset: u64,
+        kind: Kind,
+        time: Time,
+        detail: Map<String, Value>,
+    ) -> Vec<u8> {
         let mut salt = [0; 16];
         host.rng.fill(&mut salt);
         let entry = json!({

@@ -78,7 +78,10 @@ pub struct Running {
 impl Builder {
     /// A collector with these settings on the real machine.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, host: Host::real() }
+        Self {
+            settings,
+            host: Host::real(),
+        }
     }
 
     /// Another disk, clock or generator, for tests.
@@ -104,17 +107,31 @@ impl Builder {
         let devices = Devices::open(&host, &settings.dir.join("devices.json"))?;
         let token = read(&*host.disk, &settings.token_file, 1024)
             .and_then(|bytes| {
-                let secret = std::str::from_utf8(&bytes).ok().and_then(Secret::from_base64);
-                secret.ok_or_else(|| std::io::Error::other("an enrolment token is 32 random bytes in base64"))
+                let secret = std::str::from_utf8(&bytes)
+                    .ok()
+                    .and_then(Secret::from_base64);
+                secret.ok_or_else(|| {
+                    std::io::Error::other("an enrolment token is 32 random bytes in base64")
+                })
             })
-            .map_err(|source| ServeError::Token { path: settings.token_file.clone(), source })?;
-        let fingerprint_key = Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
+            .map_err(|source| ServeError::Token {
+                path: settings.token_file.clone(),
+                source,
+            })?;
+        let fingerprint_key =
+            Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
         let tls = TlsAcceptor::from(Arc::new(tls::server(&settings.certificate, &settings.key)?));
-        let listener = TcpListener::bind(settings.listen)
-            .await
-            .map_err(|source| ServeError::Listen { address: settings.listen, source })?;
-        let address =
-            listener.local_addr().map_err(|source| ServeError::Listen { address: settings.listen, source })?;
+        let listener =
+            TcpListener::bind(settings.listen)
+                .await
+                .map_err(|source| ServeError::Listen {
+                    address: settings.listen,
+                    source,
+                })?;
+        let address = listener.local_addr().map_err(|source| ServeError::Listen {
+            address: settings.listen,
+            source,
+        })?;
         let archive: Shared = Arc::new(Mutex::new(archive));
         let (failed, failure) = watch::channel(None);
         let api = Api {
@@ -128,7 +145,12 @@ impl Builder {
         };
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(serve(listener, tls, Arc::new(api), stopped, failure));
-        Ok(Running { address, archive, stop, task })
+        Ok(Running {
+            address,
+            archive,
+            stop,
+            task,
+        })
     }
 }
 
@@ -157,7 +179,9 @@ impl Running {
     /// # Errors
     /// Why it did.
     pub async fn wait(self) -> Result<(), ServeError> {
-        self.task.await.unwrap_or_else(|error| Err(ServeError::Stopped(error.to_string())))
+        self.task
+            .await
+            .unwrap_or_else(|error| Err(ServeError::Stopped(error.to_string())))
     }
 }
 
@@ -171,7 +195,10 @@ async fn serve(
     let archive = api.archive.clone();
     let router = router(api);
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HANDSHAKE_S));
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(HANDSHAKE_S));
     server
         .http2()
         .timer(TokioTimer::new())

@@ -84,10 +84,14 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the file and the line.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| SettingsError::Read { path: path.to_path_buf(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| SettingsError::Syntax { path: path.to_path_buf(), source: Box::new(source) })
+        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| SettingsError::Syntax {
+            path: path.to_path_buf(),
+            source: Box::new(source),
+        })
     }
 
     /// Everything in one folder, for trying things out: a generated certificate for loopback names,
@@ -101,10 +105,18 @@ impl Settings {
             move |source| SettingsError::SetUp { path, source }
         };
         host.disk.create_dir_all(dir).map_err(fail(dir))?;
-        let (certificate, key, ca) = (dir.join("server.pem"), dir.join("server.key"), dir.join("ca.pem"));
+        let (certificate, key, ca) = (
+            dir.join("server.pem"),
+            dir.join("server.key"),
+            dir.join("ca.pem"),
+        );
         if !certificate.exists() || !key.exists() {
             let made = generate(&["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
-            for (path, text) in [(&ca, &made.ca), (&key, &made.key), (&certificate, &made.certificate)] {
+            for (path, text) in [
+                (&ca, &made.ca),
+                (&key, &made.key),
+                (&certificate, &made.certificate),
+            ] {
                 replace(&*host.disk, path, text.as_bytes()).map_err(fail(path))?;
             }
         }

@@ -32,16 +32,26 @@ pub fn decode(line: &[u8], hint: Hint<'_>) -> Decoded {
 
 fn base(kind: Kind, line: &[u8], hint: Hint<'_>) -> Decoded {
     let mut record = Event::new(kind);
-    record.agent = Some(Agent { product: PRODUCT.into(), ..Agent::default() });
+    record.agent = Some(Agent {
+        product: PRODUCT.into(),
+        ..Agent::default()
+    });
     record.session = session_of_file(hint);
     record.context = Some(line.to_vec());
-    Decoded { record, blocks: Vec::new(), identity: None, traits: Traits::default(), usage: None }
+    Decoded {
+        record,
+        blocks: Vec::new(),
+        identity: None,
+        traits: Traits::default(),
+        usage: None,
+    }
 }
 
 /// A transcript is named after its session; `agent-<id>` and `history` are not sessions.
 fn session_of_file(hint: Hint<'_>) -> Option<String> {
     let stem = hint.file_stem;
-    (stem.len() == 36 && stem.bytes().filter(|byte| *byte == b'-').count() == 4).then(|| stem.to_owned())
+    (stem.len() == 36 && stem.bytes().filter(|byte| *byte == b'-').count() == 4)
+        .then(|| stem.to_owned())
 }
 
 fn unreadable(line: &[u8], hint: Hint<'_>, why: &str) -> Decoded {
@@ -59,8 +69,15 @@ fn loose(line: &[u8], hint: Hint<'_>, map: &Map<String, Value>) -> Decoded {
         decoded.record.session = Some(session);
     }
     decoded.record.claimed_time = text("timestamp");
-    label(&mut decoded.record, "type", decoded.traits.record_type.clone());
-    decoded.record.detail.insert("why".into(), "fields of unexpected types".into());
+    label(
+        &mut decoded.record,
+        "type",
+        decoded.traits.record_type.clone(),
+    );
+    decoded
+        .record
+        .detail
+        .insert("why".into(), "fields of unexpected types".into());
     decoded.identity = identity(decoded.record.session.as_deref(), text("uuid").as_deref());
     decoded
 }
@@ -95,11 +112,26 @@ fn readable(line: &[u8], hint: Hint<'_>, parsed: &Line<'_>) -> Decoded {
     label(record, "subtype", parsed.subtype.as_deref());
     label(record, "uuid", parsed.uuid.as_deref());
     label(record, "cwd", parsed.cwd.as_deref());
-    label(record, "git_branch", parsed.git_branch.as_deref().filter(|branch| !branch.is_empty()));
+    label(
+        record,
+        "git_branch",
+        parsed
+            .git_branch
+            .as_deref()
+            .filter(|branch| !branch.is_empty()),
+    );
     label(record, "entrypoint", parsed.entrypoint.as_deref());
     label(record, "permission_mode", parsed.permission_mode.as_deref());
     label(record, "operation", parsed.operation.as_deref());
-    label(record, "part", parsed.data.as_ref().or(parsed.attachment.as_ref()).and_then(|part| part.kind.as_deref()));
+    label(
+        record,
+        "part",
+        parsed
+            .data
+            .as_ref()
+            .or(parsed.attachment.as_ref())
+            .and_then(|part| part.kind.as_deref()),
+    );
     if parsed.is_sidechain {
         label(record, "sidechain", Some("true"));
     }
@@ -107,7 +139,9 @@ fn readable(line: &[u8], hint: Hint<'_>, parsed: &Line<'_>) -> Decoded {
         record.outcome = Some(Outcome::Failure);
         record.severity = Severity::Low;
     }
-    if record.kind == Kind::PermissionMode && parsed.permission_mode.as_deref() == Some("bypassPermissions") {
+    if record.kind == Kind::PermissionMode
+        && parsed.permission_mode.as_deref() == Some("bypassPermissions")
+    {
         record.severity = Severity::Medium;
     }
     if let Some(message) = &parsed.message {
@@ -115,7 +149,9 @@ fn readable(line: &[u8], hint: Hint<'_>, parsed: &Line<'_>) -> Decoded {
         label(record, "message_id", message.id.as_deref());
         label(record, "stop_reason", message.stop_reason.as_deref());
         let id = message.id.as_deref().or(parsed.request_id.as_deref());
-        decoded.usage = id.zip(message.usage).map(|(id, usage)| (id.to_owned(), usage.into()));
+        decoded.usage = id
+            .zip(message.usage)
+            .map(|(id, usage)| (id.to_owned(), usage.into()));
         for block in message.content.blocks() {
             decoded.blocks.extend(block_event(block, &decoded.record));
         }
@@ -135,11 +171,21 @@ fn kind_of(parsed: &Line<'_>, content: Option<&Content<'_>>) -> Kind {
         (Some("assistant"), _) if parsed.is_api_error => Kind::ModelFailed,
         (Some("assistant"), _) => Kind::ModelCompleted,
         (Some("user"), _) => {
-            let has_result = content.is_some_and(|content| content.blocks().iter().any(Block::is_result));
-            let is_prompt = !has_result && !parsed.is_meta && !parsed.is_compact_summary && !parsed.is_sidechain;
-            if is_prompt { Kind::PromptSubmitted } else { Kind::TranscriptRecord }
+            let has_result =
+                content.is_some_and(|content| content.blocks().iter().any(Block::is_result));
+            let is_prompt = !has_result
+                && !parsed.is_meta
+                && !parsed.is_compact_summary
+                && !parsed.is_sidechain;
+            if is_prompt {
+                Kind::PromptSubmitted
+            } else {
+                Kind::TranscriptRecord
+            }
         }
-        (Some("system"), Some("compact_boundary" | "microcompact_boundary")) => Kind::SessionCompacted,
+        (Some("system"), Some("compact_boundary" | "microcompact_boundary")) => {
+            Kind::SessionCompacted
+        }
         (Some("system"), Some("api_error")) => Kind::ModelFailed,
         (Some("progress"), _) => Kind::TranscriptProgress,
         (Some("attachment"), _) => Kind::ContextAttached,
@@ -162,9 +208,17 @@ fn block_event(block: &Block<'_>, record: &Event) -> Option<Event> {
     let mut event = match (block.kind.as_deref()?, block.name.as_deref()) {
         ("tool_use" | "server_tool_use", Some(name)) => {
             let mcp = name.strip_prefix("mcp__");
-            let mut event = Event::new(if mcp.is_some() { Kind::McpCall } else { Kind::ToolCall });
+            let mut event = Event::new(if mcp.is_some() {
+                Kind::McpCall
+            } else {
+                Kind::ToolCall
+            });
             event.action = Some(name.to_owned());
-            label(&mut event, "mcp_server", mcp.and_then(|rest| rest.split("__").next()));
+            label(
+                &mut event,
+                "mcp_server",
+                mcp.and_then(|rest| rest.split("__").next()),
+            );
             label(&mut event, "tool_use_id", block.id.as_deref());
             event.object = block.input.and_then(object_of);
             event
@@ -172,7 +226,11 @@ fn block_event(block: &Block<'_>, record: &Event) -> Option<Event> {
         ("tool_result", _) => {
             let mut event = Event::new(Kind::ToolResult);
             label(&mut event, "tool_use_id", block.tool_use_id.as_deref());
-            event.outcome = Some(if block.is_error { Outcome::Failure } else { Outcome::Success });
+            event.outcome = Some(if block.is_error {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            });
             event
         }
         _ => return None,

@@ -1,7 +1,7 @@
 //! Time: the wall clock in nanoseconds and the monotonic clock in microseconds.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 /// A reading of both clocks, taken together.
@@ -59,19 +59,26 @@ pub struct FixedClock {
 impl FixedClock {
     /// A clock that starts at this second.
     pub fn new(unix_s: i64) -> Self {
-        Self { start_ns: unix_s * 1_000_000_000, elapsed_us: AtomicI64::new(0) }
+        Self {
+            start_ns: unix_s * 1_000_000_000,
+            elapsed_us: AtomicI64::new(0),
+        }
     }
 
     /// Moves the clock forward.
     pub fn advance_s(&self, seconds: i64) {
-        self.elapsed_us.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+        self.elapsed_us
+            .fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 }
 
 impl Clock for FixedClock {
     fn now(&self) -> Time {
         let us = self.elapsed_us.fetch_add(1, Ordering::SeqCst);
-        Time { unix_ns: self.start_ns + us * 1_000, mono_us: u64::try_from(us).unwrap_or(0) }
+        Time {
+            unix_ns: self.start_ns + us * 1_000,
+            mono_us: u64::try_from(us).unwrap_or(0),
+        }
     }
 }
 
@@ -81,7 +88,10 @@ mod tests {
 
     #[test]
     fn time_is_written_with_nine_digits_in_utc() {
-        let time = Time { unix_ns: 1_793_232_000_000_000_007, mono_us: 0 };
+        let time = Time {
+            unix_ns: 1_793_232_000_000_000_007,
+            mono_us: 0,
+        };
         assert_eq!(time.rfc3339(), "2026-10-29T00:00:00.000000007Z");
     }
 }

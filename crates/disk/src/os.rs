@@ -22,7 +22,10 @@ pub fn machine_id() -> Option<String> {
 
 /// The host's name.
 pub fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The numeric user this process runs as.

@@ -12,7 +12,9 @@ use crate::{Disk, File, Lock, Mode, parent};
 pub struct RealDisk;
 
 struct RealFile(fs::File);
-struct RealLock(#[expect(dead_code, reason = "held for its lock, which closing gives back")] fs::File);
+struct RealLock(
+    #[expect(dead_code, reason = "held for its lock, which closing gives back")] fs::File,
+);
 
 impl Lock for RealLock {}
 
@@ -71,7 +73,12 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(RealLock(file))),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -131,7 +138,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let first = RealDisk.lock(&path).unwrap();
-        assert_eq!(RealDisk.lock(&path).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            RealDisk.lock(&path).err().unwrap().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(first);
         RealDisk.lock(&path).unwrap();
     }
@@ -142,6 +152,9 @@ mod tests {
         let path = dir.path().join("big");
         replace(&RealDisk, &path, &[0; 11]).unwrap();
         let error = read(&RealDisk, &path, 10).unwrap_err().to_string();
-        assert!(error.contains("big") && error.contains("11") && error.contains("10"), "{error}");
+        assert!(
+            error.contains("big") && error.contains("11") && error.contains("10"),
+            "{error}"
+        );
     }
 }

@@ -15,6 +15,8 @@ pub struct SystemRng;
 impl Rng for SystemRng {
     fn fill(&self, buffer: &mut [u8]) {
         // A machine that cannot give random bytes cannot make salts: there is nothing to go on with.
-        SystemRandom::new().fill(buffer).expect("the operating system gives random bytes");
+        SystemRandom::new()
+            .fill(buffer)
+            .expect("the operating system gives random bytes");
     }
 }

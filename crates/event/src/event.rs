@@ -165,7 +165,10 @@ impl Event {
 
     /// An event that Jurat itself is the witness of.
     pub fn own(kind: Kind) -> Self {
-        Self { witness: Witness::Jurat, ..Self::new(kind) }
+        Self {
+            witness: Witness::Jurat,
+            ..Self::new(kind)
+        }
     }
 
     /// Sets the severity.

@@ -190,13 +190,25 @@ mod tests {
     #[test]
     fn published_numbers_never_move() {
         let published = [
-            (1001, "tool.call"), (1002, "tool.result"), (1003, "mcp.call"),
-            (2001, "channel.in"), (2002, "channel.out"),
-            (3001, "model.completed"), (3002, "model.changed"), (3003, "prompt.submitted"),
-            (4001, "session.started"), (4002, "session.ended"), (4003, "session.compacted"),
-            (5001, "budget.exceeded"), (6001, "security.threat"), (7001, "approval.required"),
-            (8001, "cron.run"), (8002, "connector.health"),
-            (9002, "daemon.error"), (9003, "gateway.metric"), (9999, "other"),
+            (1001, "tool.call"),
+            (1002, "tool.result"),
+            (1003, "mcp.call"),
+            (2001, "channel.in"),
+            (2002, "channel.out"),
+            (3001, "model.completed"),
+            (3002, "model.changed"),
+            (3003, "prompt.submitted"),
+            (4001, "session.started"),
+            (4002, "session.ended"),
+            (4003, "session.compacted"),
+            (5001, "budget.exceeded"),
+            (6001, "security.threat"),
+            (7001, "approval.required"),
+            (8001, "cron.run"),
+            (8002, "connector.health"),
+            (9002, "daemon.error"),
+            (9003, "gateway.metric"),
+            (9999, "other"),
         ];
         for (id, name) in published {
             assert_eq!(Kind::from_name(name).map(Kind::id), Some(id), "{name}");

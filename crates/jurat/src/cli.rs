@@ -104,7 +104,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dev: Option<PathBuf>,
     /// With --dev: listen here
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", requires = "dev")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8443",
+        requires = "dev"
+    )]
     pub(crate) listen: SocketAddr,
 }
 
@@ -184,7 +189,11 @@ pub(crate) fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { exit::USAGE } else { exit::YES };
+            return if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::YES
+            };
         }
     };
     start_logging(cli.global.debug);
@@ -234,7 +243,12 @@ fn start_logging(debug: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("JURAT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(terminal)
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 #[cfg(test)]

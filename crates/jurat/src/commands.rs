@@ -14,7 +14,9 @@ use jurat_sink::line::{Audit, AuditReport};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cli::{EnrollArgs, ExportArgs, Global, LogArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs};
+use crate::cli::{
+    EnrollArgs, ExportArgs, Global, LogArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs,
+};
 use crate::{exit, words};
 
 fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
@@ -38,7 +40,8 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     }
     let inputs = Inputs::default();
     let sender = inputs.sender();
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("listening for signals")?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("listening for signals")?;
     std::thread::spawn(move || {
         // The first asks for an orderly stop, the second ends at once.
         for (count, _) in signals.forever().enumerate() {
@@ -48,12 +51,19 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
             let _ = sender.send(Input::Stop);
         }
     });
-    let finish = if args.once { Finish::WhenDelivered } else { Finish::Never };
+    let finish = if args.once {
+        Finish::WhenDelivered
+    } else {
+        Finish::Never
+    };
     let terminal = io::stderr().is_terminal();
     let mut told = false;
     let status = jurat_agent::run(&host, &config, &state_dir, &inputs, finish, &mut |status| {
         if terminal && !told {
-            eprintln!("sealing to {} and delivering to {}; Ctrl-C stops", status.origin, status.collector);
+            eprintln!(
+                "sealing to {} and delivering to {}; Ctrl-C stops",
+                status.origin, status.collector
+            );
             told = true;
         }
     })?;
@@ -72,14 +82,32 @@ fn dry_run(host: &Host, config: &Config, json: bool) -> Result<u8> {
     writeln!(out, "would read      {}", found.roots.join(", "))?;
     writeln!(out, "files           {}", words::number(found.files))?;
     writeln!(out, "sessions        {}", words::number(found.sessions))?;
-    writeln!(out, "lines           {} ({})", words::number(found.lines_in), words::bytes(found.bytes_in))?;
-    writeln!(out, "would seal      {} records", words::number(found.records_sealed))?;
-    writeln!(out, "would filter    {}", words::counts(&found.records_filtered))?;
+    writeln!(
+        out,
+        "lines           {} ({})",
+        words::number(found.lines_in),
+        words::bytes(found.bytes_in)
+    )?;
+    writeln!(
+        out,
+        "would seal      {} records",
+        words::number(found.records_sealed)
+    )?;
+    writeln!(
+        out,
+        "would filter    {}",
+        words::counts(&found.records_filtered)
+    )?;
     writeln!(out, "would redact    {}", words::counts(&found.redactions))?;
     writeln!(out, "events          {}", words::counts(&found.events))?;
     writeln!(out, "to the collector, by day:")?;
     for (day, (events, bytes)) in &found.days {
-        writeln!(out, "  {day}  {:>9} events  {:>9}", words::number(*events), words::bytes(*bytes))?;
+        writeln!(
+            out,
+            "  {day}  {:>9} events  {:>9}",
+            words::number(*events),
+            words::bytes(*bytes)
+        )?;
     }
     for problem in &found.unreadable {
         writeln!(out, "cannot read     {problem}")?;
@@ -92,12 +120,18 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
     let settings = match (&args.dev, &global.config) {
         (Some(dir), _) => Settings::dev(&Host::real(), dir, args.listen)?,
         (None, Some(config)) => Settings::load(config)?,
-        (None, None) => bail!("name a folder with --dev DIR, or a configuration with --config FILE"),
+        (None, None) => {
+            bail!("name a folder with --dev DIR, or a configuration with --config FILE")
+        }
     };
     let (dir, token) = (settings.dir.clone(), settings.token_file.clone());
     runtime()?.block_on(async move {
         let running = Builder::new(settings).start().await?;
-        eprintln!("collector on https://{}, kept in {}", running.address, dir.display());
+        eprintln!(
+            "collector on https://{}, kept in {}",
+            running.address,
+            dir.display()
+        );
         if args.dev.is_some() {
             eprintln!(
                 "enrol with: jurat enroll https://localhost:{} --token-file {} --ca {}",
@@ -133,7 +167,9 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
 
 pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let read = |path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+    };
     let options = EnrolOptions {
         url: args.url.clone(),
         token: read(&args.token_file)?.trim().to_owned(),
@@ -141,7 +177,10 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
     };
     let enrolment = runtime()?.block_on(jurat_agent::enroll(&host, &state_dir, &options))?;
     println!("enrolled as {}", enrolment.origin);
-    println!("key         software: a file in {}", state_dir.join("keys").display());
+    println!(
+        "key         software: a file in {}",
+        state_dir.join("keys").display()
+    );
     println!("trust file  {}", state_dir.join("trust.txt").display());
     println!("next        jurat run");
     Ok(exit::YES)
@@ -153,16 +192,26 @@ pub(crate) fn read_trust(path: &Path) -> Result<Trust> {
 }
 
 /// Verifies a bundle and, when asked, a SIEM's lines against it.
-pub(crate) fn judge(bundle: &Path, trust: Option<&Trust>, siem: Option<&Path>) -> Result<(Verdict, Option<AuditReport>)> {
+pub(crate) fn judge(
+    bundle: &Path,
+    trust: Option<&Trust>,
+    siem: Option<&Path>,
+) -> Result<(Verdict, Option<AuditReport>)> {
     let file = File::open(bundle).with_context(|| format!("opening {}", bundle.display()))?;
     let mut leaves: Vec<Digest> = Vec::new();
     let keep = siem.is_some();
-    let verdict = jurat_proof::verify(BufReader::with_capacity(1 << 20, file), trust, &mut |_, leaf| {
-        if keep {
-            leaves.push(leaf);
-        }
-    });
-    let Verdict::Verified(report) = &verdict else { return Ok((verdict, None)) };
+    let verdict = jurat_proof::verify(
+        BufReader::with_capacity(1 << 20, file),
+        trust,
+        &mut |_, leaf| {
+            if keep {
+                leaves.push(leaf);
+            }
+        },
+    );
+    let Verdict::Verified(report) = &verdict else {
+        return Ok((verdict, None));
+    };
     let audit = siem
         .map(|path| -> Result<AuditReport> {
             let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
@@ -194,18 +243,31 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
         }
     }
     let lines_are_good = audit.is_none_or(|audit| audit.is_clean());
-    Ok(if lines_are_good { verdict.exit_code() } else { exit::NO })
+    Ok(if lines_are_good {
+        verdict.exit_code()
+    } else {
+        exit::NO
+    })
 }
 
 pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let file = File::create_new(&args.output).with_context(|| format!("creating {}", args.output.display()))?;
+    let file = File::create_new(&args.output)
+        .with_context(|| format!("creating {}", args.output.display()))?;
     let done = jurat_seal::export(host.disk, &state_dir.join("ledger"), BufWriter::new(&file));
     match done {
         Ok(size) => {
             file.sync_all()?;
-            println!("{} leaves in {}", words::number(size), args.output.display());
-            println!("verify: jurat verify {} --trust {}", args.output.display(), state_dir.join("trust.txt").display());
+            println!(
+                "{} leaves in {}",
+                words::number(size),
+                args.output.display()
+            );
+            println!(
+                "verify: jurat verify {} --trust {}",
+                args.output.display(),
+                state_dir.join("trust.txt").display()
+            );
             Ok(exit::YES)
         }
         Err(error) => {
@@ -217,31 +279,45 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
 
 pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let asked = Query { session: args.session.clone(), kind: args.kind.clone(), since: args.since.clone() };
+    let asked = Query {
+        session: args.session.clone(),
+        kind: args.kind.clone(),
+        since: args.since.clone(),
+    };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut failed: Option<io::Error> = None;
     let mut found = 0_u64;
-    jurat_agent::query(host.disk, &state_dir, &asked, &mut |entry, value, payload| {
-        found += 1;
-        let written = if args.json {
-            write_json(&mut out, entry, payload.filter(|_| args.context))
-        } else {
-            let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
-            let short = |text: &str| text.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
-            writeln!(
-                out,
-                "{:>8}  {}  {:<20}  {:<8}  {} {}",
-                value.get("seq").and_then(Value::as_u64).unwrap_or(0),
-                field("time").get(..23).unwrap_or("-"),
-                field("kind"),
-                field("session").get(..8).unwrap_or("-"),
-                short(field("action")),
-                short(field("object")),
-            )
-        };
-        failed = written.err();
-        failed.is_none()
-    })?;
+    jurat_agent::query(
+        host.disk,
+        &state_dir,
+        &asked,
+        &mut |entry, value, payload| {
+            found += 1;
+            let written = if args.json {
+                write_json(&mut out, entry, payload.filter(|_| args.context))
+            } else {
+                let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
+                let short = |text: &str| {
+                    text.chars()
+                        .take(100)
+                        .map(|c| if c.is_control() { ' ' } else { c })
+                        .collect::<String>()
+                };
+                writeln!(
+                    out,
+                    "{:>8}  {}  {:<20}  {:<8}  {} {}",
+                    value.get("seq").and_then(Value::as_u64).unwrap_or(0),
+                    field("time").get(..23).unwrap_or("-"),
+                    field("kind"),
+                    field("session").get(..8).unwrap_or("-"),
+                    short(field("action")),
+                    short(field("object")),
+                )
+            };
+            failed = written.err();
+            failed.is_none()
+        },
+    )?;
     if let Some(error) = failed {
         return Err(error.into());
     }
@@ -267,8 +343,13 @@ fn write_json(out: &mut impl Write, entry: &[u8], payload: Option<&[u8]>) -> io:
 pub(crate) fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
     let path = state_dir.join("status.json");
-    let Some(status) = read_status(&*host.disk, &state_dir).with_context(|| format!("reading {}", path.display()))? else {
-        eprintln!("jurat: {}: this endpoint never ran; start it with `jurat run`", path.display());
+    let Some(status) = read_status(&*host.disk, &state_dir)
+        .with_context(|| format!("reading {}", path.display()))?
+    else {
+        eprintln!(
+            "jurat: {}: this endpoint never ran; start it with `jurat run`",
+            path.display()
+        );
         return Ok(exit::COULD_NOT_TELL);
     };
     // Who holds the ledger's lock runs.
@@ -282,13 +363,18 @@ pub(crate) fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
     } else {
         print!("{}", words::status(&status, alive));
     }
-    Ok(if alive && status.problem.is_none() { exit::YES } else { exit::NO })
+    Ok(if alive && status.problem.is_none() {
+        exit::YES
+    } else {
+        exit::NO
+    })
 }
 
 pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
     let dir = state_dir.join("ledger");
-    let found = jurat_ledger::fsck(&*host.disk, &dir).with_context(|| format!("reading {}", dir.display()))?;
+    let found = jurat_ledger::fsck(&*host.disk, &dir)
+        .with_context(|| format!("reading {}", dir.display()))?;
     if json {
         let segments: Vec<Value> = found
             .segments
@@ -300,7 +386,8 @@ pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
                 })
             })
             .collect();
-        let report = json!({ "clean": found.is_clean(), "segments": segments, "holes": found.holes });
+        let report =
+            json!({ "clean": found.is_clean(), "segments": segments, "holes": found.holes });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         for segment in &found.segments {
@@ -309,13 +396,32 @@ pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
                 (None, 0) => "good".into(),
                 (None, torn) => format!("good, {torn} bytes of an unfinished group at its end"),
             };
-            let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
-            println!("{name}  {:>10} records  {:>8}  {state}", words::number(segment.records), words::bytes(segment.len));
+            let name = segment
+                .path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy();
+            println!(
+                "{name}  {:>10} records  {:>8}  {state}",
+                words::number(segment.records),
+                words::bytes(segment.len)
+            );
         }
         for (before, after) in &found.holes {
             println!("MISSING between the segments {before:016x} and {after:016x}");
         }
-        println!("{}", if found.is_clean() { "clean" } else { "DAMAGED: the collector's archive holds what was delivered" });
+        println!(
+            "{}",
+            if found.is_clean() {
+                "clean"
+            } else {
+                "DAMAGED: the collector's archive holds what was delivered"
+            }
+        );
     }
-    Ok(if found.is_clean() { exit::YES } else { exit::NO })
+    Ok(if found.is_clean() {
+        exit::YES
+    } else {
+        exit::NO
+    })
 }

@@ -14,8 +14,8 @@ use jurat_collector::{Builder, Running, Settings};
 use jurat_disk::{Host, replace};
 use jurat_key::{Secret, SoftwareKey, tls};
 use jurat_proof::{
-    BundleReader, BundleWriter, Checkpoint, Digest, Frontier, Manifest, Part, Reason, Record, RecordReader, Report, Trust,
-    Verdict, leaf_hash, write_record,
+    BundleReader, BundleWriter, Checkpoint, Digest, Frontier, Manifest, Part, Reason, Record,
+    RecordReader, Report, Trust, Verdict, leaf_hash, write_record,
 };
 use jurat_sink::{Batch, Collector, CollectorError, Identity, SetUp, line};
 use serde::Serialize;
@@ -25,18 +25,27 @@ use crate::{commands, exit, words};
 
 /// The recorded sessions, carried in the binary so that the demo needs no other file.
 const SAMPLES: &[(&str, &str)] = &[
-    ("history.jsonl", include_str!("../../../samples/claude-code/history.jsonl")),
+    (
+        "history.jsonl",
+        include_str!("../../../samples/claude-code/history.jsonl"),
+    ),
     (
         "projects/-home-dev-demo-a/afb043a1-c677-435f-b680-e63ed4655bbe.jsonl",
-        include_str!("../../../samples/claude-code/projects/-home-dev-demo-a/afb043a1-c677-435f-b680-e63ed4655bbe.jsonl"),
+        include_str!(
+            "../../../samples/claude-code/projects/-home-dev-demo-a/afb043a1-c677-435f-b680-e63ed4655bbe.jsonl"
+        ),
     ),
     (
         "projects/-home-dev-demo-b/402d7924-cb6a-47ae-8ca7-6fe2d6cd58ce.jsonl",
-        include_str!("../../../samples/claude-code/projects/-home-dev-demo-b/402d7924-cb6a-47ae-8ca7-6fe2d6cd58ce.jsonl"),
+        include_str!(
+            "../../../samples/claude-code/projects/-home-dev-demo-b/402d7924-cb6a-47ae-8ca7-6fe2d6cd58ce.jsonl"
+        ),
     ),
     (
         "projects/-home-dev-demo-c/0b8ba174-d353-4854-bfee-36870288a514.jsonl",
-        include_str!("../../../samples/claude-code/projects/-home-dev-demo-c/0b8ba174-d353-4854-bfee-36870288a514.jsonl"),
+        include_str!(
+            "../../../samples/claude-code/projects/-home-dev-demo-c/0b8ba174-d353-4854-bfee-36870288a514.jsonl"
+        ),
     ),
     (
         "projects/-home-dev-demo-c/0b8ba174-d353-4854-bfee-36870288a514/subagents/agent-a58ba1b5039df58c2.jsonl",
@@ -101,13 +110,21 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     let work = match &args.keep {
         Some(dir) => {
             if dir.exists() {
-                bail!("{} exists already; name a folder that does not", dir.display());
+                bail!(
+                    "{} exists already; name a folder that does not",
+                    dir.display()
+                );
             }
-            host.disk.create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+            host.disk
+                .create_dir_all(dir)
+                .with_context(|| format!("creating {}", dir.display()))?;
             fs::canonicalize(dir).with_context(|| format!("finding {}", dir.display()))?
         }
         None => {
-            temporary = tempfile::Builder::new().prefix("jurat-demo-").tempdir().context("creating a folder")?;
+            temporary = tempfile::Builder::new()
+                .prefix("jurat-demo-")
+                .tempdir()
+                .context("creating a folder")?;
             temporary.path().to_path_buf()
         }
     };
@@ -119,8 +136,15 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         .context("starting the runtime")?;
 
     stage.say("starting a collector on loopback (TLS, generated certificate)");
-    let settings = Settings::dev(&host, &work.join("collector"), SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    let (siem, token_file) = (settings.siem_file.clone().unwrap_or_default(), settings.token_file.clone());
+    let settings = Settings::dev(
+        &host,
+        &work.join("collector"),
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+    )?;
+    let (siem, token_file) = (
+        settings.siem_file.clone().unwrap_or_default(),
+        settings.token_file.clone(),
+    );
     let ca = fs::read_to_string(work.join("collector/ca.pem")).context("reading ca.pem")?;
     let running = runtime.block_on(Builder::new(settings).start())?;
 
@@ -128,7 +152,10 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     let state = work.join("device");
     let options = EnrolOptions {
         url: format!("https://localhost:{}", running.address.port()),
-        token: fs::read_to_string(token_file).context("reading the enrolment token")?.trim().to_owned(),
+        token: fs::read_to_string(token_file)
+            .context("reading the enrolment token")?
+            .trim()
+            .to_owned(),
         ca: Some(ca.clone()),
     };
     let enrolment = runtime.block_on(jurat_agent::enroll(&host, &state, &options))?;
@@ -137,23 +164,38 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     // First an empty log: its checkpoint is witnessed, and the exposure of all that follows is the
     // time between two statements of the witness.
     let agent_dir = work.join("agent");
-    host.disk.create_dir_all(&agent_dir).context("creating a folder")?;
+    host.disk
+        .create_dir_all(&agent_dir)
+        .context("creating a folder")?;
     let sources = vec![SourceConfig {
         name: "claude-code".into(),
         dir: agent_dir.clone(),
         patterns: vec!["projects/**/*.jsonl".into(), "history.jsonl".into()],
     }];
-    let config = Config { source: sources, ..Config::default() };
+    let config = Config {
+        source: sources,
+        ..Config::default()
+    };
     stage.say("opening the log; the collector witnesses its first checkpoint");
     run_agent(&host, &config, &state, &mut |_| {})?;
 
-    let copied = if args.mine { copy_mine(&stage, &agent_dir)? } else { copy_samples(&host, &agent_dir)? };
-    stage.say(&format!("reading {} of sessions: redact, seal, deliver", words::bytes(copied)));
+    let copied = if args.mine {
+        copy_mine(&stage, &agent_dir)?
+    } else {
+        copy_samples(&host, &agent_dir)?
+    };
+    stage.say(&format!(
+        "reading {} of sessions: redact, seal, deliver",
+        words::bytes(copied)
+    ));
     let status = {
         let bar = stage.bar(copied);
         let status = run_agent(&host, &config, &state, &mut |status| {
             bar.set_position(copied.saturating_sub(status.unread_bytes));
-            bar.set_message(format!("{} leaves sealed, {} archived", status.size, status.delivered));
+            bar.set_message(format!(
+                "{} leaves sealed, {} archived",
+                status.size, status.delivered
+            ));
         })?;
         bar.finish_and_clear();
         status
@@ -168,7 +210,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         Ok(())
     })?;
     let (verdict, audit) = commands::judge(&bundle, Some(&trust), Some(&siem))?;
-    let Verdict::Verified(report) = &verdict else { bail!("the demo's own bundle: {}", words::verdict(&verdict)) };
+    let Verdict::Verified(report) = &verdict else {
+        bail!("the demo's own bundle: {}", words::verdict(&verdict))
+    };
     let audit = audit.context("the SIEM file was not compared")?;
     if !audit.is_clean() {
         bail!("the demo's own SIEM file: {}", words::audit(&audit));
@@ -179,7 +223,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     stage.say("now trying to cheat, each time on a copy");
     let acts = vec![
         flip_a_byte(&work, &bundle, &trust)?,
-        rewrite_history(&host, &runtime, &work, &state, &bundle, &trust, &enrolment, &ca)?,
+        rewrite_history(
+            &host, &runtime, &work, &state, &bundle, &trust, &enrolment, &ca,
+        )?,
         delete_a_line(&work, &bundle, &siem, &trust)?,
     ];
     runtime.block_on(stop(running))?;
@@ -210,7 +256,14 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&shown)?);
     } else {
-        print_report(&shown, report, &bundle, &trust_path, &siem, args.keep.is_some());
+        print_report(
+            &shown,
+            report,
+            &bundle,
+            &trust_path,
+            &siem,
+            args.keep.is_some(),
+        );
     }
     Ok(if caught { exit::YES } else { exit::NO })
 }
@@ -219,11 +272,30 @@ async fn stop(running: Running) -> Result<()> {
     Ok(running.stop().await?)
 }
 
-fn run_agent(host: &Host, config: &Config, state: &Path, progress: &mut dyn FnMut(&Status)) -> Result<Status> {
-    Ok(jurat_agent::run(host, config, state, &Inputs::default(), Finish::WhenDelivered, progress)?)
+fn run_agent(
+    host: &Host,
+    config: &Config,
+    state: &Path,
+    progress: &mut dyn FnMut(&Status),
+) -> Result<Status> {
+    Ok(jurat_agent::run(
+        host,
+        config,
+        state,
+        &Inputs::default(),
+        Finish::WhenDelivered,
+        progress,
+    )?)
 }
 
-fn print_report(shown: &DemoReport, report: &Report, bundle: &Path, trust: &Path, siem: &Path, kept: bool) {
+fn print_report(
+    shown: &DemoReport,
+    report: &Report,
+    bundle: &Path,
+    trust: &Path,
+    siem: &Path,
+    kept: bool,
+) {
     println!();
     println!("sessions   {}", shown.sessions);
     println!(
@@ -232,7 +304,10 @@ fn print_report(shown: &DemoReport, report: &Report, bundle: &Path, trust: &Path
         words::number(shown.records_sealed),
         words::number(shown.records_filtered)
     );
-    println!("redacted   {} secrets, before anything was hashed, stored or sent", words::number(shown.redactions));
+    println!(
+        "redacted   {} secrets, before anything was hashed, stored or sent",
+        words::number(shown.redactions)
+    );
     println!();
     print!("{}", words::report(report));
     println!();
@@ -240,19 +315,31 @@ fn print_report(shown: &DemoReport, report: &Report, bundle: &Path, trust: &Path
     let cut: String = shown.siem_line.chars().take(400).collect();
     println!("  {cut}...");
     println!("proven by");
-    println!("  jurat verify {} --trust {} --siem {}", bundle.display(), trust.display(), siem.display());
+    println!(
+        "  jurat verify {} --trust {} --siem {}",
+        bundle.display(),
+        trust.display(),
+        siem.display()
+    );
     if !kept {
         println!("  (this folder is removed now; `jurat demo --keep DIR` keeps it)");
     }
     println!();
     println!("Three attempts to cheat:");
     for (index, act) in shown.acts.iter().enumerate() {
-        let result = if act.detected { "DETECTED" } else { "NOT DETECTED" };
+        let result = if act.detected {
+            "DETECTED"
+        } else {
+            "NOT DETECTED"
+        };
         println!("  {}. {}", index + 1, act.name);
         println!("     {result}: {}", act.place);
     }
     println!();
-    println!("{:.1} s. Everything ran on this machine: the witness is not independent of it.", shown.elapsed_s);
+    println!(
+        "{:.1} s. Everything ran on this machine: the witness is not independent of it.",
+        shown.elapsed_s
+    );
 }
 
 /// What the user sees while it works.
@@ -263,7 +350,10 @@ struct Stage {
 
 impl Stage {
     fn new(quiet: bool) -> Self {
-        Self { quiet, terminal: std::io::stderr().is_terminal() }
+        Self {
+            quiet,
+            terminal: std::io::stderr().is_terminal(),
+        }
     }
 
     fn say(&self, text: &str) {
@@ -285,7 +375,9 @@ fn copy_samples(host: &Host, dir: &Path) -> Result<u64> {
     let mut total = 0;
     for (name, text) in SAMPLES {
         let path = dir.join(name);
-        host.disk.create_dir_all(&jurat_disk::parent(&path)).with_context(|| format!("creating {name}"))?;
+        host.disk
+            .create_dir_all(&jurat_disk::parent(&path))
+            .with_context(|| format!("creating {name}"))?;
         replace(&*host.disk, &path, text.as_bytes()).with_context(|| format!("writing {name}"))?;
         total += text.len() as u64;
     }
@@ -299,11 +391,19 @@ const MINE_BYTES_MAX: u64 = 100_000_000;
 fn copy_mine(stage: &Stage, dir: &Path) -> Result<u64> {
     let mut files = Vec::new();
     for source in Config::default().sources() {
-        eprintln!("- reading {} (nothing is changed there)", source.dir.display());
+        eprintln!(
+            "- reading {} (nothing is changed there)",
+            source.dir.display()
+        );
         let root = jurat_agent::root_files(&source)?;
         for path in root {
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            let inside = path.strip_prefix(&source.dir).unwrap_or(&path).to_path_buf();
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue;
+            };
+            let inside = path
+                .strip_prefix(&source.dir)
+                .unwrap_or(&path)
+                .to_path_buf();
             files.push((metadata.modified().ok(), metadata.len(), path, inside));
         }
     }
@@ -320,7 +420,9 @@ fn copy_mine(stage: &Stage, dir: &Path) -> Result<u64> {
         }
     }
     if total == 0 {
-        bail!("no Claude Code sessions found; CLAUDE_CONFIG_DIR names another folder than ~/.claude");
+        bail!(
+            "no Claude Code sessions found; CLAUDE_CONFIG_DIR names another folder than ~/.claude"
+        );
     }
     stage.say(&format!("copied {} of sessions", words::bytes(total)));
     Ok(total)
@@ -329,20 +431,31 @@ fn copy_mine(stage: &Stage, dir: &Path) -> Result<u64> {
 /// The first tool call among the SIEM's lines.
 fn one_line(siem: &Path) -> Result<String> {
     let text = fs::read_to_string(siem).context("reading the SIEM file")?;
-    let line = text.lines().find(|line| line.contains("\"kind\":\"tool.call\"")).or_else(|| text.lines().last());
+    let line = text
+        .lines()
+        .find(|line| line.contains("\"kind\":\"tool.call\""))
+        .or_else(|| text.lines().last());
     Ok(line.unwrap_or_default().to_owned())
 }
 
 fn flip_a_byte(work: &Path, bundle: &Path, trust: &Trust) -> Result<Act> {
     let mut bytes = fs::read(bundle).context("reading the bundle")?;
     let wanted = b"\"action\":\"";
-    let at = bytes.windows(wanted.len()).position(|window| window == wanted).unwrap_or(bytes.len() / 2) + wanted.len();
+    let at = bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+        .unwrap_or(bytes.len() / 2)
+        + wanted.len();
     bytes[at] ^= 1;
     let copy = work.join("flipped.jurat");
     fs::write(&copy, bytes).context("writing a copy")?;
     let (verdict, _) = commands::judge(&copy, Some(trust), None)?;
     let detected = matches!(&verdict, Verdict::Tampered { place } if place.seq.is_some());
-    Ok(Act { name: "one byte of one event flipped in the bundle", detected, place: words::verdict(&verdict).trim_end().into() })
+    Ok(Act {
+        name: "one byte of one event flipped in the bundle",
+        detected,
+        place: words::verdict(&verdict).trim_end().into(),
+    })
 }
 
 /// Rewrites an event, builds the whole tree anew and signs it with the device's own key.
@@ -358,7 +471,10 @@ fn rewrite_history(
     ca: &str,
 ) -> Result<Act> {
     let name = "history rewritten and signed anew with the stolen device key";
-    let key = SoftwareKey::log(&Secret::load(host, &state.join("keys/log.key"))?, &enrolment.origin)?;
+    let key = SoftwareKey::log(
+        &Secret::load(host, &state.join("keys/log.key"))?,
+        &enrolment.origin,
+    )?;
     let (mut reader, manifest, _) = BundleReader::open(BufReader::new(File::open(bundle)?))?;
     let mut forged: Vec<(Vec<u8>, Option<([u8; 32], Vec<u8>)>)> = Vec::new();
     while let Some(Part { records, .. }) = reader.next_part()? {
@@ -374,8 +490,12 @@ fn rewrite_history(
             }
         }
     }
-    let victim = forged.iter().position(|(entry, _)| find(entry, b"\"kind\":\"tool.call\"").is_some()).unwrap_or(2);
-    let text = String::from_utf8_lossy(&forged[victim].0).replace("\"action\":\"", "\"action\":\"not-");
+    let victim = forged
+        .iter()
+        .position(|(entry, _)| find(entry, b"\"kind\":\"tool.call\"").is_some())
+        .unwrap_or(2);
+    let text =
+        String::from_utf8_lossy(&forged[victim].0).replace("\"action\":\"", "\"action\":\"not-");
     forged[victim].0 = text.into_bytes();
     // Everything that can be computed is computed anew: chain heads in batches, tree, signature.
     let mut chain = jurat_proof::Chain::new(&enrolment.origin);
@@ -390,10 +510,18 @@ fn rewrite_history(
         chain.push(&leaf);
         frontier.push(leaf);
     }
-    let checkpoint = Checkpoint { origin: enrolment.origin.clone(), size: frontier.size(), root: frontier.root() };
+    let checkpoint = Checkpoint {
+        origin: enrolment.origin.clone(),
+        size: frontier.size(),
+        root: frontier.root(),
+    };
     let note = checkpoint.sign(&key)?.encode();
     let path = work.join("forged.jurat");
-    let mut writer = BundleWriter::new(File::create(&path)?, &Manifest::new(&manifest.origin, manifest.size), note.as_bytes())?;
+    let mut writer = BundleWriter::new(
+        File::create(&path)?,
+        &Manifest::new(&manifest.origin, manifest.size),
+        note.as_bytes(),
+    )?;
     for (entry, payload) in &forged {
         writer.entry(entry, &leaf_hash(entry))?;
         if let Some((salt, bytes)) = payload {
@@ -403,10 +531,21 @@ fn rewrite_history(
     writer.finish()?;
 
     // To somebody who trusts the device key alone it is perfect.
-    let alone = Trust { logs: trust.logs.clone(), ..Trust::default() };
-    let locally_valid = matches!(commands::judge(&path, Some(&alone), None)?.0, Verdict::Verified(_));
+    let alone = Trust {
+        logs: trust.logs.clone(),
+        ..Trust::default()
+    };
+    let locally_valid = matches!(
+        commands::judge(&path, Some(&alone), None)?.0,
+        Verdict::Verified(_)
+    );
     let (pinned, _) = commands::judge(&path, Some(trust), None)?;
-    let no_witness = matches!(pinned, Verdict::Unverifiable { reason: Reason::Quorum { .. } });
+    let no_witness = matches!(
+        pinned,
+        Verdict::Unverifiable {
+            reason: Reason::Quorum { .. }
+        }
+    );
 
     // And the witness, asked to cosign it, refuses.
     let mut raw = Vec::new();
@@ -422,7 +561,13 @@ fn rewrite_history(
         raw.clear();
         write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
     }
-    let batch = Batch { from: 0, to: checkpoint.size, next: 0, raw_len: raw.len(), body: zstd::bulk::compress(&raw, 1)? };
+    let batch = Batch {
+        from: 0,
+        to: checkpoint.size,
+        next: 0,
+        raw_len: raw.len(),
+        body: zstd::bulk::compress(&raw, 1)?,
+    };
     let load = |name: &str| Secret::load(host, &state.join("keys").join(name));
     let (token, hmac_key) = (load("token.key")?.to_base64(), load("hmac.key")?);
     let collector = Collector::new(SetUp {
@@ -430,7 +575,11 @@ fn rewrite_history(
         tls: tls::client(Some(ca.as_bytes()))?,
         timeout: Duration::from_secs(30),
     })?;
-    let who = Identity { device: &enrolment.device, token: &token, key: hmac_key.expose() };
+    let who = Identity {
+        device: &enrolment.device,
+        token: &token,
+        key: hmac_key.expose(),
+    };
     let answer = runtime.block_on(collector.upload(host, &who, &batch));
     let (refused, words) = match answer {
         Err(CollectorError::Refused { refusal, .. }) => (true, refusal.message),
@@ -439,21 +588,36 @@ fn rewrite_history(
     };
     let place = format!(
         "{}, yet the witness refused it ({words}) and `verify` with the pinned trust says: {}",
-        if locally_valid { "locally valid" } else { "not even locally valid" },
+        if locally_valid {
+            "locally valid"
+        } else {
+            "not even locally valid"
+        },
         words::verdict(&pinned).trim_end()
     );
-    Ok(Act { name, detected: locally_valid && no_witness && refused, place })
+    Ok(Act {
+        name,
+        detected: locally_valid && no_witness && refused,
+        place,
+    })
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
 }
 
 fn delete_a_line(work: &Path, bundle: &Path, siem: &Path, trust: &Trust) -> Result<Act> {
     let text = fs::read_to_string(siem).context("reading the SIEM file")?;
     let lines: Vec<&str> = text.lines().collect();
     let victim = lines.len() / 2;
-    let kept: Vec<&str> = lines.iter().enumerate().filter(|(index, _)| *index != victim).map(|(_, line)| *line).collect();
+    let kept: Vec<&str> = lines
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| *index != victim)
+        .map(|(_, line)| *line)
+        .collect();
     let copy = work.join("siem-cut.jsonl");
     fs::write(&copy, kept.join("\n") + "\n").context("writing a copy")?;
     let number = match line::check(lines.get(victim).unwrap_or(&"").as_bytes()) {
@@ -461,8 +625,17 @@ fn delete_a_line(work: &Path, bundle: &Path, siem: &Path, trust: &Trust) -> Resu
         _ => None,
     };
     let (_, audit) = commands::judge(bundle, Some(trust), Some(&copy))?;
-    let missing = audit.as_ref().map(|audit| audit.missing.clone()).unwrap_or_default();
+    let missing = audit
+        .as_ref()
+        .map(|audit| audit.missing.clone())
+        .unwrap_or_default();
     let detected = number.is_some_and(|number| missing == [number]);
-    let place = audit.map(|audit| words::audit(&audit).trim_end().replace('\n', ";")).unwrap_or_default();
-    Ok(Act { name: "one line deleted from the SIEM's file", detected, place })
+    let place = audit
+        .map(|audit| words::audit(&audit).trim_end().replace('\n', ";"))
+        .unwrap_or_default();
+    Ok(Act {
+        name: "one line deleted from the SIEM's file",
+        detected,
+        place,
+    })
 }

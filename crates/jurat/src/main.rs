@@ -1,5 +1,9 @@
 //! The one binary: words, flags, exit codes.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program speaks to its user")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line program speaks to its user"
+)]
 
 mod cli;
 mod commands;

@@ -37,7 +37,10 @@ pub(crate) fn counts(map: &BTreeMap<String, u64>) -> String {
     }
     let mut list: Vec<_> = map.iter().collect();
     list.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
-    list.iter().map(|(name, count)| format!("{name} {}", number(**count))).collect::<Vec<_>>().join(", ")
+    list.iter()
+        .map(|(name, count)| format!("{name} {}", number(**count)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// A verdict as a few lines.
@@ -51,10 +54,16 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
 
 fn reason_text(reason: &Reason) -> String {
     match reason {
-        Reason::NoTrust => "no trust file was given; name whom you believe with --trust FILE".into(),
+        Reason::NoTrust => {
+            "no trust file was given; name whom you believe with --trust FILE".into()
+        }
         Reason::NotABundle { what } => what.clone(),
-        Reason::UnknownOrigin { origin } => format!("the trust file does not name the log {origin}"),
-        Reason::UnknownKey { origin } => format!("no key that the trust file accepts for {origin} signed this"),
+        Reason::UnknownOrigin { origin } => {
+            format!("the trust file does not name the log {origin}")
+        }
+        Reason::UnknownKey { origin } => {
+            format!("no key that the trust file accepts for {origin} signed this")
+        }
         Reason::Quorum { found, needed } => {
             format!("{found} of the {needed} witnesses that the trust file asks for have cosigned")
         }
@@ -78,21 +87,44 @@ pub(crate) fn report(report: &Report) -> String {
     let _ = writeln!(out, "  isolation  {}", lower(&axes.isolation));
     let _ = writeln!(out, "  witness    {}", axes.witness);
     let _ = writeln!(out, "  archive    {}", axes.archive);
-    let _ = writeln!(out, "  complete   {}", if axes.complete { "yes" } else { "no" });
+    let _ = writeln!(
+        out,
+        "  complete   {}",
+        if axes.complete { "yes" } else { "no" }
+    );
     let _ = writeln!(out, "  exposure   {exposure}");
     let _ = writeln!(out, "  events     {}", counts(&report.events));
     let _ = writeln!(out, "  filtered   {}", counts(&report.filtered));
     let _ = writeln!(out, "  redacted   {} values", number(report.redactions));
     if report.custody {
-        let _ = writeln!(out, "  custody    content was recorded untouched, secrets included");
+        let _ = writeln!(
+            out,
+            "  custody    content was recorded untouched, secrets included"
+        );
     }
     if report.payloads_missing > 0 {
-        let _ = writeln!(out, "  payloads   {} are not here (erased or withheld)", number(report.payloads_missing));
+        let _ = writeln!(
+            out,
+            "  payloads   {} are not here (erased or withheld)",
+            number(report.payloads_missing)
+        );
     }
-    let gaps: Vec<_> = report.gaps.iter().map(|(seq, what)| format!("{what} at leaf {seq}")).collect();
+    let gaps: Vec<_> = report
+        .gaps
+        .iter()
+        .map(|(seq, what)| format!("{what} at leaf {seq}"))
+        .collect();
     if !gaps.is_empty() {
-        let more = if gaps.len() > 6 { format!(", and {} more", gaps.len() - 6) } else { String::new() };
-        let _ = writeln!(out, "  gaps       {}{more}", gaps.get(..6).unwrap_or(&gaps).join(", "));
+        let more = if gaps.len() > 6 {
+            format!(", and {} more", gaps.len() - 6)
+        } else {
+            String::new()
+        };
+        let _ = writeln!(
+            out,
+            "  gaps       {}{more}",
+            gaps.get(..6).unwrap_or(&gaps).join(", ")
+        );
     }
     let _ = writeln!(out, "Not proven:");
     for line in &report.not_proven {
@@ -108,11 +140,23 @@ fn lower(value: &impl std::fmt::Debug) -> String {
 /// The result of comparing a SIEM's lines.
 pub(crate) fn audit(report: &AuditReport) -> String {
     if report.is_clean() {
-        return format!("SIEM      every leaf has its one unaltered line ({} lines)\n", number(report.lines));
+        return format!(
+            "SIEM      every leaf has its one unaltered line ({} lines)\n",
+            number(report.lines)
+        );
     }
     let list = |numbers: &[u64]| {
-        let shown = numbers.iter().take(10).map(u64::to_string).collect::<Vec<_>>().join(", ");
-        if numbers.len() > 10 { format!("{shown}, and {} more", numbers.len() - 10) } else { shown }
+        let shown = numbers
+            .iter()
+            .take(10)
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        if numbers.len() > 10 {
+            format!("{shown}, and {} more", numbers.len() - 10)
+        } else {
+            shown
+        }
     };
     let mut out = "SIEM      NOT as sent\n".to_owned();
     for (what, numbers) in [
@@ -134,14 +178,30 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
     let state = if alive || status.state == "stopped" {
         status.state.clone()
     } else {
-        format!("not running (it was {} until {})", status.state, status.time)
+        format!(
+            "not running (it was {} until {})",
+            status.state, status.time
+        )
     };
     let _ = writeln!(out, "state      {state}");
     let _ = writeln!(out, "log        {}", status.origin);
-    let _ = writeln!(out, "head       {} leaves, root {}", number(status.size), status.root);
+    let _ = writeln!(
+        out,
+        "head       {} leaves, root {}",
+        number(status.size),
+        status.root
+    );
     let _ = writeln!(out, "collector  {}", status.collector);
-    let confirmed = if status.frontier_confirmed { "" } else { " (head not confirmed by the collector at the start)" };
-    let _ = writeln!(out, "archived   {} leaves{confirmed}", number(status.delivered));
+    let confirmed = if status.frontier_confirmed {
+        ""
+    } else {
+        " (head not confirmed by the collector at the start)"
+    };
+    let _ = writeln!(
+        out,
+        "archived   {} leaves{confirmed}",
+        number(status.delivered)
+    );
     let queue = &status.queue;
     let _ = writeln!(
         out,
@@ -151,7 +211,12 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         queue.oldest_s
     );
     let _ = writeln!(out, "exposure   {} s now", status.exposure_s);
-    let _ = writeln!(out, "files      {} followed, {} not read yet", number(status.files), bytes(status.unread_bytes));
+    let _ = writeln!(
+        out,
+        "files      {} followed, {} not read yet",
+        number(status.files),
+        bytes(status.unread_bytes)
+    );
     let _ = writeln!(
         out,
         "records    {} lines read, {} sealed, filtered: {}, shed {}",
@@ -160,7 +225,12 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         counts(&status.records_filtered),
         status.shed
     );
-    let _ = writeln!(out, "redacted   {} values, {} records withheld", number(status.redactions), status.withheld);
+    let _ = writeln!(
+        out,
+        "redacted   {} values, {} records withheld",
+        number(status.redactions),
+        status.withheld
+    );
     let _ = writeln!(out, "ledger     {}", bytes(status.ledger_bytes));
     if let Some(problem) = &status.problem {
         let _ = writeln!(out, "problem    {problem}");

@@ -64,7 +64,10 @@ impl Secret {
         })?;
         let secret = std::str::from_utf8(&bytes).ok().and_then(Self::from_base64);
         bytes.zeroize();
-        secret.ok_or_else(|| KeyError::Malformed { path: path.to_path_buf(), what: "key of 32 bytes in base64" })
+        secret.ok_or_else(|| KeyError::Malformed {
+            path: path.to_path_buf(),
+            what: "key of 32 bytes in base64",
+        })
     }
 
     /// Writes a secret to its file, durably, readable by its owner only.
@@ -76,7 +79,11 @@ impl Secret {
         text.push('\n');
         let stored = replace(&*host.disk, path, text.as_bytes());
         text.zeroize();
-        stored.map_err(|source| KeyError::Io { path: path.to_path_buf(), doing: "writing a key", source })
+        stored.map_err(|source| KeyError::Io {
+            path: path.to_path_buf(),
+            doing: "writing a key",
+            source,
+        })
     }
 
     /// Reads a secret, or makes one and writes it when there is no file yet.
@@ -98,9 +105,18 @@ impl Secret {
 #[cfg(unix)]
 fn refuse_exposed(path: &Path) -> Result<(), KeyError> {
     use std::os::unix::fs::PermissionsExt;
-    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return Ok(());
+    };
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyError::Exposed { path: path.to_path_buf(), mode }) }
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(KeyError::Exposed {
+            path: path.to_path_buf(),
+            mode,
+        })
+    }
 }
 
 #[cfg(not(unix))]

@@ -36,11 +36,19 @@ impl SoftwareKey {
         name: &str,
         make: fn(&str, [u8; 32]) -> Result<VerifierKey, jurat_proof::NoteError>,
     ) -> Result<Self, KeyError> {
-        let malformed = |what| KeyError::Malformed { path: name.into(), what };
+        let malformed = |what| KeyError::Malformed {
+            path: name.into(),
+            what,
+        };
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose())
             .map_err(|_| malformed("seed of an Ed25519 key"))?;
-        let public = pair.public_key().as_ref().try_into().map_err(|_| malformed("Ed25519 key"))?;
-        let verifier = make(name, public).map_err(|_| malformed("name that a signed note can bear"))?;
+        let public = pair
+            .public_key()
+            .as_ref()
+            .try_into()
+            .map_err(|_| malformed("Ed25519 key"))?;
+        let verifier =
+            make(name, public).map_err(|_| malformed("name that a signed note can bear"))?;
         Ok(Self { pair, verifier })
     }
 
@@ -81,14 +89,22 @@ mod tests {
     #[test]
     fn a_checkpoint_signed_and_cosigned_verifies_and_a_changed_one_does_not() {
         let key = SoftwareKey::log(&Secret::from_bytes([1; 32]), "example.org/jurat/d/0").unwrap();
-        let witness = SoftwareKey::cosigner(&Secret::from_bytes([2; 32]), "example.org/witness").unwrap();
-        let checkpoint = Checkpoint { origin: key.verifier_key().name.clone(), size: 7, root: Digest([9; 32]) };
+        let witness =
+            SoftwareKey::cosigner(&Secret::from_bytes([2; 32]), "example.org/witness").unwrap();
+        let checkpoint = Checkpoint {
+            origin: key.verifier_key().name.clone(),
+            size: 7,
+            root: Digest([9; 32]),
+        };
         let mut note = checkpoint.sign(&key).unwrap();
-        note.signatures.push(Cosignature::sign(&witness, 1_700_000_000, &note.text).unwrap());
+        note.signatures
+            .push(Cosignature::sign(&witness, 1_700_000_000, &note.text).unwrap());
         let mut read = jurat_proof::Note::parse(note.encode().as_bytes()).unwrap();
         assert_eq!(read, note);
         assert_eq!(read.is_signed_by(key.verifier_key()), Ok(true));
-        let found = Cosignature::find(&read, witness.verifier_key()).unwrap().unwrap();
+        let found = Cosignature::find(&read, witness.verifier_key())
+            .unwrap()
+            .unwrap();
         assert_eq!(found.time_s, 1_700_000_000);
         read.text = read.text.replace("\n7\n", "\n8\n");
         assert!(read.is_signed_by(key.verifier_key()).is_err());

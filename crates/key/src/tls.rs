@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -11,7 +13,10 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::KeyError;
 
 fn wrong(path: &Path, what: impl ToString) -> KeyError {
-    KeyError::Tls { path: path.to_path_buf(), what: what.to_string() }
+    KeyError::Tls {
+        path: path.to_path_buf(),
+        what: what.to_string(),
+    }
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -27,13 +32,18 @@ pub fn client(ca_pem: Option<&[u8]>) -> Result<ClientConfig, KeyError> {
     if let Some(pem) = ca_pem {
         let path = Path::new("pinned certificate");
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            roots.add(certificate.map_err(|error| wrong(path, error))?).map_err(|error| wrong(path, error))?;
+            roots
+                .add(certificate.map_err(|error| wrong(path, error))?)
+                .map_err(|error| wrong(path, error))?;
         }
     } else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if roots.is_empty() {
-        return Err(wrong(Path::new("trusted certificates"), "none found; name one with --ca FILE"));
+        return Err(wrong(
+            Path::new("trusted certificates"),
+            "none found; name one with --ca FILE",
+        ));
     }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -83,15 +93,25 @@ pub fn generate(names: &[String]) -> Result<Generated, KeyError> {
     let fail = |error: rcgen::Error| wrong(subject, error);
     let mut authority = CertificateParams::new(Vec::new()).map_err(fail)?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.distinguished_name.push(DnType::CommonName, "Jurat generated authority");
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "Jurat generated authority");
     let authority_key = KeyPair::generate().map_err(fail)?;
     let ca = authority.self_signed(&authority_key).map_err(fail)?;
     let issuer = Issuer::new(authority, authority_key);
     let mut server = CertificateParams::new(names.to_vec()).map_err(fail)?;
-    server.distinguished_name.push(DnType::CommonName, "Jurat collector");
-    server.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    server
+        .distinguished_name
+        .push(DnType::CommonName, "Jurat collector");
+    server
+        .extended_key_usages
+        .push(ExtendedKeyUsagePurpose::ServerAuth);
     server.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().map_err(fail)?;
     let certificate = server.signed_by(&key, &issuer).map_err(fail)?;
-    Ok(Generated { ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(Generated {
+        ca: ca.pem(),
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }

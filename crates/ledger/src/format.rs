@@ -97,7 +97,8 @@ pub(crate) fn commit_body(start: u64, records: u32) -> [u8; 12] {
 }
 
 pub(crate) fn commit_start(body: &[u8]) -> Option<u64> {
-    body.first_chunk::<8>().map(|start| u64::from_le_bytes(*start))
+    body.first_chunk::<8>()
+        .map(|start| u64::from_le_bytes(*start))
 }
 
 pub(crate) fn segment_name(base: u64) -> String {
@@ -105,6 +106,8 @@ pub(crate) fn segment_name(base: u64) -> String {
 }
 
 pub(crate) fn segment_base(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".jl").filter(|digits| digits.len() == 16)?;
+    let digits = name
+        .strip_suffix(".jl")
+        .filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
 }

@@ -40,7 +40,11 @@ pub struct Fsck {
 impl Fsck {
     /// Whether everything is as it was written.
     pub fn is_clean(&self) -> bool {
-        self.holes.is_empty() && self.segments.iter().all(|segment| segment.damaged_at.is_none())
+        self.holes.is_empty()
+            && self
+                .segments
+                .iter()
+                .all(|segment| segment.damaged_at.is_none())
     }
 }
 
@@ -58,7 +62,13 @@ pub fn fsck(disk: &dyn Disk, dir: &Path) -> Result<Fsck, LedgerError> {
             Err(LedgerError::Corrupt { path, .. }) => {
                 let damaged_at = Some(0);
                 found.segments.push(SegmentReport {
-                    path, len: 0, committed: 0, records: 0, erased: 0, damaged_at, torn: 0,
+                    path,
+                    len: 0,
+                    committed: 0,
+                    records: 0,
+                    erased: 0,
+                    damaged_at,
+                    torn: 0,
                 });
                 continue;
             }
@@ -66,7 +76,11 @@ pub fn fsck(disk: &dyn Disk, dir: &Path) -> Result<Fsck, LedgerError> {
         };
         let (committed, stopped) = scan(&mut segment)?;
         let torn = segment.len - committed;
-        let damaged_at = if last { damage_after(&segment, stopped)? } else { (torn > 0).then_some(stopped) };
+        let damaged_at = if last {
+            damage_after(&segment, stopped)?
+        } else {
+            (torn > 0).then_some(stopped)
+        };
         let (mut records, mut erased, mut offset) = (0, 0, crate::format::SEGMENT_HEADER);
         while offset < committed
             && let Some(header) = segment.record(*base + offset)?

@@ -24,7 +24,10 @@ impl Group {
     /// # Panics
     /// When `kind` is one of the ledger's own (250 and above): a bug.
     pub fn push(&mut self, kind: u8, parts: &[&[u8]]) -> Result<(), LedgerError> {
-        assert!(kind < KIND_OWN, "record kinds from 250 on are the ledger's own");
+        assert!(
+            kind < KIND_OWN,
+            "record kinds from 250 on are the ledger's own"
+        );
         self.push_any(kind, parts)
     }
 
@@ -38,7 +41,9 @@ impl Group {
         header[..4].copy_from_slice(&(len as u32).to_le_bytes());
         header[4] = kind;
         self.bytes.extend_from_slice(&header);
-        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        parts
+            .iter()
+            .for_each(|part| self.bytes.extend_from_slice(part));
         Ok(())
     }
 
@@ -68,7 +73,11 @@ impl Group {
     /// Fills in the CRCs for a group that will stand at `offset` of this segment.
     pub(crate) fn place(&mut self, id: SegmentId, offset: u64) -> &[u8] {
         for (index, head) in self.heads.iter().enumerate() {
-            let end = self.heads.get(index + 1).copied().unwrap_or(self.bytes.len());
+            let end = self
+                .heads
+                .get(index + 1)
+                .copied()
+                .unwrap_or(self.bytes.len());
             let at = offset + *head as u64;
             let (header, body) = self.bytes[*head..end].split_at_mut(RECORD_HEADER as usize);
             let fixed = RecordHeader {

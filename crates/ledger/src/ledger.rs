@@ -7,8 +7,8 @@ use std::sync::Arc;
 use jurat_disk::{Disk, File, Lock, Mode, Rng};
 
 use crate::format::{
-    FLAG_ERASED, KIND_COMMIT, KIND_SNAPSHOT, KIND_STATE, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId,
-    commit_body, commit_start, crc, segment_header, segment_name,
+    FLAG_ERASED, KIND_COMMIT, KIND_SNAPSHOT, KIND_STATE, RECORD_HEADER, RecordHeader,
+    SEGMENT_HEADER, SegmentId, commit_body, commit_start, crc, segment_header, segment_name,
 };
 use crate::reader::{Segment, segments};
 use crate::{Group, LedgerError, Reader};
@@ -22,7 +22,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 32 * 1024 * 1024 }
+        Self {
+            segment_bytes: 32 * 1024 * 1024,
+        }
     }
 }
 
@@ -81,15 +83,28 @@ impl Ledger {
         first: &[u8],
         replay: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Self, LedgerError> {
-        let io = |doing| move |source| LedgerError::Io { path: dir.to_path_buf(), doing, source };
-        disk.create_dir_all(dir).map_err(io("creating the ledger"))?;
+        let io = |doing| {
+            move |source| LedgerError::Io {
+                path: dir.to_path_buf(),
+                doing,
+                source,
+            }
+        };
+        disk.create_dir_all(dir)
+            .map_err(io("creating the ledger"))?;
         let lock_path = dir.join("lock");
         let lock = match disk.lock(&lock_path) {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(LedgerError::Locked { path: lock_path });
             }
-            Err(source) => return Err(LedgerError::Io { path: lock_path, doing: "locking", source }),
+            Err(source) => {
+                return Err(LedgerError::Io {
+                    path: lock_path,
+                    doing: "locking",
+                    source,
+                });
+            }
         };
         let active = match segments(&*disk, dir)?.last().copied() {
             Some(base) => {
@@ -102,7 +117,15 @@ impl Ledger {
                 create(&*disk, &*rng, dir, 0, first)?
             }
         };
-        Ok(Self { disk, rng, dir: dir.to_path_buf(), options, active, poisoned: false, _lock: lock })
+        Ok(Self {
+            disk,
+            rng,
+            dir: dir.to_path_buf(),
+            options,
+            active,
+            poisoned: false,
+            _lock: lock,
+        })
     }
 
     /// Appends a group with its state blob and makes both durable: one write, one fdatasync.
@@ -127,7 +150,10 @@ impl Ledger {
             group.push_any(KIND_STATE, &[state])?;
         }
         let count = group.records() as u32;
-        group.push_any(KIND_COMMIT, &[&commit_body(self.active.base + self.active.durable, count)])?;
+        group.push_any(
+            KIND_COMMIT,
+            &[&commit_body(self.active.base + self.active.durable, count)],
+        )?;
         match self.active.write(group) {
             Ok(()) => {}
             Err(error) if is_full(&error) => {
@@ -145,7 +171,11 @@ impl Ledger {
                 // bytes for committed that may never have reached the disk.
                 let _ = self.active.file.set_len(self.active.durable);
                 let path = self.active.path.clone();
-                return Err(LedgerError::Io { path, doing: "appending a group", source });
+                return Err(LedgerError::Io {
+                    path,
+                    doing: "appending a group",
+                    source,
+                });
             }
         }
         group.clear();
@@ -175,7 +205,10 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Io`] when the folder cannot be listed.
     pub fn start(&self) -> Result<u64, LedgerError> {
-        Ok(segments(&*self.disk, &self.dir)?.first().copied().unwrap_or(0))
+        Ok(segments(&*self.disk, &self.dir)?
+            .first()
+            .copied()
+            .unwrap_or(0))
     }
 
     /// The bytes on disk.
@@ -228,7 +261,11 @@ impl Ledger {
             let doing = "removing an old segment";
             self.disk
                 .sync_dir(&self.dir)
-                .map_err(|source| LedgerError::Io { path: self.dir.clone(), doing, source })?;
+                .map_err(|source| LedgerError::Io {
+                    path: self.dir.clone(),
+                    doing,
+                    source,
+                })?;
         }
         Ok(removed)
     }
@@ -242,18 +279,35 @@ impl Ledger {
     /// [`LedgerError::Corrupt`] when no good record stands there.
     pub fn erase(&mut self, position: u64) -> Result<(), LedgerError> {
         let bases = segments(&*self.disk, &self.dir)?;
-        let base = bases.iter().rfind(|base| **base <= position).copied().unwrap_or(0);
+        let base = bases
+            .iter()
+            .rfind(|base| **base <= position)
+            .copied()
+            .unwrap_or(0);
         let mut segment = Segment::open(&*self.disk, &self.dir, base)?;
         let offset = position - base;
         let path = segment.path.clone();
-        let header =
-            segment.record(position)?.ok_or_else(|| LedgerError::Corrupt { path: path.clone(), offset })?;
-        let io = |source| LedgerError::Io { path: path.clone(), doing: "erasing a record", source };
+        let header = segment
+            .record(position)?
+            .ok_or_else(|| LedgerError::Corrupt {
+                path: path.clone(),
+                offset,
+            })?;
+        let io = |source| LedgerError::Io {
+            path: path.clone(),
+            doing: "erasing a record",
+            source,
+        };
         let file = self.disk.open(&path, Mode::Write).map_err(io)?;
-        let marked = RecordHeader { flags: header.flags | FLAG_ERASED, ..header };
-        file.write_at(&marked.encode(segment.id, offset), offset).map_err(io)?;
+        let marked = RecordHeader {
+            flags: header.flags | FLAG_ERASED,
+            ..header
+        };
+        file.write_at(&marked.encode(segment.id, offset), offset)
+            .map_err(io)?;
         file.sync().map_err(io)?;
-        file.write_at(&vec![0; header.len as usize], offset + RECORD_HEADER).map_err(io)?;
+        file.write_at(&vec![0; header.len as usize], offset + RECORD_HEADER)
+            .map_err(io)?;
         file.sync().map_err(io)
     }
 }
@@ -269,13 +323,26 @@ impl Active {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Begins a segment: header, snapshot and commit are durable before the name is.
-fn create(disk: &dyn Disk, rng: &dyn Rng, dir: &Path, base: u64, snapshot: &[u8]) -> Result<Active, LedgerError> {
+fn create(
+    disk: &dyn Disk,
+    rng: &dyn Rng,
+    dir: &Path,
+    base: u64,
+    snapshot: &[u8],
+) -> Result<Active, LedgerError> {
     let path = dir.join(segment_name(base));
-    let io = |source| LedgerError::Io { path: path.clone(), doing: "beginning a segment", source };
+    let io = |source| LedgerError::Io {
+        path: path.clone(),
+        doing: "beginning a segment",
+        source,
+    };
     let mut id = [0; 16];
     rng.fill(&mut id);
     let id = SegmentId(id);
@@ -295,7 +362,13 @@ fn create(disk: &dyn Disk, rng: &dyn Rng, dir: &Path, base: u64, snapshot: &[u8]
     file.sync().map_err(io)?;
     disk.rename(&tmp, &path).map_err(io)?;
     disk.sync_dir(dir).map_err(io)?;
-    Ok(Active { path, file, base, id, durable: bytes.len() as u64 })
+    Ok(Active {
+        path,
+        file,
+        base,
+        id,
+        durable: bytes.len() as u64,
+    })
 }
 
 /// The most bytes that one group can have: what may be in flight when a sync fails.
@@ -308,13 +381,23 @@ fn recover(disk: &dyn Disk, dir: &Path, base: u64) -> Result<Active, LedgerError
     let mut segment = Segment::open(disk, dir, base)?;
     let (committed, stopped) = scan(&mut segment)?;
     if committed == 0 {
-        return Err(LedgerError::Corrupt { path: segment.path, offset: stopped });
+        return Err(LedgerError::Corrupt {
+            path: segment.path,
+            offset: stopped,
+        });
     }
     if let Some(offset) = damage_after(&segment, stopped)? {
-        return Err(LedgerError::Corrupt { path: segment.path, offset });
+        return Err(LedgerError::Corrupt {
+            path: segment.path,
+            offset,
+        });
     }
     let path = segment.path.clone();
-    let io = |source| LedgerError::Io { path: path.clone(), doing: "recovering a segment", source };
+    let io = |source| LedgerError::Io {
+        path: path.clone(),
+        doing: "recovering a segment",
+        source,
+    };
     let file = disk.open(&path, Mode::Write).map_err(io)?;
     if segment.len > committed {
         file.set_len(committed).map_err(io)?;
@@ -336,7 +419,13 @@ fn recover(disk: &dyn Disk, dir: &Path, base: u64) -> Result<Active, LedgerError
     file.sync().map_err(io)?;
     // Likewise its name: the sync of the folder may be what failed.
     disk.sync_dir(dir).map_err(io)?;
-    Ok(Active { path: path.clone(), file, base, id: segment.id, durable: committed })
+    Ok(Active {
+        path: path.clone(),
+        file,
+        base,
+        id: segment.id,
+        durable: committed,
+    })
 }
 
 /// Reads records from the front: (offset after the last commit, offset where reading stopped).
@@ -364,12 +453,16 @@ pub(crate) fn damage_after(segment: &Segment, stopped: u64) -> Result<Option<u64
     rest.truncate(read);
     for at in 0..rest.len() {
         let offset = stopped + at as u64;
-        let Some(header) = RecordHeader::parse(&rest[at..], segment.id, offset) else { continue };
+        let Some(header) = RecordHeader::parse(&rest[at..], segment.id, offset) else {
+            continue;
+        };
         if header.kind != KIND_COMMIT {
             continue;
         }
         let body_at = at + RECORD_HEADER as usize;
-        let Some(body) = rest.get(body_at..body_at + header.len as usize) else { continue };
+        let Some(body) = rest.get(body_at..body_at + header.len as usize) else {
+            continue;
+        };
         let good = crc(segment.id, offset, body) == header.body_crc;
         if good && commit_start(body).is_some_and(|start| start > segment.base + stopped) {
             return Ok(Some(stopped));
@@ -389,14 +482,21 @@ fn replay_segment(
     while offset < active.durable {
         let position = active.base + offset;
         let Some(header) = segment.record(position)? else {
-            return Err(LedgerError::Corrupt { path: segment.path, offset });
+            return Err(LedgerError::Corrupt {
+                path: segment.path,
+                offset,
+            });
         };
         let body = segment.body(position, header);
         match header.kind {
             KIND_SNAPSHOT => replay(Replayed::Snapshot(body)),
             KIND_STATE => replay(Replayed::State(body)),
             KIND_COMMIT => {}
-            kind => replay(Replayed::Record { position, kind, body }),
+            kind => replay(Replayed::Record {
+                position,
+                kind,
+                body,
+            }),
         }
         offset += RECORD_HEADER + u64::from(header.len);
     }

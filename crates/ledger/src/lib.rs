@@ -32,7 +32,9 @@ pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 #[non_exhaustive]
 pub enum LedgerError {
     /// Bytes in the middle of a segment are not what was written. Nothing was cut off.
-    #[error("{path}: damaged at byte {offset}, with good records after it; run `jurat ledger fsck`")]
+    #[error(
+        "{path}: damaged at byte {offset}, with good records after it; run `jurat ledger fsck`"
+    )]
     Corrupt {
         /// The segment.
         path: PathBuf,

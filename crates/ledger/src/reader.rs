@@ -6,8 +6,8 @@ use std::sync::Arc;
 use jurat_disk::{Disk, File, Mode};
 
 use crate::format::{
-    KIND_OWN, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId, crc, parse_segment_header, segment_base,
-    segment_name,
+    KIND_OWN, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId, crc, parse_segment_header,
+    segment_base, segment_name,
 };
 use crate::{LedgerError, RECORD_BYTES_MAX};
 
@@ -41,10 +41,22 @@ impl Reader {
     ///
     /// # Errors
     /// [`LedgerError::Io`] when the folder cannot be listed.
-    pub fn new(disk: Arc<dyn Disk>, dir: &Path, from: u64, limit: u64) -> Result<Self, LedgerError> {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        from: u64,
+        limit: u64,
+    ) -> Result<Self, LedgerError> {
         let segments = segments(&*disk, dir)?;
         let position = from.max(segments.first().copied().unwrap_or(0));
-        Ok(Self { disk, dir: dir.to_path_buf(), segments, current: None, position, limit })
+        Ok(Self {
+            disk,
+            dir: dir.to_path_buf(),
+            segments,
+            current: None,
+            position,
+            limit,
+        })
     }
 
     /// A reader from this position to the last whole group, for a process that does not have the
@@ -79,7 +91,9 @@ impl Reader {
     /// [`LedgerError::Corrupt`] names the place; [`LedgerError::Io`] what the disk said.
     pub fn next_record(&mut self) -> Result<Option<Item<'_>>, LedgerError> {
         loop {
-            let Some((position, header)) = self.advance()? else { return Ok(None) };
+            let Some((position, header)) = self.advance()? else {
+                return Ok(None);
+            };
             if header.kind >= KIND_OWN {
                 continue;
             }
@@ -102,7 +116,11 @@ impl Reader {
         }
         loop {
             if self.current.is_none() {
-                let last = self.segments.iter().rfind(|base| **base <= self.position).copied();
+                let last = self
+                    .segments
+                    .iter()
+                    .rfind(|base| **base <= self.position)
+                    .copied();
                 let Some(base) = last else { return Ok(None) };
                 let segment = Segment::open(&*self.disk, &self.dir, base)?;
                 self.position = self.position.max(base + SEGMENT_HEADER);
@@ -117,10 +135,17 @@ impl Reader {
                 }
                 None => {
                     // The end of this segment: only right when the next one begins exactly here.
-                    let after = self.segments.iter().find(|base| **base > segment.base).copied();
+                    let after = self
+                        .segments
+                        .iter()
+                        .find(|base| **base > segment.base)
+                        .copied();
                     if after != Some(self.position) {
                         let offset = self.position - segment.base;
-                        return Err(LedgerError::Corrupt { path: segment.path.clone(), offset });
+                        return Err(LedgerError::Corrupt {
+                            path: segment.path.clone(),
+                            offset,
+                        });
                     }
                     self.current = None;
                     if self.position >= self.limit {
@@ -161,15 +186,30 @@ const WINDOW_BYTES: usize = 256 * 1024;
 impl Segment {
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, base: u64) -> Result<Self, LedgerError> {
         let path = dir.join(segment_name(base));
-        let io = |doing, source| LedgerError::Io { path: path.clone(), doing, source };
-        let file = disk.open(&path, Mode::Read).map_err(|source| io("opening a segment", source))?;
-        let len = file.len().map_err(|source| io("reading a segment", source))?;
+        let io = |doing, source| LedgerError::Io {
+            path: path.clone(),
+            doing,
+            source,
+        };
+        let file = disk
+            .open(&path, Mode::Read)
+            .map_err(|source| io("opening a segment", source))?;
+        let len = file
+            .len()
+            .map_err(|source| io("reading a segment", source))?;
         let mut header = [0; SEGMENT_HEADER as usize];
-        file.read_at(&mut header, 0).map_err(|source| io("reading a segment", source))?;
+        file.read_at(&mut header, 0)
+            .map_err(|source| io("reading a segment", source))?;
         match parse_segment_header(&header) {
-            Some((found, id)) if found == base => {
-                Ok(Self { path, base, id, len, file, window: Vec::new(), window_at: 0 })
-            }
+            Some((found, id)) if found == base => Ok(Self {
+                path,
+                base,
+                id,
+                len,
+                file,
+                window: Vec::new(),
+                window_at: 0,
+            }),
             _ => Err(LedgerError::Corrupt { path, offset: 0 }),
         }
     }
@@ -182,11 +222,14 @@ impl Segment {
         }
         let want = len.max(WINDOW_BYTES);
         self.window.resize(want, 0);
-        let read = self.file.read_at(&mut self.window, offset).map_err(|source| LedgerError::Io {
-            path: self.path.clone(),
-            doing: "reading a segment",
-            source,
-        })?;
+        let read = self
+            .file
+            .read_at(&mut self.window, offset)
+            .map_err(|source| LedgerError::Io {
+                path: self.path.clone(),
+                doing: "reading a segment",
+                source,
+            })?;
         self.window.truncate(read);
         if len <= WINDOW_BYTES {
             self.window.shrink_to(WINDOW_BYTES);
@@ -208,7 +251,9 @@ impl Segment {
             return Ok(None);
         }
         let head = self.slice(offset, RECORD_HEADER as usize);
-        let Some(header) = RecordHeader::parse(head, self.id, offset) else { return Ok(None) };
+        let Some(header) = RecordHeader::parse(head, self.id, offset) else {
+            return Ok(None);
+        };
         let len = header.len as usize;
         if len > RECORD_BYTES_MAX || !self.load(offset, RECORD_HEADER as usize + len)? {
             return Ok(None);
@@ -227,10 +272,12 @@ impl Segment {
 
     /// Reads bytes at an offset, fewer at the end.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, LedgerError> {
-        self.file.read_at(buffer, offset).map_err(|source| LedgerError::Io {
-            path: self.path.clone(),
-            doing: "reading a segment",
-            source,
-        })
+        self.file
+            .read_at(buffer, offset)
+            .map_err(|source| LedgerError::Io {
+                path: self.path.clone(),
+                doing: "reading a segment",
+                source,
+            })
     }
 }

@@ -33,7 +33,12 @@ pub struct Manifest {
 impl Manifest {
     /// The manifest of a bundle of this log and size.
     pub fn new(origin: &str, size: u64) -> Self {
-        Self { format: "jurat-bundle".into(), v: 1, origin: origin.into(), size }
+        Self {
+            format: "jurat-bundle".into(),
+            v: 1,
+            origin: origin.into(),
+            size,
+        }
     }
 }
 
@@ -63,8 +68,12 @@ impl<W: Write> BundleWriter<W> {
     /// # Errors
     /// What the writer says.
     pub fn new(out: W, manifest: &Manifest, checkpoint: &[u8]) -> io::Result<Self> {
-        let mut bundle =
-            Self { tar: tar::Builder::new(out), hashes: Vec::new(), records: Vec::new(), part: 0 };
+        let mut bundle = Self {
+            tar: tar::Builder::new(out),
+            hashes: Vec::new(),
+            records: Vec::new(),
+            part: 0,
+        };
         let json = serde_json::to_vec(manifest)?;
         bundle.file("jurat.json", &json)?;
         bundle.file("README.md", README.as_bytes())?;
@@ -102,7 +111,10 @@ impl<W: Write> BundleWriter<W> {
         if self.records.is_empty() {
             return Ok(());
         }
-        let (hashes, records) = (std::mem::take(&mut self.hashes), std::mem::take(&mut self.records));
+        let (hashes, records) = (
+            std::mem::take(&mut self.hashes),
+            std::mem::take(&mut self.records),
+        );
         self.file(&format!("hashes/{:06}", self.part), &hashes)?;
         self.file(&format!("records/{:06}", self.part), &records)?;
         self.part += 1;
@@ -144,10 +156,13 @@ impl<R: Read> BundleReader<R> {
     pub fn open(input: R) -> Result<(Self, Manifest, Vec<u8>), BundleError> {
         let mut reader = Self { input, part: 0 };
         let json = reader.expect("jurat.json", SMALL_BYTES_MAX)?;
-        let manifest: Manifest =
-            serde_json::from_slice(&json).map_err(|error| BundleError::Layout(format!("jurat.json: {error}")))?;
+        let manifest: Manifest = serde_json::from_slice(&json)
+            .map_err(|error| BundleError::Layout(format!("jurat.json: {error}")))?;
         if manifest.format != "jurat-bundle" || manifest.v != 1 {
-            return Err(BundleError::Layout(format!("format {} version {}", manifest.format, manifest.v)));
+            return Err(BundleError::Layout(format!(
+                "format {} version {}",
+                manifest.format, manifest.v
+            )));
         }
         reader.expect("README.md", SMALL_BYTES_MAX)?;
         let checkpoint = reader.expect("checkpoint", SMALL_BYTES_MAX)?;
@@ -160,10 +175,14 @@ impl<R: Read> BundleReader<R> {
     /// [`BundleError`] when the bundle is cut or holds anything unexpected.
     pub fn next_part(&mut self) -> Result<Option<Part>, BundleError> {
         let name = format!("hashes/{:06}", self.part);
-        let Some(hashes) = self.file(&name, PART_BYTES_MAX)? else { return Ok(None) };
+        let Some(hashes) = self.file(&name, PART_BYTES_MAX)? else {
+            return Ok(None);
+        };
         let (chunks, rest) = hashes.as_chunks::<32>();
         if !rest.is_empty() {
-            return Err(BundleError::Layout(format!("{name} is not a sequence of digests")));
+            return Err(BundleError::Layout(format!(
+                "{name} is not a sequence of digests"
+            )));
         }
         let hashes = chunks.iter().map(|chunk| Digest(*chunk)).collect();
         let records = self.expect(&format!("records/{:06}", self.part), PART_BYTES_MAX)?;
@@ -172,13 +191,16 @@ impl<R: Read> BundleReader<R> {
     }
 
     fn expect(&mut self, name: &str, max: u64) -> Result<Vec<u8>, BundleError> {
-        self.file(name, max)?.ok_or_else(|| BundleError::Layout(format!("{name} is missing")))
+        self.file(name, max)?
+            .ok_or_else(|| BundleError::Layout(format!("{name} is missing")))
     }
 
     /// Reads the next file, which must bear this name; `None` at the end of the tar.
     fn file(&mut self, name: &str, max: u64) -> Result<Option<Vec<u8>>, BundleError> {
         let mut header = tar::Header::new_ustar();
-        self.input.read_exact(header.as_mut_bytes()).map_err(BundleError::Read)?;
+        self.input
+            .read_exact(header.as_mut_bytes())
+            .map_err(BundleError::Read)?;
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -187,7 +209,13 @@ impl<R: Read> BundleReader<R> {
             .as_bytes()
             .iter()
             .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+            .map(|(at, byte)| {
+                if (148..156).contains(&at) {
+                    32
+                } else {
+                    u32::from(*byte)
+                }
+            })
             .sum();
         if header.cksum().ok() != Some(sum) || !header.entry_type().is_file() {
             return Err(layout(format!("expected the file {name}")));
@@ -198,13 +226,19 @@ impl<R: Read> BundleReader<R> {
         }
         let size = header.entry_size().map_err(BundleError::Read)?;
         if size > max {
-            return Err(layout(format!("{name} has {size} bytes, the limit is {max}")));
+            return Err(layout(format!(
+                "{name} has {size} bytes, the limit is {max}"
+            )));
         }
         let mut bytes = vec![0; size as usize];
-        self.input.read_exact(&mut bytes).map_err(BundleError::Read)?;
+        self.input
+            .read_exact(&mut bytes)
+            .map_err(BundleError::Read)?;
         let padding = (512 - size % 512) % 512;
         let mut pad = [0; 512];
-        self.input.read_exact(&mut pad[..padding as usize]).map_err(BundleError::Read)?;
+        self.input
+            .read_exact(&mut pad[..padding as usize])
+            .map_err(BundleError::Read)?;
         Ok(Some(bytes))
     }
 }

@@ -20,7 +20,12 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The signed text: three lines.
     pub fn body(&self) -> String {
-        format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root.0))
+        format!(
+            "{}\n{}\n{}\n",
+            self.origin,
+            self.size,
+            BASE64.encode(self.root.0)
+        )
     }
 
     /// Reads a note's text.
@@ -29,9 +34,13 @@ impl Checkpoint {
     /// [`NoteError::Malformed`] names what is wrong.
     pub fn parse(body: &str) -> Result<Self, NoteError> {
         let mut lines = body.split('\n');
-        let (Some(origin), Some(size), Some(root), Some(""), None) =
-            (lines.next(), lines.next(), lines.next(), lines.next(), lines.next())
-        else {
+        let (Some(origin), Some(size), Some(root), Some(""), None) = (
+            lines.next(),
+            lines.next(),
+            lines.next(),
+            lines.next(),
+            lines.next(),
+        ) else {
             return Err(NoteError::Malformed("a checkpoint has exactly three lines"));
         };
         let plain = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit());
@@ -39,9 +48,16 @@ impl Checkpoint {
             return Err(NoteError::Malformed("origin or size"));
         }
         let size = size.parse().map_err(|_| NoteError::Malformed("size"))?;
-        let root = BASE64.decode(root).ok().and_then(|root| Digest::from_slice(&root));
+        let root = BASE64
+            .decode(root)
+            .ok()
+            .and_then(|root| Digest::from_slice(&root));
         let root = root.ok_or(NoteError::Malformed("a root is 32 bytes in base64"))?;
-        Ok(Self { origin: origin.to_owned(), size, root })
+        Ok(Self {
+            origin: origin.to_owned(),
+            size,
+            root,
+        })
     }
 
     /// Signs the checkpoint.
@@ -51,7 +67,10 @@ impl Checkpoint {
     pub fn sign(&self, signer: &dyn Signer) -> Result<Note, SignerError> {
         let text = self.body();
         let signature = signer.sign_note(&text)?;
-        Ok(Note { text, signatures: vec![signature] })
+        Ok(Note {
+            text,
+            signatures: vec![signature],
+        })
     }
 }
 
@@ -76,7 +95,11 @@ impl Cosignature {
         let key = signer.verifier_key();
         let mut bytes = time_s.to_be_bytes().to_vec();
         bytes.extend_from_slice(&signer.sign(cosignature_message(time_s, body).as_bytes())?);
-        Ok(Signature { name: key.name.clone(), key_id: key.id(), bytes })
+        Ok(Signature {
+            name: key.name.clone(),
+            key_id: key.id(),
+            bytes,
+        })
     }
 
     /// The newest cosignature by this key; `None` when it made none.
@@ -85,7 +108,11 @@ impl Cosignature {
     /// [`NoteError::BadSignature`] when a line bears the key's name and id and does not verify.
     pub fn find(note: &Note, key: &VerifierKey) -> Result<Option<Self>, NoteError> {
         let mut newest: Option<u64> = None;
-        for signature in note.signatures.iter().filter(|signature| key.made(signature)) {
+        for signature in note
+            .signatures
+            .iter()
+            .filter(|signature| key.made(signature))
+        {
             let bad = || NoteError::BadSignature(key.name.clone());
             if key.alg != ALG_COSIGNATURE {
                 return Err(bad());

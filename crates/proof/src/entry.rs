@@ -119,7 +119,9 @@ impl<'a> EntryView<'a> {
 
     /// The facts of its kind as a map of values; empty when there are none.
     pub fn detail_map(&self) -> BTreeMap<String, serde_json::Value> {
-        self.detail.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+        self.detail
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default()
     }
 }
 
@@ -192,7 +194,8 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         "raw" => fields.raw = Some(map.next_value()?),
                         "detail" => {
                             let raw: &'de RawValue = map.next_value()?;
-                            serde_json::from_str::<StrictAny>(raw.get()).map_err(de::Error::custom)?;
+                            serde_json::from_str::<StrictAny>(raw.get())
+                                .map_err(de::Error::custom)?;
                             fields.detail = Some(raw);
                         }
                         _ => drop(map.next_value::<StrictAny>()?),
@@ -295,11 +298,23 @@ mod tests {
             GOOD.replace("\"new\":", "\"detail\":{\"x\":1,\"x\":2},\"new\":"),
         ];
         for entry in twice {
-            assert!(matches!(EntryView::parse(entry.as_bytes()), Err(EntryError::Syntax(_))), "{entry}");
+            assert!(
+                matches!(
+                    EntryView::parse(entry.as_bytes()),
+                    Err(EntryError::Syntax(_))
+                ),
+                "{entry}"
+            );
         }
-        assert_eq!(EntryView::parse(b"{\"v\":1,\"salt\":\"\xff\"}").unwrap_err(), EntryError::Encoding);
+        assert_eq!(
+            EntryView::parse(b"{\"v\":1,\"salt\":\"\xff\"}").unwrap_err(),
+            EntryError::Encoding
+        );
         let long = GOOD.replace("\"t\"", &format!("\"{}\"", "t".repeat(ENTRY_BYTES_MAX)));
-        assert!(matches!(EntryView::parse(long.as_bytes()), Err(EntryError::TooLong(_))));
+        assert!(matches!(
+            EntryView::parse(long.as_bytes()),
+            Err(EntryError::TooLong(_))
+        ));
         assert_eq!(
             EntryView::parse(GOOD.replace("\"v\":1", "\"v\":2").as_bytes()).unwrap_err(),
             EntryError::Version(2)

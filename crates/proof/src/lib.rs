@@ -14,8 +14,8 @@ mod digest;
 mod entry;
 mod note;
 mod record;
-mod request;
 mod replay;
+mod request;
 mod tree;
 mod trust;
 mod verdict;
@@ -25,15 +25,18 @@ pub use chain::Chain;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
-pub use note::{Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519};
+pub use note::{
+    Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
+};
 pub use record::{Record, RecordError, RecordReader, write_record};
-pub use request::Request;
 pub use replay::{Replay, ReplayError, Summary};
+pub use request::Request;
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
     verify_consistency, verify_inclusion,
 };
 pub use trust::{Trust, TrustError};
 pub use verdict::{
-    ArchiveAxis, Axes, Integrity, Isolation, KeyAxis, Place, Reason, Report, Verdict, WitnessAxis, verify,
+    ArchiveAxis, Axes, Integrity, Isolation, KeyAxis, Place, Reason, Report, Verdict, WitnessAxis,
+    verify,
 };

@@ -70,10 +70,14 @@ impl Note {
         if text.chars().any(|c| c < ' ' && c != '\n') {
             return Err(NoteError::Malformed("a control character"));
         }
-        let split = text.rfind("\n\n").ok_or(NoteError::Malformed("no blank line before the signatures"))?;
+        let split = text
+            .rfind("\n\n")
+            .ok_or(NoteError::Malformed("no blank line before the signatures"))?;
         let (body, lines) = (&text[..=split], &text[split + 2..]);
         if !lines.ends_with('\n') || body.len() < 2 {
-            return Err(NoteError::Malformed("no text, or no line end after the last signature"));
+            return Err(NoteError::Malformed(
+                "no text, or no line end after the last signature",
+            ));
         }
         let mut signatures = Vec::new();
         for line in lines.lines() {
@@ -82,13 +86,18 @@ impl Note {
             }
             signatures.push(parse_signature(line).ok_or(NoteError::Malformed("a signature line"))?);
         }
-        Ok(Self { text: body.to_owned(), signatures })
+        Ok(Self {
+            text: body.to_owned(),
+            signatures,
+        })
     }
 
     /// The note as it stands on the wire.
     pub fn encode(&self) -> String {
         let mut out = format!("{}\n", self.text);
-        self.signatures.iter().for_each(|signature| out.push_str(&signature.line()));
+        self.signatures
+            .iter()
+            .for_each(|signature| out.push_str(&signature.line()));
         out
     }
 
@@ -98,7 +107,11 @@ impl Note {
     /// [`NoteError::BadSignature`] when a line bears the key's name and id and does not verify.
     pub fn is_signed_by(&self, key: &VerifierKey) -> Result<bool, NoteError> {
         let mut found = false;
-        for signature in self.signatures.iter().filter(|signature| key.made(signature)) {
+        for signature in self
+            .signatures
+            .iter()
+            .filter(|signature| key.made(signature))
+        {
             if !key.verify(self.text.as_bytes(), &signature.bytes) {
                 return Err(NoteError::BadSignature(key.name.clone()));
             }
@@ -115,7 +128,11 @@ fn parse_signature(line: &str) -> Option<Signature> {
     if name.is_empty() || name.contains('+') || bytes.is_empty() {
         return None;
     }
-    Some(Signature { name: name.to_owned(), key_id: *key_id, bytes: bytes.to_vec() })
+    Some(Signature {
+        name: name.to_owned(),
+        key_id: *key_id,
+        bytes: bytes.to_vec(),
+    })
 }
 
 /// A public key with its name: `<name>+<hex key id>+<base64 of type and key>`.
@@ -148,13 +165,23 @@ impl VerifierKey {
     }
 
     fn new(name: &str, alg: u8, key: [u8; 32]) -> Result<Self, NoteError> {
-        if name.is_empty() || name.len() > 512 || name.contains('+') || name.contains(char::is_whitespace) {
-            return Err(NoteError::Key("the name is empty, too long, or has a space or plus sign"));
+        if name.is_empty()
+            || name.len() > 512
+            || name.contains('+')
+            || name.contains(char::is_whitespace)
+        {
+            return Err(NoteError::Key(
+                "the name is empty, too long, or has a space or plus sign",
+            ));
         }
         if !is_canonical_ed25519(&key) {
             return Err(NoteError::Key("not canonical, or of small order"));
         }
-        Ok(Self { name: name.to_owned(), alg, key })
+        Ok(Self {
+            name: name.to_owned(),
+            alg,
+            key,
+        })
     }
 
     /// Reads the text form.
@@ -167,12 +194,18 @@ impl VerifierKey {
         let (Some(name), Some(id), Some(blob)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(NoteError::Key("not of the form name+id+key"));
         };
-        let blob = BASE64.decode(blob).map_err(|_| NoteError::Key("the key is not base64"))?;
-        let Some((&alg, key)) = blob.split_first() else { return Err(NoteError::Key("empty")) };
+        let blob = BASE64
+            .decode(blob)
+            .map_err(|_| NoteError::Key("the key is not base64"))?;
+        let Some((&alg, key)) = blob.split_first() else {
+            return Err(NoteError::Key("empty"));
+        };
         if alg != ALG_ED25519 && alg != ALG_COSIGNATURE {
             return Err(NoteError::Key("the key is of an unknown type"));
         }
-        let key = key.try_into().map_err(|_| NoteError::Key("an Ed25519 key has 32 bytes"))?;
+        let key = key
+            .try_into()
+            .map_err(|_| NoteError::Key("an Ed25519 key has 32 bytes"))?;
         let key = Self::new(name, alg, key)?;
         if id != hex4(key.id()) {
             return Err(NoteError::Key("the id does not belong to the key"));
@@ -197,7 +230,9 @@ impl VerifierKey {
     }
 
     pub(crate) fn verify_raw(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.key).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, &self.key)
+            .verify(message, signature)
+            .is_ok()
     }
 }
 
@@ -205,7 +240,13 @@ impl std::fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut blob = vec![self.alg];
         blob.extend_from_slice(&self.key);
-        write!(f, "{}+{}+{}", self.name, hex4(self.id()), BASE64.encode(blob))
+        write!(
+            f,
+            "{}+{}+{}",
+            self.name,
+            hex4(self.id()),
+            BASE64.encode(blob)
+        )
     }
 }
 
@@ -242,12 +283,14 @@ const SMALL_ORDER_Y: [[u8; 32]; 5] = [
         minus_one
     },
     [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5,
-        0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
     ],
     [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a,
-        0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0x7a,
     ],
 ];
 
@@ -277,6 +320,10 @@ pub trait Signer: Send + Sync {
     /// As [`Signer::sign`].
     fn sign_note(&self, text: &str) -> Result<Signature, SignerError> {
         let key = self.verifier_key();
-        Ok(Signature { name: key.name.clone(), key_id: key.id(), bytes: self.sign(text.as_bytes())? })
+        Ok(Signature {
+            name: key.name.clone(),
+            key_id: key.id(),
+            bytes: self.sign(text.as_bytes())?,
+        })
     }
 }

@@ -61,7 +61,11 @@ pub fn write_record(out: &mut Vec<u8>, record: &Record<'_>) {
         Record::Checkpoint(bytes) => (CHECKPOINT, bytes, &[]),
     };
     out.push(kind);
-    out.extend_from_slice(&u32::try_from(first.len() + second.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(first.len() + second.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     out.extend_from_slice(first);
     out.extend_from_slice(second);
 }

@@ -134,7 +134,10 @@ impl Replay {
         let seq = self.frontier.size();
         let view = EntryView::parse(entry).map_err(|source| ReplayError::Entry { seq, source })?;
         if view.seq != seq {
-            return Err(ReplayError::Sequence { expected: seq, found: view.seq });
+            return Err(ReplayError::Sequence {
+                expected: seq,
+                found: view.seq,
+            });
         }
         if self.open.take().is_some() {
             self.summary.payloads_missing += 1;
@@ -159,7 +162,12 @@ impl Replay {
             let expected = known.unwrap_or(if self.from == 0 { 0 } else { found });
             if found != expected {
                 let session = session.to_string();
-                return Err(ReplayError::Session { seq, session, expected, found });
+                return Err(ReplayError::Session {
+                    seq,
+                    session,
+                    expected,
+                    found,
+                });
             }
             if view.is(Kind::SessionEnded) {
                 self.sessions.remove(&**session);
@@ -181,11 +189,15 @@ impl Replay {
             }
             let chain = detail.get("chain").and_then(|value| value.as_str());
             if chain.and_then(Digest::from_hex) != Some(self.chain.0) {
-                return Err(ReplayError::Batch { seq, what: "chain head" });
+                return Err(ReplayError::Batch {
+                    seq,
+                    what: "chain head",
+                });
             }
             if let Some(serde_json::Value::Object(filtered)) = detail.get("filtered") {
                 for (reason, count) in filtered {
-                    *self.summary.filtered.entry(reason.clone()).or_default() += count.as_u64().unwrap_or(0);
+                    *self.summary.filtered.entry(reason.clone()).or_default() +=
+                        count.as_u64().unwrap_or(0);
                 }
             }
             self.in_batch = Some(0);
@@ -200,7 +212,8 @@ impl Replay {
                         self.summary.isolation = Some(isolation.to_owned());
                     }
                 }
-                self.summary.custody |= detail.get("custody") == Some(&serde_json::Value::Bool(true));
+                self.summary.custody |=
+                    detail.get("custody") == Some(&serde_json::Value::Bool(true));
             }
             if matches!(
                 name,
@@ -268,4 +281,3 @@ impl Replay {
 
 /// The most gaps listed by leaf; all of them are counted by kind.
 const GAPS_MAX: usize = 1_000;
-

@@ -42,13 +42,19 @@ impl Request<'_> {
     pub fn sign(&self, key: &[u8; 32]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
         let tag = hmac::sign(&key, self.message().as_bytes());
-        tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        tag.as_ref()
+            .iter()
+            .fold("sha256=".to_owned(), |text, byte| {
+                format!("{text}{byte:02x}")
+            })
     }
 
     /// Whether a header value, with or without `sha256=`, is this key's; in constant time.
     pub fn verify(&self, key: &[u8; 32], header: &str) -> bool {
         let hex = header.strip_prefix("sha256=").unwrap_or(header);
-        let Some(tag) = crate::Digest::from_hex(hex) else { return false };
+        let Some(tag) = crate::Digest::from_hex(hex) else {
+            return false;
+        };
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
         hmac::verify(&key, self.message().as_bytes(), &tag.0).is_ok()
     }

@@ -44,7 +44,10 @@ impl Frontier {
     pub fn push(&mut self, leaf: Digest) {
         let mut node = leaf;
         for _ in 0..self.size.trailing_ones() {
-            let left = self.roots.pop().expect("one root for each set bit of the size");
+            let left = self
+                .roots
+                .pop()
+                .expect("one root for each set bit of the size");
             node = node_hash(&left, &node);
         }
         self.roots.push(node);
@@ -55,13 +58,21 @@ impl Frontier {
     ///
     /// `false`, and nothing is changed, when the size is not a multiple of that.
     pub fn push_subtree(&mut self, level: u32, root: Digest) -> bool {
-        let Some(width) = 1_u64.checked_shl(level).filter(|width| self.size.is_multiple_of(*width)) else {
+        let Some(width) = 1_u64
+            .checked_shl(level)
+            .filter(|width| self.size.is_multiple_of(*width))
+        else {
             return false;
         };
-        let Some(size) = self.size.checked_add(width) else { return false };
+        let Some(size) = self.size.checked_add(width) else {
+            return false;
+        };
         let mut node = root;
         for _ in 0..(self.size >> level).trailing_ones() {
-            let left = self.roots.pop().expect("one root for each set bit of the size");
+            let left = self
+                .roots
+                .pop()
+                .expect("one root for each set bit of the size");
             node = node_hash(&left, &node);
         }
         self.roots.push(node);
@@ -72,7 +83,9 @@ impl Frontier {
     /// The root. `//= RFC 6962 section 2.1: the hash of an empty list is the hash of an empty string`
     pub fn root(&self) -> Digest {
         let mut nodes = self.roots.iter().rev();
-        let Some(last) = nodes.next() else { return sha256(&[]) };
+        let Some(last) = nodes.next() else {
+            return sha256(&[]);
+        };
         nodes.fold(*last, |right, left| node_hash(left, &right))
     }
 }
@@ -173,14 +186,30 @@ pub fn verify_inclusion(
     let inner = (64 - (index ^ (size - 1)).leading_zeros()) as usize;
     let border = (index.checked_shr(inner as u32).unwrap_or(0)).count_ones() as usize;
     if proof.len() != inner + border {
-        return Err(ProofError::Length { found: proof.len(), expected: inner + border });
+        return Err(ProofError::Length {
+            found: proof.len(),
+            expected: inner + border,
+        });
     }
     let (low, high) = proof.split_at(inner);
-    let node = low.iter().enumerate().fold(*leaf, |node, (level, sibling)| {
-        if index >> level & 1 == 0 { node_hash(&node, sibling) } else { node_hash(sibling, &node) }
-    });
-    let node = high.iter().fold(node, |node, sibling| node_hash(sibling, &node));
-    if node == *root { Ok(()) } else { Err(ProofError::Root) }
+    let node = low
+        .iter()
+        .enumerate()
+        .fold(*leaf, |node, (level, sibling)| {
+            if index >> level & 1 == 0 {
+                node_hash(&node, sibling)
+            } else {
+                node_hash(sibling, &node)
+            }
+        });
+    let node = high
+        .iter()
+        .fold(node, |node, sibling| node_hash(sibling, &node));
+    if node == *root {
+        Ok(())
+    } else {
+        Err(ProofError::Root)
+    }
 }
 
 /// Checks that the tree of the first size is a prefix of the tree of the second.
@@ -198,21 +227,37 @@ pub fn verify_consistency(
     }
     if old == new {
         if !proof.is_empty() {
-            return Err(ProofError::Length { found: proof.len(), expected: 0 });
+            return Err(ProofError::Length {
+                found: proof.len(),
+                expected: 0,
+            });
         }
-        return if old_root == new_root { Ok(()) } else { Err(ProofError::Root) };
+        return if old_root == new_root {
+            Ok(())
+        } else {
+            Err(ProofError::Root)
+        };
     }
     let shift = old.trailing_zeros();
     let inner = (64 - ((old - 1) ^ (new - 1)).leading_zeros()) as usize;
     let border = ((old - 1).checked_shr(inner as u32).unwrap_or(0)).count_ones() as usize;
     // When the old tree is complete its root is the first node and is left out of the proof.
-    let (seed, start) = if old == 1 << shift { (Some(*old_root), 0) } else { (proof.first().copied(), 1) };
+    let (seed, start) = if old == 1 << shift {
+        (Some(*old_root), 0)
+    } else {
+        (proof.first().copied(), 1)
+    };
     let inner = inner - shift as usize;
     let expected = start + inner + border;
     if proof.len() != expected {
-        return Err(ProofError::Length { found: proof.len(), expected });
+        return Err(ProofError::Length {
+            found: proof.len(),
+            expected,
+        });
     }
-    let Some(seed) = seed else { return Err(ProofError::Length { found: 0, expected }) };
+    let Some(seed) = seed else {
+        return Err(ProofError::Length { found: 0, expected });
+    };
     let (low, high) = proof[start..].split_at(inner);
     let mask = (old - 1) >> shift;
     let mut first = seed;
@@ -229,7 +274,11 @@ pub fn verify_consistency(
         first = node_hash(sibling, &first);
         second = node_hash(sibling, &second);
     }
-    if first == *old_root && second == *new_root { Ok(()) } else { Err(ProofError::Root) }
+    if first == *old_root && second == *new_root {
+        Ok(())
+    } else {
+        Err(ProofError::Root)
+    }
 }
 
 #[cfg(test)]
@@ -247,14 +296,16 @@ mod tests {
             let root = root_of(&all);
             for index in 0..size {
                 let proof = inclusion_proof(&all, index).unwrap();
-                let check = |i: usize| verify_inclusion(i as u64, size as u64, &all[index], &proof, &root);
+                let check =
+                    |i: usize| verify_inclusion(i as u64, size as u64, &all[index], &proof, &root);
                 assert_eq!(check(index), Ok(()), "{index} of {size}");
                 assert!(index == 0 || check(index - 1).is_err(), "{index} of {size}");
             }
             for old in 1..=size {
                 let proof = consistency_proof(&all, old).unwrap();
                 let old_root = root_of(&all[..old]);
-                let check = |r: &Digest| verify_consistency(old as u64, size as u64, &old_root, r, &proof);
+                let check =
+                    |r: &Digest| verify_consistency(old as u64, size as u64, &old_root, r, &proof);
                 assert_eq!(check(&root), Ok(()), "{old} to {size}");
                 assert!(check(&leaf_hash(b"other")).is_err(), "{old} to {size}");
             }

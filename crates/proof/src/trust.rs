@@ -43,9 +43,16 @@ impl Trust {
     pub fn parse(text: &str) -> Result<Self, TrustError> {
         let mut trust = Self::default();
         for (index, line) in text.lines().enumerate() {
-            let wrong = |what: String| TrustError { line: index + 1, what };
-            let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
-            let key = |text: &str| VerifierKey::parse(text).map_err(|error| wrong(error.to_string()));
+            let wrong = |what: String| TrustError {
+                line: index + 1,
+                what,
+            };
+            let words: Vec<&str> = line
+                .split_whitespace()
+                .take_while(|word| !word.starts_with('#'))
+                .collect();
+            let key =
+                |text: &str| VerifierKey::parse(text).map_err(|error| wrong(error.to_string()));
             match words.as_slice() {
                 [] => {}
                 ["log", vkey] => trust.logs.push(key(vkey)?),
@@ -53,7 +60,9 @@ impl Trust {
                 ["archive", name, vkey] => trust.archives.push(((*name).to_owned(), key(vkey)?)),
                 ["same-host", name] => trust.same_host.push((*name).to_owned()),
                 ["quorum", count] => {
-                    trust.quorum = count.parse().map_err(|_| wrong(format!("not a number: {count}")))?;
+                    trust.quorum = count
+                        .parse()
+                        .map_err(|_| wrong(format!("not a number: {count}")))?;
                 }
                 [word, ..] => {
                     return Err(wrong(format!(
@@ -64,8 +73,15 @@ impl Trust {
             }
         }
         if trust.quorum > trust.witnesses.len() {
-            let what = format!("a quorum of {} with {} witnesses", trust.quorum, trust.witnesses.len());
-            return Err(TrustError { line: text.lines().count(), what });
+            let what = format!(
+                "a quorum of {} with {} witnesses",
+                trust.quorum,
+                trust.witnesses.len()
+            );
+            return Err(TrustError {
+                line: text.lines().count(),
+                what,
+            });
         }
         Ok(trust)
     }
@@ -78,11 +94,22 @@ impl Trust {
 
 impl std::fmt::Display for Trust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "# Whom `jurat verify` believes. Each line is your decision; see docs/formats/trust.md.")?;
-        self.logs.iter().try_for_each(|key| writeln!(f, "log {key}"))?;
-        self.witnesses.iter().try_for_each(|(name, key)| writeln!(f, "witness {name} {key}"))?;
-        self.archives.iter().try_for_each(|(name, key)| writeln!(f, "archive {name} {key}"))?;
-        self.same_host.iter().try_for_each(|name| writeln!(f, "same-host {name}"))?;
+        writeln!(
+            f,
+            "# Whom `jurat verify` believes. Each line is your decision; see docs/formats/trust.md."
+        )?;
+        self.logs
+            .iter()
+            .try_for_each(|key| writeln!(f, "log {key}"))?;
+        self.witnesses
+            .iter()
+            .try_for_each(|(name, key)| writeln!(f, "witness {name} {key}"))?;
+        self.archives
+            .iter()
+            .try_for_each(|(name, key)| writeln!(f, "archive {name} {key}"))?;
+        self.same_host
+            .iter()
+            .try_for_each(|name| writeln!(f, "same-host {name}"))?;
         writeln!(f, "quorum {}", self.quorum)
     }
 }

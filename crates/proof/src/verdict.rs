@@ -7,8 +7,8 @@ use std::io::Read;
 use serde::Serialize;
 
 use crate::{
-    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Note, NoteError, Part, Record, RecordReader,
-    Replay, Trust, VerifierKey, leaf_hash,
+    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Note, NoteError, Part, Record,
+    RecordReader, Replay, Trust, VerifierKey, leaf_hash,
 };
 
 /// The outcome of a verification. Never a bool: what could not be checked must look neither like
@@ -140,7 +140,11 @@ pub struct ArchiveAxis {
 
 impl fmt::Display for ArchiveAxis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.names.is_empty() { f.write_str("none") } else { f.write_str(&self.names.join(", ")) }
+        if self.names.is_empty() {
+            f.write_str("none")
+        } else {
+            f.write_str(&self.names.join(", "))
+        }
     }
 }
 
@@ -200,7 +204,12 @@ pub struct Report {
 
 impl Verdict {
     fn tampered(seq: Option<u64>, what: impl Into<String>) -> Self {
-        Self::Tampered { place: Place { seq, what: what.into() } }
+        Self::Tampered {
+            place: Place {
+                seq,
+                what: what.into(),
+            },
+        }
     }
 
     /// The exit code: 0 verified, 1 tampered, 2 could not tell.
@@ -218,7 +227,11 @@ impl Verdict {
 /// Reads the bundle once, as a stream, and holds one part of it. Keys inside the bundle are never
 /// looked at; without `trust` the verdict is [`Verdict::Unverifiable`]. `leaves` is told every leaf
 /// hash in order, so that a caller can compare lines kept elsewhere.
-pub fn verify(bundle: impl Read, trust: Option<&Trust>, leaves: &mut dyn FnMut(u64, Digest)) -> Verdict {
+pub fn verify(
+    bundle: impl Read,
+    trust: Option<&Trust>,
+    leaves: &mut dyn FnMut(u64, Digest),
+) -> Verdict {
     match try_verify(bundle, trust, leaves) {
         Ok(verdict) | Err(verdict) => verdict,
     }
@@ -234,30 +247,47 @@ fn try_verify(
             BundleError::Read(source) => format!("{error}: {source}"),
             BundleError::Layout(_) => error.to_string(),
         };
-        Verdict::Unverifiable { reason: Reason::NotABundle { what } }
+        Verdict::Unverifiable {
+            reason: Reason::NotABundle { what },
+        }
     };
-    let Some(trust) = trust else { return Err(Verdict::Unverifiable { reason: Reason::NoTrust }) };
+    let Some(trust) = trust else {
+        return Err(Verdict::Unverifiable {
+            reason: Reason::NoTrust,
+        });
+    };
     let (mut reader, manifest, note) = BundleReader::open(bundle).map_err(not_a_bundle)?;
 
     // The final checkpoint: only its signature makes anything else in the bundle mean something.
     let malformed = |error: NoteError| {
         let what = format!("checkpoint: {error}");
-        Verdict::Unverifiable { reason: Reason::NotABundle { what } }
+        Verdict::Unverifiable {
+            reason: Reason::NotABundle { what },
+        }
     };
     let note = Note::parse(&note).map_err(malformed)?;
     let checkpoint = Checkpoint::parse(&note.text).map_err(malformed)?;
     let origin = checkpoint.origin.clone();
     if checkpoint.size == 0 {
-        return Err(malformed(NoteError::Malformed("a tree of size 0 proves nothing")));
+        return Err(malformed(NoteError::Malformed(
+            "a tree of size 0 proves nothing",
+        )));
     }
     if trust.keys_of(&origin).next().is_none() {
-        return Err(Verdict::Unverifiable { reason: Reason::UnknownOrigin { origin } });
+        return Err(Verdict::Unverifiable {
+            reason: Reason::UnknownOrigin { origin },
+        });
     }
     let Some(key) = signed_by(&note, trust, &origin, "checkpoint")? else {
-        return Err(Verdict::Unverifiable { reason: Reason::UnknownKey { origin } });
+        return Err(Verdict::Unverifiable {
+            reason: Reason::UnknownKey { origin },
+        });
     };
     if manifest.origin != origin || manifest.size != checkpoint.size {
-        return Err(Verdict::tampered(None, "jurat.json names another log or size than the signed checkpoint"));
+        return Err(Verdict::tampered(
+            None,
+            "jurat.json names another log or size than the signed checkpoint",
+        ));
     }
 
     let mut replay = Replay::new(&origin);
@@ -325,39 +355,73 @@ fn try_verify(
     let ends_a_batch = replay.ends_a_batch();
     let (frontier, chain, summary) = replay.finish();
     if frontier.size() != checkpoint.size {
-        let what = format!("the checkpoint is over {} leaves, the bundle holds {}", checkpoint.size, frontier.size());
-        return Err(Verdict::tampered(Some(frontier.size().min(checkpoint.size)), what));
+        let what = format!(
+            "the checkpoint is over {} leaves, the bundle holds {}",
+            checkpoint.size,
+            frontier.size()
+        );
+        return Err(Verdict::tampered(
+            Some(frontier.size().min(checkpoint.size)),
+            what,
+        ));
     }
     if frontier.root() != checkpoint.root {
-        return Err(Verdict::tampered(None, "the entries do not have the signed root, and neither do the leaf hashes"));
+        return Err(Verdict::tampered(
+            None,
+            "the entries do not have the signed root, and neither do the leaf hashes",
+        ));
     }
     if !listed_is_signed {
-        return Err(Verdict::tampered(None, "the list of leaf hashes was changed; the entries are as signed"));
+        return Err(Verdict::tampered(
+            None,
+            "the list of leaf hashes was changed; the entries are as signed",
+        ));
     }
 
     let (witnesses, last) = cosigners(&note, &trust.witnesses)?;
     let (archives, _) = cosigners(&note, &trust.archives)?;
     if witnesses.len() < trust.quorum {
-        let reason = Reason::Quorum { found: witnesses.len(), needed: trust.quorum };
+        let reason = Reason::Quorum {
+            found: witnesses.len(),
+            needed: trust.quorum,
+        };
         return Err(Verdict::Unverifiable { reason });
     }
     witness_times.extend(last);
-    if witness_times.windows(2).any(|pair| matches!(pair, [a, b] if a > b)) {
-        return Err(Verdict::tampered(None, "the cosignature times run backwards"));
+    if witness_times
+        .windows(2)
+        .any(|pair| matches!(pair, [a, b] if a > b))
+    {
+        return Err(Verdict::tampered(
+            None,
+            "the cosignature times run backwards",
+        ));
     }
-    let exposure_s = (!witness_times.is_empty())
-        .then(|| witness_times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0));
+    let exposure_s = (!witness_times.is_empty()).then(|| {
+        witness_times
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or(0)
+    });
     let isolation = match summary.isolation.as_deref() {
         Some("separate") => Isolation::Separate,
         _ => Isolation::Shared,
     };
-    let same_host = witnesses.iter().filter(|name| trust.same_host.contains(name)).cloned().collect();
+    let same_host = witnesses
+        .iter()
+        .filter(|name| trust.same_host.contains(name))
+        .cloned()
+        .collect();
     let complete = summary.payloads_missing == 0 && !archives.is_empty() && ends_a_batch;
     let axes = Axes {
         integrity: Integrity::Signed,
         key: KeyAxis::Software,
         isolation,
-        witness: WitnessAxis { names: witnesses, same_host },
+        witness: WitnessAxis {
+            names: witnesses,
+            same_host,
+        },
         archive: ArchiveAxis { names: archives },
         complete,
     };
@@ -390,7 +454,9 @@ fn signed_by<'a>(
 ) -> Result<Option<&'a VerifierKey>, Verdict> {
     let mut signed = None;
     for key in trust.logs.iter().filter(|key| key.name == origin) {
-        let good = note.is_signed_by(key).map_err(|error| Verdict::tampered(None, format!("{what}: {error}")))?;
+        let good = note
+            .is_signed_by(key)
+            .map_err(|error| Verdict::tampered(None, format!("{what}: {error}")))?;
         if good {
             signed = Some(key);
         }
@@ -407,7 +473,8 @@ fn earlier(
     times: &mut Vec<u64>,
 ) -> Result<(), Verdict> {
     let size = replay.frontier().size();
-    let wrong = |what: &str| Verdict::tampered(Some(size), format!("checkpoint after leaf {size}: {what}"));
+    let wrong =
+        |what: &str| Verdict::tampered(Some(size), format!("checkpoint after leaf {size}: {what}"));
     let note = Note::parse(bytes).map_err(|error| wrong(&error.to_string()))?;
     let checkpoint = Checkpoint::parse(&note.text).map_err(|error| wrong(&error.to_string()))?;
     if checkpoint.origin != origin {
@@ -425,11 +492,15 @@ fn earlier(
 }
 
 /// The trusted cosigners of a note, and the newest of their times.
-fn cosigners(note: &Note, trusted: &[(String, VerifierKey)]) -> Result<(Vec<String>, Option<u64>), Verdict> {
+fn cosigners(
+    note: &Note,
+    trusted: &[(String, VerifierKey)],
+) -> Result<(Vec<String>, Option<u64>), Verdict> {
     let mut names = Vec::new();
     let mut newest = None;
     for (name, key) in trusted {
-        let found = Cosignature::find(note, key).map_err(|error| Verdict::tampered(None, error.to_string()))?;
+        let found = Cosignature::find(note, key)
+            .map_err(|error| Verdict::tampered(None, error.to_string()))?;
         if let Some(cosignature) = found {
             names.push(name.clone());
             newest = newest.max(Some(cosignature.time_s));
@@ -441,7 +512,8 @@ fn cosigners(note: &Note, trusted: &[(String, VerifierKey)]) -> Result<(Vec<Stri
 fn not_proven(axes: &Axes) -> Vec<String> {
     let mut list = vec![
         "that what the agent wrote is true: the events are the agent's own transcript".to_owned(),
-        "anything that no source saw, and anything sealed after the last checkpoint here".to_owned(),
+        "anything that no source saw, and anything sealed after the last checkpoint here"
+            .to_owned(),
     ];
     if axes.key == KeyAxis::Software {
         list.push("that only this device could sign: the key is a file (software)".to_owned());
@@ -452,7 +524,9 @@ fn not_proven(axes: &Axes) -> Vec<String> {
     if axes.witness.names.is_empty() {
         list.push("that history was not rewritten and signed anew: no witness cosigned".to_owned());
     } else if axes.witness.names.len() == axes.witness.same_host.len() {
-        list.push("that history was not rewritten by this host: its only witness runs on it".to_owned());
+        list.push(
+            "that history was not rewritten by this host: its only witness runs on it".to_owned(),
+        );
     } else {
         list.push("that the witnesses did not collude with the device".to_owned());
     }

@@ -2,12 +2,18 @@
 use std::time::Instant;
 fn main() {
     let start = Instant::now();
-    let mut redactor = jurat_redact::Redactor::new(jurat_redact::Mode::Redact, &[7; 32], &[]).expect("rules");
+    let mut redactor =
+        jurat_redact::Redactor::new(jurat_redact::Mode::Redact, &[7; 32], &[]).expect("rules");
     println!("built in {:?}", start.elapsed());
     let mut lines = Vec::new();
     for path in std::env::args().skip(1) {
         let bytes = std::fs::read(path).expect("a file");
-        lines.extend(bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
+        lines.extend(
+            bytes
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.is_empty())
+                .map(<[u8]>::to_vec),
+        );
     }
     let bytes: usize = lines.iter().map(Vec::len).sum();
     for _ in 0..3 {
@@ -19,7 +25,10 @@ fn main() {
                 std::hint::black_box(clean);
             }
         }
-        println!("{:.0} MB/s, {changed} found", bytes as f64 / 1e6 / start.elapsed().as_secs_f64());
+        println!(
+            "{:.0} MB/s, {changed} found",
+            bytes as f64 / 1e6 / start.elapsed().as_secs_f64()
+        );
     }
     println!("{:?}", redactor.counts());
 }

@@ -37,7 +37,11 @@ impl<'a> Iterator for Tokens<'a> {
         let mut at = start + 1;
         let mut escaped = false;
         let end = loop {
-            let Some(step) = self.json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) else {
+            let Some(step) = self
+                .json
+                .get(at..)
+                .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+            else {
                 // No closing quote: the rest is one string.
                 break self.json.len();
             };
@@ -49,11 +53,22 @@ impl<'a> Iterator for Tokens<'a> {
             at += 2;
         };
         let inner = self.json.get(start + 1..end).unwrap_or_default();
-        let text = if escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) };
+        let text = if escaped {
+            Cow::Owned(unescape(inner))
+        } else {
+            Cow::Borrowed(inner)
+        };
         let end = (end + 1).min(self.json.len());
         self.at = end;
-        let after = self.json[end..].iter().find(|byte| !byte.is_ascii_whitespace());
-        Some(Token { start, end, text, is_key: after == Some(&b':') })
+        let after = self.json[end..]
+            .iter()
+            .find(|byte| !byte.is_ascii_whitespace());
+        Some(Token {
+            start,
+            end,
+            text,
+            is_key: after == Some(&b':'),
+        })
     }
 }
 
@@ -95,10 +110,14 @@ fn unescape(inner: &[u8]) -> Vec<u8> {
 /// many bytes it took. A lone surrogate reads as U+FFFD.
 fn unicode(rest: &[u8]) -> (char, usize) {
     let unit = |at: usize| {
-        let digits = rest.get(at + 2..at + 6).filter(|_| rest.get(at..at + 2) == Some(b"\\u"))?;
+        let digits = rest
+            .get(at + 2..at + 6)
+            .filter(|_| rest.get(at..at + 2) == Some(b"\\u"))?;
         u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
     };
-    let Some(first) = unit(0) else { return ('\\', 1) };
+    let Some(first) = unit(0) else {
+        return ('\\', 1);
+    };
     if (0xd800..0xdc00).contains(&first)
         && let Some(second @ 0xdc00..0xe000) = unit(6)
     {
@@ -116,15 +135,35 @@ mod tests {
     fn escapes_cannot_hide_a_text() {
         let json = br#"{"k":"\u0067hp_\n\"x\u00e9\ud83d\ude00\ud800", "a" : ["b", {"c":"d"}]}"#;
         let tokens: Vec<_> = Tokens::new(json)
-            .map(|token| (String::from_utf8_lossy(&token.text).into_owned(), token.is_key))
+            .map(|token| {
+                (
+                    String::from_utf8_lossy(&token.text).into_owned(),
+                    token.is_key,
+                )
+            })
             .collect();
-        let expected = [("k", true), ("ghp_\n\"x\u{e9}\u{1f600}\u{fffd}", false), ("a", true), ("b", false), ("c", true), ("d", false)];
+        let expected = [
+            ("k", true),
+            ("ghp_\n\"x\u{e9}\u{1f600}\u{fffd}", false),
+            ("a", true),
+            ("b", false),
+            ("c", true),
+            ("d", false),
+        ];
         assert_eq!(tokens, expected.map(|(text, key)| (text.to_owned(), key)));
     }
 
     #[test]
     fn a_text_that_is_cut_or_mad_is_walked_to_its_end() {
-        for json in ["\"", "\"\\", "\"\\u", "{\"a", "\\\"\\\"\"", "\"\\u12", "\"a\"b\"c"] {
+        for json in [
+            "\"",
+            "\"\\",
+            "\"\\u",
+            "{\"a",
+            "\\\"\\\"\"",
+            "\"\\u12",
+            "\"a\"b\"c",
+        ] {
             assert!(Tokens::new(json.as_bytes()).count() <= json.len(), "{json}");
         }
     }

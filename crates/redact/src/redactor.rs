@@ -89,13 +89,23 @@ impl Redactor {
     /// # Errors
     /// [`RuleError`]: a bug in the shipped rules.
     pub fn new(mode: Mode, key: &[u8; 32], personal: &[String]) -> Result<Self, RuleError> {
-        Ok(Self::with_rules(mode, key, Arc::new(Rules::builtin(personal)?)))
+        Ok(Self::with_rules(
+            mode,
+            key,
+            Arc::new(Rules::builtin(personal)?),
+        ))
     }
 
     /// A redactor with these rules.
     pub fn with_rules(mode: Mode, key: &[u8; 32], rules: Arc<Rules>) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        Self { rules, key, mode, scan: Scan::default(), counts: BTreeMap::new() }
+        Self {
+            rules,
+            key,
+            mode,
+            scan: Scan::default(),
+            counts: BTreeMap::new(),
+        }
     }
 
     /// What was found so far, by kind.
@@ -107,7 +117,14 @@ impl Redactor {
     pub fn redact(&mut self, mut event: Event) -> Redacted {
         let context = event.context.take();
         if self.mode == Mode::Custody {
-            return Redacted { event, payload: context, original: None, redactions: 0, withheld: false, custody: true };
+            return Redacted {
+                event,
+                payload: context,
+                original: None,
+                redactions: 0,
+                withheld: false,
+                custody: true,
+            };
         }
         let (payload, original, redactions, withheld) = match context {
             None => (None, None, 0, false),
@@ -116,12 +133,21 @@ impl Redactor {
                 None => (Some(bytes), None, 0, false),
                 // Replacements can be longer than what they replace; a record made of nothing else
                 // must not outgrow an upload.
-                Some((clean, _)) if clean.len() > bytes.len() + GROWTH_BYTES_MAX => (None, Some(bytes), 0, true),
+                Some((clean, _)) if clean.len() > bytes.len() + GROWTH_BYTES_MAX => {
+                    (None, Some(bytes), 0, true)
+                }
                 Some((clean, count)) => (Some(clean), Some(bytes), count, false),
             },
         };
         self.header(&mut event);
-        Redacted { event, payload, original, redactions, withheld, custody: false }
+        Redacted {
+            event,
+            payload,
+            original,
+            redactions,
+            withheld,
+            custody: false,
+        }
     }
 
     /// Withholds an event's content without looking at it: only its length and salted digest stay.
@@ -132,14 +158,26 @@ impl Redactor {
         }
         let original = event.context.take();
         self.header(&mut event);
-        Redacted { event, payload: None, original, redactions: 0, withheld: true, custody: false }
+        Redacted {
+            event,
+            payload: None,
+            original,
+            redactions: 0,
+            withheld: true,
+            custody: false,
+        }
     }
 
     fn header(&mut self, event: &mut Event) {
-        let mut texts: Vec<&mut String> = [&mut event.action, &mut event.object, &mut event.claimed_time, &mut event.session]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut texts: Vec<&mut String> = [
+            &mut event.action,
+            &mut event.object,
+            &mut event.claimed_time,
+            &mut event.session,
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         texts.extend(event.labels.values_mut());
         if let Some(agent) = &mut event.agent {
             texts.push(&mut agent.product);
@@ -172,7 +210,9 @@ impl Redactor {
                 }
             }
             Value::Array(list) => list.iter_mut().for_each(|value| self.value(name, value)),
-            Value::Object(map) => map.iter_mut().for_each(|(name, value)| self.value(name, value)),
+            Value::Object(map) => map
+                .iter_mut()
+                .for_each(|(name, value)| self.value(name, value)),
             _ => {}
         }
     }
@@ -195,7 +235,10 @@ impl Redactor {
             for span in found {
                 out.extend_from_slice(&text[done..span.start]);
                 let kind = self.rules.rule(span.rule).kind.clone();
-                out.extend_from_slice(self.replacement(&kind, &text[span.start..span.end]).as_bytes());
+                out.extend_from_slice(
+                    self.replacement(&kind, &text[span.start..span.end])
+                        .as_bytes(),
+                );
                 done = span.end;
             }
             out.extend_from_slice(&text[done..]);
@@ -243,11 +286,16 @@ impl Redactor {
                 name = Some(Vec::new());
             }
             let replaced = if secret_name && !token.is_key && is_worth_hiding(&token.text) {
-                Some((self.replacement("named-secret", &token.text).into_bytes(), 1))
+                Some((
+                    self.replacement("named-secret", &token.text).into_bytes(),
+                    1,
+                ))
             } else {
                 self.bytes(&token.text)
             };
-            let Some((clean, found)) = replaced else { continue };
+            let Some((clean, found)) = replaced else {
+                continue;
+            };
             count += found;
             let out = out.get_or_insert_with(|| Vec::with_capacity(json.len()));
             out.extend_from_slice(&json[done..token.start]);
@@ -280,7 +328,11 @@ fn is_secret_name(name: &[u8]) -> bool {
     if name.len() > 64 || name.len() < 5 {
         return false;
     }
-    let plain: Vec<u8> = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
+    let plain: Vec<u8> = name
+        .iter()
+        .filter(|byte| byte.is_ascii_alphanumeric())
+        .map(u8::to_ascii_lowercase)
+        .collect();
     NAME_ENDS.iter().any(|end| plain.ends_with(end)) || plain.as_slice() == b"token"
 }
 
@@ -315,6 +367,11 @@ fn is_worth_hiding(value: &[u8]) -> bool {
         && !value.starts_with(b"[redacted:")
         && !value.starts_with(b"${")
         && !(value.first() == Some(&b'<') && value.last() == Some(&b'>'))
-        && !value.iter().all(|byte| matches!(byte, b'*' | b'x' | b'X' | b'.'))
-        && !matches!(value, b"true" | b"false" | b"null" | b"none" | b"None" | b"string" | b"undefined")
+        && !value
+            .iter()
+            .all(|byte| matches!(byte, b'*' | b'x' | b'X' | b'.'))
+        && !matches!(
+            value,
+            b"true" | b"false" | b"null" | b"none" | b"None" | b"string" | b"undefined"
+        )
 }

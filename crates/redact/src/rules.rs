@@ -90,7 +90,11 @@ impl Rules {
         for text in [TOKENS, SHAPES] {
             rules.extend(parse(text)?);
         }
-        rules.extend(parse(PERSONAL)?.into_iter().filter(|rule| personal.contains(&rule.kind)));
+        rules.extend(
+            parse(PERSONAL)?
+                .into_iter()
+                .filter(|rule| personal.contains(&rule.kind)),
+        );
         Self::new(rules)
     }
 
@@ -119,7 +123,12 @@ impl Rules {
             .kind(Some(AhoCorasickKind::DFA))
             .build(&keywords)?;
         let patterns = rules.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { rules, patterns, prefilter, owners })
+        Ok(Self {
+            rules,
+            patterns,
+            prefilter,
+            owners,
+        })
     }
 
     /// Compiles every pattern now, to find one that does not.
@@ -128,7 +137,10 @@ impl Rules {
     /// [`RuleError::Pattern`] names the rule.
     pub fn check(&self) -> Result<(), RuleError> {
         for rule in &self.rules {
-            compile(rule).map_err(|source| RuleError::Pattern { kind: rule.kind.clone(), source: Box::new(source) })?;
+            compile(rule).map_err(|source| RuleError::Pattern {
+                kind: rule.kind.clone(),
+                source: Box::new(source),
+            })?;
         }
         Ok(())
     }
@@ -153,12 +165,17 @@ impl Rules {
     /// The pattern of a rule; `None` when it does not compile, which [`Rules::check`] would have said.
     pub(crate) fn pattern(&self, index: u16) -> Option<&Regex> {
         let index = usize::from(index);
-        self.patterns[index].get_or_init(|| compile(&self.rules[index]).ok()).as_ref()
+        self.patterns[index]
+            .get_or_init(|| compile(&self.rules[index]).ok())
+            .as_ref()
     }
 }
 
 fn compile(rule: &Rule) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(&rule.pattern).unicode(false).size_limit(16 * 1024 * 1024).build()
+    RegexBuilder::new(&rule.pattern)
+        .unicode(false)
+        .size_limit(16 * 1024 * 1024)
+        .build()
 }
 
 fn parse(text: &str) -> Result<Vec<Rule>, RuleError> {

@@ -52,7 +52,9 @@ fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
     for hit in rules.prefilter().find_overlapping_iter(text) {
         for owner in rules.owners(hit.pattern().as_usize()) {
             let rule = rules.rule(*owner);
-            let Some(pattern) = rules.pattern(*owner) else { continue };
+            let Some(pattern) = rules.pattern(*owner) else {
+                continue;
+            };
             let known = looked.iter().position(|(rule, _)| rule == owner);
             let seen = known.map_or(0, |at| looked[at].1);
             let mut start = hit.start().saturating_sub(rule.max).max(seen);
@@ -64,7 +66,11 @@ fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
                 let secret = captures.get(1).unwrap_or(whole);
                 start = whole.end().max(start + 1);
                 if is_secret(rule, secret.as_bytes()) {
-                    found.push(Found { start: secret.start(), end: secret.end(), rule: *owner });
+                    found.push(Found {
+                        start: secret.start(),
+                        end: secret.end(),
+                        rule: *owner,
+                    });
                 }
             }
             // A later hit of this rule must not find the same match again, but may look at text
@@ -136,7 +142,9 @@ fn is_placeholder(secret: &[u8]) -> bool {
 /// Shannon entropy in bits a byte.
 pub(crate) fn entropy(bytes: &[u8]) -> f64 {
     let mut counts = [0_u32; 256];
-    bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    bytes
+        .iter()
+        .for_each(|byte| counts[usize::from(*byte)] += 1);
     let len = bytes.len() as f64;
     counts
         .iter()
@@ -150,13 +158,18 @@ pub(crate) fn entropy(bytes: &[u8]) -> f64 {
 
 fn is_jwt(token: &[u8]) -> bool {
     let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
-    let Ok(json) = URL_SAFE_NO_PAD.decode(header) else { return false };
+    let Ok(json) = URL_SAFE_NO_PAD.decode(header) else {
+        return false;
+    };
     serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&json)
         .is_ok_and(|header| header.contains_key("alg") || header.contains_key("enc"))
 }
 
 fn luhn(digits: &[u8]) -> bool {
-    let digits = digits.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| u32::from(byte - b'0'));
+    let digits = digits
+        .iter()
+        .filter(|byte| byte.is_ascii_digit())
+        .map(|byte| u32::from(byte - b'0'));
     let sum: u32 = digits
         .rev()
         .enumerate()
@@ -174,6 +187,10 @@ pub(crate) fn placeholder(key: &hmac::Key, kind: &str, secret: &[u8]) -> String 
     context.update(b"jurat/fingerprint/v1\0");
     context.update(secret);
     let tag = context.sign();
-    let hex = tag.as_ref().iter().take(6).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let hex = tag
+        .as_ref()
+        .iter()
+        .take(6)
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     format!("[redacted:{kind}:{hex}]")
 }

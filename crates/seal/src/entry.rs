@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jurat_event::{
-    Actor, Agent, ENTRY_BYTES_MAX, ENTRY_VERSION, Event, FIELD_BYTES_MAX, Kind, LABELS_MAX, Outcome, Severity, Source,
-    Witness,
+    Actor, Agent, ENTRY_BYTES_MAX, ENTRY_VERSION, Event, FIELD_BYTES_MAX, Kind, LABELS_MAX,
+    Outcome, Severity, Source, Witness,
 };
 use jurat_proof::{Context, Digest, sha256};
 use serde::Serialize;
@@ -95,7 +95,10 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
             note_cut("labels", format!("{name}={value}").as_bytes(), &mut cut);
             continue;
         }
-        labels.insert(name.as_str(), shorten(&format!("labels.{name}"), value, &mut cut));
+        labels.insert(
+            name.as_str(),
+            shorten(&format!("labels.{name}"), value, &mut cut),
+        );
     }
     // The session joins events: it is kept whole or replaced by its digest, never cut.
     let digest;
@@ -112,8 +115,12 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
     });
     let agent = event.agent.clone().map(|mut agent| {
         agent.product = shorten("agent.product", &agent.product, &mut cut).into_owned();
-        agent.version = agent.version.map(|text| shorten("agent.version", &text, &mut cut).into_owned());
-        agent.id = agent.id.map(|text| shorten("agent.id", &text, &mut cut).into_owned());
+        agent.version = agent
+            .version
+            .map(|text| shorten("agent.version", &text, &mut cut).into_owned());
+        agent.id = agent
+            .id
+            .map(|text| shorten("agent.id", &text, &mut cut).into_owned());
         agent
     });
     let mut header = Header {
@@ -128,14 +135,23 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         severity: event.severity,
         outcome: event.outcome,
         witness: event.witness,
-        claimed_time: event.claimed_time.as_deref().map(|text| shorten("claimed_time", text, &mut cut)),
+        claimed_time: event
+            .claimed_time
+            .as_deref()
+            .map(|text| shorten("claimed_time", text, &mut cut)),
         agent: agent.as_ref(),
         session,
         session_seq: evidence.session_seq,
         of: evidence.of,
         actor: event.actor.as_ref(),
-        action: event.action.as_deref().map(|text| shorten("action", text, &mut cut)),
-        object: event.object.as_deref().map(|text| shorten("object", text, &mut cut)),
+        action: event
+            .action
+            .as_deref()
+            .map(|text| shorten("action", text, &mut cut)),
+        object: event
+            .object
+            .as_deref()
+            .map(|text| shorten("object", text, &mut cut)),
         source: source.as_ref(),
         custody: evidence.custody,
         withheld: evidence.withheld,
@@ -166,7 +182,10 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         let _ = serde_json::to_writer(&mut *out, &header);
     }
     if out.len() > ENTRY_BYTES_MAX {
-        for (name, field) in [("object", &mut header.object), ("action", &mut header.action)] {
+        for (name, field) in [
+            ("object", &mut header.object),
+            ("action", &mut header.action),
+        ] {
             if let Some(text) = field.take() {
                 note_cut(name, text.as_bytes(), &mut header.cut);
             }
@@ -181,7 +200,13 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
 const SESSION_BYTES_MAX: usize = 256;
 
 fn note_cut(name: &str, bytes: &[u8], cut: &mut BTreeMap<String, Cut>) {
-    cut.insert(name.to_owned(), Cut { len: bytes.len() as u64, sha256: sha256(&[bytes]) });
+    cut.insert(
+        name.to_owned(),
+        Cut {
+            len: bytes.len() as u64,
+            sha256: sha256(&[bytes]),
+        },
+    );
 }
 
 /// A text of at most [`FIELD_BYTES_MAX`] bytes; what was cut leaves its length and digest.
@@ -190,6 +215,9 @@ fn shorten<'a>(name: &str, text: &'a str, cut: &mut BTreeMap<String, Cut>) -> Co
         return Cow::Borrowed(text);
     }
     note_cut(name, text.as_bytes(), cut);
-    let end = (0..=FIELD_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=FIELD_BYTES_MAX)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     Cow::Borrowed(&text[..end])
 }

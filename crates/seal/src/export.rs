@@ -22,7 +22,9 @@ pub enum ExportError {
     #[error("the ledger holds no signed checkpoint yet")]
     Unsigned,
     /// The first leaves were removed from this machine after they were archived.
-    #[error("the ledger begins at leaf {first}; export from the collector, which holds all of them")]
+    #[error(
+        "the ledger begins at leaf {first}; export from the collector, which holds all of them"
+    )]
     Incomplete {
         /// The first leaf that is still here.
         first: u64,
@@ -46,7 +48,10 @@ pub fn export(disk: Arc<dyn Disk>, dir: &Path, out: impl Write) -> Result<u64, E
         if !matches!(item.kind, kind::CHECKPOINT | kind::COSIGNED) {
             continue;
         }
-        let Some(checkpoint) = Note::parse(item.body).ok().and_then(|note| Checkpoint::parse(&note.text).ok()) else {
+        let Some(checkpoint) = Note::parse(item.body)
+            .ok()
+            .and_then(|note| Checkpoint::parse(&note.text).ok())
+        else {
             continue;
         };
         if item.kind == kind::COSIGNED {
@@ -55,7 +60,9 @@ pub fn export(disk: Arc<dyn Disk>, dir: &Path, out: impl Write) -> Result<u64, E
             signed = Some((checkpoint.size, checkpoint.origin, item.body.to_vec()));
         }
     }
-    let last = cosigned.pop_last().map(|(size, (origin, note))| (size, origin, note));
+    let last = cosigned
+        .pop_last()
+        .map(|(size, (origin, note))| (size, origin, note));
     let (size, origin, note) = last.or(signed).ok_or(ExportError::Unsigned)?;
     let mut bundle = BundleWriter::new(out, &Manifest::new(&origin, size), &note)?;
     let mut reader = Reader::new(disk, dir, 0, limit)?;

@@ -11,8 +11,8 @@ use jurat_disk::{Host, Time};
 use jurat_event::{Event, Kind};
 use jurat_ledger::{Group, Ledger, LedgerError, Options, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Note, Signer, SignerError, context_hasher,
-    leaf_hash, raw_commitment,
+    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Note, Signer, SignerError,
+    context_hasher, leaf_hash, raw_commitment,
 };
 use jurat_redact::Redacted;
 use serde::{Deserialize, Serialize};
@@ -166,7 +166,12 @@ impl Sealer {
             to_sign: None,
         };
         let first = frame(&new, b"");
-        let mut replay = Recovery { state: None, error: None, to_sign: None, frontier: Frontier::default() };
+        let mut replay = Recovery {
+            state: None,
+            error: None,
+            to_sign: None,
+            frontier: Frontier::default(),
+        };
         let ledger = Ledger::open(
             host.disk.clone(),
             host.rng.clone(),
@@ -180,7 +185,10 @@ impl Sealer {
         }
         let state = replay.state.unwrap_or(new);
         if state.origin != settings.origin {
-            return Err(SealError::Origin { expected: settings.origin, found: state.origin });
+            return Err(SealError::Origin {
+                expected: settings.origin,
+                found: state.origin,
+            });
         }
         let frontier = replay.frontier;
         let mut sealer = Self {
@@ -208,8 +216,13 @@ impl Sealer {
         if sealer.frontier.size() == 0 {
             let mut event = Event::own(Kind::LogOpened);
             event.detail = sealer.settings.opening.clone();
-            event.detail.insert("origin".into(), sealer.settings.origin.clone().into());
-            event.detail.insert("key".into(), sealer.signer.verifier_key().to_string().into());
+            event
+                .detail
+                .insert("origin".into(), sealer.settings.origin.clone().into());
+            event.detail.insert(
+                "key".into(),
+                sealer.signer.verifier_key().to_string().into(),
+            );
             sealer.push_own(&event)?;
         }
         Ok(sealer)
@@ -225,7 +238,9 @@ impl Sealer {
         let time = self.host.clock.now();
         let payload = redacted.payload();
         let first = payload.map(|payload| payload.get(..PAYLOAD_BYTES_MAX).unwrap_or(payload));
-        let parts = payload.map_or(0, |payload| payload.len().div_ceil(PAYLOAD_BYTES_MAX)).max(1);
+        let parts = payload
+            .map_or(0, |payload| payload.len().div_ceil(PAYLOAD_BYTES_MAX))
+            .max(1);
         let seq = if parts > 1 {
             let mut event = redacted.event().clone();
             event.detail.insert("parts".into(), parts.into());
@@ -233,7 +248,9 @@ impl Sealer {
         } else {
             self.write(redacted.event(), redacted, first, of, time)?
         };
-        let rest = payload.and_then(|payload| payload.get(PAYLOAD_BYTES_MAX..)).unwrap_or_default();
+        let rest = payload
+            .and_then(|payload| payload.get(PAYLOAD_BYTES_MAX..))
+            .unwrap_or_default();
         for (index, piece) in rest.chunks(PAYLOAD_BYTES_MAX).enumerate() {
             let mut event = Event::new(Kind::TranscriptPart);
             event.session.clone_from(&redacted.event().session);
@@ -255,7 +272,9 @@ impl Sealer {
         let mut event = Event::own(Kind::SessionEnded);
         event.session = Some(session.to_owned());
         event.detail.insert("why".into(), why.into());
-        event.detail.insert("count".into(), (self.sessions.count(session) + 1).into());
+        event
+            .detail
+            .insert("count".into(), (self.sessions.count(session) + 1).into());
         self.push_own(&event)?;
         self.sessions.end(session);
         Ok(())
@@ -303,9 +322,17 @@ impl Sealer {
                 let tag = hmac::sign(reveal, name);
                 let mut salt = [0; 32];
                 salt.copy_from_slice(tag.as_ref());
-                Raw { sha256: raw_commitment(&salt, original), len: original.len() as u64 }
+                Raw {
+                    sha256: raw_commitment(&salt, original),
+                    len: original.len() as u64,
+                }
             });
-            (raw, redacted.redactions(), redacted.is_custody(), redacted.is_withheld())
+            (
+                raw,
+                redacted.redactions(),
+                redacted.is_custody(),
+                redacted.is_withheld(),
+            )
         })
     }
 
@@ -329,9 +356,16 @@ impl Sealer {
         let context = payload.map(|payload| {
             let mut hasher = context_hasher(&payload_salt);
             hasher.update(payload);
-            Context { sha256: hasher.finish(), len: payload.len() as u64, redactions }
+            Context {
+                sha256: hasher.finish(),
+                len: payload.len() as u64,
+                redactions,
+            }
         });
-        let session_seq = event.session.as_deref().map(|session| self.sessions.next(session, seq));
+        let session_seq = event
+            .session
+            .as_deref()
+            .map(|session| self.sessions.next(session, seq));
         let mut buffer = std::mem::take(&mut self.buffer);
         entry::write(
             event,
@@ -397,14 +431,21 @@ impl Sealer {
 
     /// How many records were filtered since the last batch.
     pub fn batch_filtered(&self) -> u64 {
-        self.filtered.values().chain(self.filtered_now.values()).sum()
+        self.filtered
+            .values()
+            .chain(self.filtered_now.values())
+            .sum()
     }
 
     /// Makes everything pushed durable, with the owner's state blob, in one step.
     ///
     /// # Errors
     /// [`LedgerError::Full`]: nothing was committed, try again. Otherwise open the sealer anew.
-    pub fn commit(&mut self, blob: &[u8], snapshot: &mut dyn FnMut() -> Vec<u8>) -> Result<(), SealError> {
+    pub fn commit(
+        &mut self,
+        blob: &[u8],
+        snapshot: &mut dyn FnMut() -> Vec<u8>,
+    ) -> Result<(), SealError> {
         if self.group.is_empty() && blob.is_empty() && self.filtered_now.is_empty() {
             return Ok(());
         }
@@ -449,7 +490,9 @@ impl Sealer {
             };
             frame(&state, &snapshot())
         };
-        self.ledger.append(&mut self.group, state, &mut whole).map(drop)
+        self.ledger
+            .append(&mut self.group, state, &mut whole)
+            .map(drop)
     }
 
     /// Ends the batch: `batch.sealed` and the unsigned head become durable, then the head is signed
@@ -467,8 +510,12 @@ impl Sealer {
         let mut event = Event::own(Kind::BatchSealed);
         event.detail = counters;
         event.detail.insert("count".into(), self.in_batch.into());
-        event.detail.insert("chain".into(), self.chain.0.to_string().into());
-        event.detail.insert("policy".into(), self.settings.policy.clone().into());
+        event
+            .detail
+            .insert("chain".into(), self.chain.0.to_string().into());
+        event
+            .detail
+            .insert("policy".into(), self.settings.policy.clone().into());
         event.detail.insert("filtered".into(), json!(filtered));
         self.push_own(&event)?;
         let (size, root) = (self.frontier.size(), self.frontier.root());
@@ -477,7 +524,11 @@ impl Sealer {
         self.group.push(kind::TO_SIGN, &[&body])?;
         // The counters belong to the batch that was just sealed; a crash between here and the
         // commit brings back neither.
-        let before = (std::mem::take(&mut self.filtered), std::mem::take(&mut self.filtered_now), self.in_batch);
+        let before = (
+            std::mem::take(&mut self.filtered),
+            std::mem::take(&mut self.filtered_now),
+            self.in_batch,
+        );
         self.in_batch = 0;
         self.to_sign = Some((size, root));
         if let Err(error) = self.commit(blob, snapshot) {
@@ -493,8 +544,13 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`Sealer::seal_batch`].
-    pub fn sign_pending(&mut self, snapshot: &mut dyn FnMut() -> Vec<u8>) -> Result<Option<Note>, SealError> {
-        let Some((size, root)) = self.to_sign else { return Ok(None) };
+    pub fn sign_pending(
+        &mut self,
+        snapshot: &mut dyn FnMut() -> Vec<u8>,
+    ) -> Result<Option<Note>, SealError> {
+        let Some((size, root)) = self.to_sign else {
+            return Ok(None);
+        };
         // Prove that this head extends the one signed last, from what was kept since then.
         let mut proven = self.signed.clone();
         for leaf in &self.since_signed {
@@ -505,9 +561,14 @@ impl Sealer {
         if proven.size() != size || proven.root() != root {
             return Err(SealError::Head { size });
         }
-        let checkpoint = Checkpoint { origin: self.settings.origin.clone(), size, root };
+        let checkpoint = Checkpoint {
+            origin: self.settings.origin.clone(),
+            size,
+            root,
+        };
         let note = checkpoint.sign(self.signer.as_ref())?;
-        self.group.push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
+        self.group
+            .push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
         self.to_sign = None;
         let filtered = self.filtered.clone();
         if let Err(error) = self.append(b"", &filtered, snapshot) {
@@ -516,7 +577,8 @@ impl Sealer {
         }
         let taken = (size - self.signed.size()) as usize;
         self.signed = proven;
-        self.since_signed.drain(..taken.min(self.since_signed.len()));
+        self.since_signed
+            .drain(..taken.min(self.since_signed.len()));
         Ok(Some(note))
     }
 
@@ -531,7 +593,11 @@ impl Sealer {
 
     /// The head over everything pushed.
     pub fn head(&self) -> Head {
-        Head { size: self.frontier.size(), root: self.frontier.root(), chain: self.chain.0 }
+        Head {
+            size: self.frontier.size(),
+            root: self.frontier.root(),
+            chain: self.chain.0,
+        }
     }
 
     /// The ledger, for reading.
@@ -561,7 +627,12 @@ struct Recovery {
 }
 
 impl Recovery {
-    fn take(&mut self, replayed: Replayed<'_>, signer: &dyn Signer, apply: &mut dyn FnMut(bool, &[u8])) {
+    fn take(
+        &mut self,
+        replayed: Replayed<'_>,
+        signer: &dyn Signer,
+        apply: &mut dyn FnMut(bool, &[u8]),
+    ) {
         if self.error.is_some() {
             return;
         }
@@ -580,8 +651,8 @@ impl Recovery {
         match replayed {
             Replayed::Snapshot(bytes) => {
                 let (state, blob) = unframe::<State>(bytes).ok_or_else(|| wrong(0))?;
-                self.frontier =
-                    Frontier::from_parts(state.size, state.roots.clone()).ok_or_else(|| wrong(state.size))?;
+                self.frontier = Frontier::from_parts(state.size, state.roots.clone())
+                    .ok_or_else(|| wrong(state.size))?;
                 self.to_sign = state.to_sign;
                 self.state = Some(state);
                 if !blob.is_empty() {
@@ -590,7 +661,8 @@ impl Recovery {
             }
             Replayed::State(bytes) => {
                 let state = self.state.as_mut().ok_or_else(|| wrong(0))?;
-                let (filtered, blob) = unframe::<BTreeMap<String, u64>>(bytes).ok_or_else(|| wrong(0))?;
+                let (filtered, blob) =
+                    unframe::<BTreeMap<String, u64>>(bytes).ok_or_else(|| wrong(0))?;
                 for (reason, count) in filtered {
                     *state.filtered.entry(reason).or_default() += count;
                 }
@@ -598,10 +670,15 @@ impl Recovery {
                     apply(false, blob);
                 }
             }
-            Replayed::Record { kind: kind::ENTRY, body, .. } => {
+            Replayed::Record {
+                kind: kind::ENTRY,
+                body,
+                ..
+            } => {
                 let state = self.state.as_mut().ok_or_else(|| wrong(0))?;
                 let seq = self.frontier.size();
-                let view = EntryView::parse(body).map_err(|source| SealError::Entry { seq, source })?;
+                let view =
+                    EntryView::parse(body).map_err(|source| SealError::Entry { seq, source })?;
                 if view.seq != seq {
                     return Err(wrong(seq));
                 }
@@ -621,7 +698,11 @@ impl Recovery {
                     state.filtered.clear();
                 }
             }
-            Replayed::Record { kind: kind::TO_SIGN, body, .. } => {
+            Replayed::Record {
+                kind: kind::TO_SIGN,
+                body,
+                ..
+            } => {
                 let (size, root) = body.split_first_chunk::<8>().ok_or_else(|| wrong(0))?;
                 let size = u64::from_le_bytes(*size);
                 let root = Digest::from_slice(root).ok_or_else(|| wrong(size))?;
@@ -630,7 +711,11 @@ impl Recovery {
                 }
                 self.to_sign = Some((size, root));
             }
-            Replayed::Record { kind: kind::CHECKPOINT, body, .. } => {
+            Replayed::Record {
+                kind: kind::CHECKPOINT,
+                body,
+                ..
+            } => {
                 let size = self.frontier.size();
                 let note = Note::parse(body).map_err(|_| wrong(size))?;
                 let checkpoint = Checkpoint::parse(&note.text).map_err(|_| wrong(size))?;

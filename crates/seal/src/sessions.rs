@@ -48,6 +48,9 @@ impl Sessions {
         if self.open.len() <= SESSIONS_MAX {
             return None;
         }
-        self.open.iter().min_by_key(|(_, (_, last))| *last).map(|(session, _)| session.clone())
+        self.open
+            .iter()
+            .min_by_key(|(_, (_, last))| *last)
+            .map(|(session, _)| session.clone())
     }
 }

@@ -63,13 +63,17 @@ pub fn read_batch(reader: &mut Reader, from: u64) -> Result<Option<Batch>, Batch
             ENTRY => write_record(&mut raw, &Record::Entry(item.body)),
             PAYLOAD if item.erased => {}
             PAYLOAD => {
-                let (salt, bytes) = item.body.split_first_chunk::<32>().ok_or(BatchError::Checkpoint)?;
+                let (salt, bytes) = item
+                    .body
+                    .split_first_chunk::<32>()
+                    .ok_or(BatchError::Checkpoint)?;
                 write_record(&mut raw, &Record::Payload { salt, bytes });
             }
             CHECKPOINT => {
                 write_record(&mut raw, &Record::Checkpoint(item.body));
                 let note = Note::parse(item.body).map_err(|_| BatchError::Checkpoint)?;
-                let checkpoint = Checkpoint::parse(&note.text).map_err(|_| BatchError::Checkpoint)?;
+                let checkpoint =
+                    Checkpoint::parse(&note.text).map_err(|_| BatchError::Checkpoint)?;
                 if raw.len() <= UPLOAD_BYTES_MAX && checkpoint.size > from {
                     whole = Some((raw.len(), checkpoint.size, item.next));
                 }
@@ -84,11 +88,19 @@ pub fn read_batch(reader: &mut Reader, from: u64) -> Result<Option<Batch>, Batch
             break;
         }
     }
-    let Some((len, to, next)) = whole else { return Ok(None) };
+    let Some((len, to, next)) = whole else {
+        return Ok(None);
+    };
     raw.truncate(len);
     let mut body = Vec::with_capacity(len / 3);
     for frame in raw.chunks(FRAME_BYTES) {
         body.extend_from_slice(&zstd::bulk::compress(frame, LEVEL).map_err(BatchError::Compress)?);
     }
-    Ok(Some(Batch { from, to, next, body, raw_len: len }))
+    Ok(Some(Batch {
+        from,
+        to,
+        next,
+        body,
+        raw_len: len,
+    }))
 }

@@ -162,7 +162,9 @@ impl Collector {
     pub fn new(set_up: SetUp) -> Result<Self, CollectorError> {
         let url = set_up.url.trim_end_matches('/').to_owned();
         if !url.starts_with("https://") {
-            return Err(CollectorError::Protocol(format!("{url} does not begin with https://")));
+            return Err(CollectorError::Protocol(format!(
+                "{url} does not begin with https://"
+            )));
         }
         let http = Client::builder()
             .tls_backend_preconfigured(set_up.tls)
@@ -172,7 +174,10 @@ impl Collector {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("jurat/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|source| CollectorError::Unreachable { url: url.clone(), source })?;
+            .map_err(|source| CollectorError::Unreachable {
+                url: url.clone(),
+                source,
+            })?;
         Ok(Self { url, http })
     }
 
@@ -180,10 +185,22 @@ impl Collector {
     ///
     /// # Errors
     /// [`CollectorError::Identity`] when the enrolment token is not accepted.
-    pub async fn enroll(&self, token: &str, enrolment: &Enrolment) -> Result<Enrolled, CollectorError> {
-        let body = serde_json::to_vec(enrolment).map_err(|error| CollectorError::Protocol(error.to_string()))?;
-        let request = self.http.post(format!("{}/v1/enroll", self.url)).bearer_auth(token);
-        let sent = request.header("content-type", "application/json").body(body).send().await;
+    pub async fn enroll(
+        &self,
+        token: &str,
+        enrolment: &Enrolment,
+    ) -> Result<Enrolled, CollectorError> {
+        let body = serde_json::to_vec(enrolment)
+            .map_err(|error| CollectorError::Protocol(error.to_string()))?;
+        let request = self
+            .http
+            .post(format!("{}/v1/enroll", self.url))
+            .bearer_auth(token);
+        let sent = request
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await;
         read_answer(self.answered(sent)?).await
     }
 
@@ -191,8 +208,14 @@ impl Collector {
     ///
     /// # Errors
     /// [`CollectorError`].
-    pub async fn frontier(&self, host: &Host, who: &Identity<'_>) -> Result<FrontierAnswer, CollectorError> {
-        let sent = self.signed(host, who, "GET", "/v1/frontier", "", Vec::new()).await;
+    pub async fn frontier(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+    ) -> Result<FrontierAnswer, CollectorError> {
+        let sent = self
+            .signed(host, who, "GET", "/v1/frontier", "", Vec::new())
+            .await;
         read_answer(self.answered(sent)?).await
     }
 
@@ -200,8 +223,15 @@ impl Collector {
     ///
     /// # Errors
     /// [`CollectorError`] says what to do.
-    pub async fn upload(&self, host: &Host, who: &Identity<'_>, batch: &Batch) -> Result<Accepted, CollectorError> {
-        let sent = self.signed(host, who, "POST", "/v1/batches", "zstd", batch.body.clone()).await;
+    pub async fn upload(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+        batch: &Batch,
+    ) -> Result<Accepted, CollectorError> {
+        let sent = self
+            .signed(host, who, "POST", "/v1/batches", "zstd", batch.body.clone())
+            .await;
         read_answer(self.answered(sent)?).await
     }
 
@@ -216,14 +246,30 @@ impl Collector {
     ) -> reqwest::Result<Response> {
         let mut nonce = [0; 16];
         host.rng.fill(&mut nonce);
-        let nonce = nonce.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let nonce = nonce
+            .iter()
+            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         let timestamp = host.clock.now().unix_s();
-        let signature =
-            Request { method, path, device: who.device, encoding, timestamp, nonce: &nonce, body: &body }.sign(who.key);
+        let signature = Request {
+            method,
+            path,
+            device: who.device,
+            encoding,
+            timestamp,
+            nonce: &nonce,
+            body: &body,
+        }
+        .sign(who.key);
         let url = format!("{}{path}", self.url);
-        let mut request = if method == "GET" { self.http.get(url) } else { self.http.post(url).body(body) };
+        let mut request = if method == "GET" {
+            self.http.get(url)
+        } else {
+            self.http.post(url).body(body)
+        };
         if !encoding.is_empty() {
-            request = request.header("content-encoding", encoding).header("content-type", "application/octet-stream");
+            request = request
+                .header("content-encoding", encoding)
+                .header("content-type", "application/octet-stream");
         }
         request
             .bearer_auth(who.token)
@@ -236,27 +282,48 @@ impl Collector {
     }
 
     fn answered(&self, sent: reqwest::Result<Response>) -> Result<Response, CollectorError> {
-        sent.map_err(|source| CollectorError::Unreachable { url: self.url.clone(), source })
+        sent.map_err(|source| CollectorError::Unreachable {
+            url: self.url.clone(),
+            source,
+        })
     }
 }
 
-async fn read_answer<T: for<'de> Deserialize<'de>>(mut response: Response) -> Result<T, CollectorError> {
+async fn read_answer<T: for<'de> Deserialize<'de>>(
+    mut response: Response,
+) -> Result<T, CollectorError> {
     let status = response.status();
-    let retry_after_s = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+    let retry_after_s = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = Vec::new();
     loop {
         let chunk = response.chunk().await;
-        match chunk.map_err(|source| CollectorError::Unreachable { url: response.url().to_string(), source })? {
-            Some(chunk) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => body.extend_from_slice(&chunk),
-            Some(_) => return Err(CollectorError::Protocol(format!("more than {ANSWER_BYTES_MAX} bytes"))),
+        match chunk.map_err(|source| CollectorError::Unreachable {
+            url: response.url().to_string(),
+            source,
+        })? {
+            Some(chunk) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => {
+                body.extend_from_slice(&chunk)
+            }
+            Some(_) => {
+                return Err(CollectorError::Protocol(format!(
+                    "more than {ANSWER_BYTES_MAX} bytes"
+                )));
+            }
             None => break,
         }
     }
     if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|error| CollectorError::Protocol(error.to_string()));
+        return serde_json::from_slice(&body)
+            .map_err(|error| CollectorError::Protocol(error.to_string()));
     }
     if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-        return Err(CollectorError::Busy { status: status.as_u16(), retry_after_s });
+        return Err(CollectorError::Busy {
+            status: status.as_u16(),
+            retry_after_s,
+        });
     }
     let refusal = serde_json::from_slice(&body).unwrap_or_else(|_| Refusal {
         code: "unknown".into(),
@@ -264,8 +331,13 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(mut response: Response) -> Re
         size: None,
     });
     match (status, refusal.size) {
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(CollectorError::Identity(refusal)),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+            Err(CollectorError::Identity(refusal))
+        }
         (StatusCode::CONFLICT, Some(size)) => Err(CollectorError::Conflict { size }),
-        _ => Err(CollectorError::Refused { status: status.as_u16(), refusal }),
+        _ => Err(CollectorError::Refused {
+            status: status.as_u16(),
+            refusal,
+        }),
     }
 }

@@ -62,15 +62,23 @@ impl FileSink {
     pub fn open(disk: Arc<dyn Disk>, path: &Path, cursor: &Path) -> Result<Self, FileSinkError> {
         let fail = |doing| {
             let path = path.to_path_buf();
-            move |source| FileSinkError { path, doing, source }
+            move |source| FileSinkError {
+                path,
+                doing,
+                source,
+            }
         };
         let known = match read(&*disk, cursor, 4096) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other).map_err(fail("reading the cursor"))?,
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(io::Error::other)
+                .map_err(fail("reading the cursor"))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Cursor::default(),
             Err(error) => return Err(fail("reading the cursor")(error)),
         };
         let file = match disk.open(path, Mode::Write) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.open(path, Mode::CreateNew),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                disk.open(path, Mode::CreateNew)
+            }
             opened => opened,
         };
         let file = file.map_err(fail("opening"))?;
@@ -80,7 +88,8 @@ impl FileSink {
             // Somebody shortened or rotated it; numbers go on, so the gap shows.
             cursor_now.len = len;
         } else if len > known.len {
-            file.set_len(known.len).map_err(fail("removing unfinished lines"))?;
+            file.set_len(known.len)
+                .map_err(fail("removing unfinished lines"))?;
         }
         Ok(Self {
             disk,
@@ -116,16 +125,24 @@ impl FileSink {
     pub fn commit(&mut self, position: u64) -> Result<(), FileSinkError> {
         let fail = |doing| {
             let path = self.path.clone();
-            move |source| FileSinkError { path, doing, source }
+            move |source| FileSinkError {
+                path,
+                doing,
+                source,
+            }
         };
         if !self.pending.is_empty() {
-            self.file.write_at(&self.pending, self.cursor.len).map_err(fail("writing lines"))?;
+            self.file
+                .write_at(&self.pending, self.cursor.len)
+                .map_err(fail("writing lines"))?;
             self.file.sync().map_err(fail("writing lines"))?;
             self.cursor.len += self.pending.len() as u64;
             self.pending.clear();
         }
         self.cursor.position = position;
-        let json = serde_json::to_vec(&self.cursor).map_err(io::Error::other).map_err(fail("writing the cursor"))?;
+        let json = serde_json::to_vec(&self.cursor)
+            .map_err(io::Error::other)
+            .map_err(fail("writing the cursor"))?;
         replace(&*self.disk, &self.cursor_path, &json).map_err(fail("writing the cursor"))
     }
 

@@ -12,6 +12,7 @@ pub mod line;
 
 pub use batch::{Batch, BatchError, UPLOAD_BYTES_MAX, read_batch};
 pub use collector::{
-    Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity, Refusal, SetUp,
+    Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity, Refusal,
+    SetUp,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

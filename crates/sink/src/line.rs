@@ -40,7 +40,11 @@ pub fn write(proof: &Proof, entry: &[u8], payload: Option<&[u8]>, out: &mut Vec<
     let _ = serde_json::to_writer(&mut *out, proof);
     out.pop();
     out.push(b',');
-    out.extend_from_slice(entry.get(1..entry.len().saturating_sub(1)).unwrap_or_default());
+    out.extend_from_slice(
+        entry
+            .get(1..entry.len().saturating_sub(1))
+            .unwrap_or_default(),
+    );
     if let Some(payload) = payload {
         out.extend_from_slice(b",\"full_context\":");
         // A payload that is one JSON object stays one; anything else becomes a string.
@@ -67,15 +71,27 @@ pub enum Checked {
 
 /// Reads a line and computes its leaf hash from its own bytes.
 pub fn check(line: &[u8]) -> Checked {
-    let Ok(text) = std::str::from_utf8(line) else { return Checked::Foreign };
-    let Some(split) = text.find(ENTRY_FIELDS) else { return Checked::Foreign };
+    let Ok(text) = std::str::from_utf8(line) else {
+        return Checked::Foreign;
+    };
+    let Some(split) = text.find(ENTRY_FIELDS) else {
+        return Checked::Foreign;
+    };
     let head = format!("{}}}", &text[..split]);
-    let Ok(proof) = serde_json::from_str::<Proof>(&head) else { return Checked::Foreign };
+    let Ok(proof) = serde_json::from_str::<Proof>(&head) else {
+        return Checked::Foreign;
+    };
     let fields = &text[split + 1..];
     // The payload comes last; an entry's own strings cannot hold an unescaped quote.
-    let end = fields.find(",\"full_context\":").unwrap_or(fields.len().saturating_sub(1));
+    let end = fields
+        .find(",\"full_context\":")
+        .unwrap_or(fields.len().saturating_sub(1));
     let entry = format!("{{{}}}", fields.get(..end).unwrap_or_default());
-    if leaf_hash(entry.as_bytes()) == proof.leaf_hash { Checked::Consistent(proof) } else { Checked::Altered(proof) }
+    if leaf_hash(entry.as_bytes()) == proof.leaf_hash {
+        Checked::Consistent(proof)
+    } else {
+        Checked::Altered(proof)
+    }
 }
 
 /// Compares the lines of a sink with the log they claim to come from.
@@ -108,7 +124,10 @@ pub struct AuditReport {
 impl AuditReport {
     /// Whether every leaf has its one unaltered line.
     pub fn is_clean(&self) -> bool {
-        self.missing.is_empty() && self.altered.is_empty() && self.duplicated.is_empty() && self.unwritten.is_empty()
+        self.missing.is_empty()
+            && self.altered.is_empty()
+            && self.duplicated.is_empty()
+            && self.unwritten.is_empty()
     }
 }
 
@@ -141,13 +160,17 @@ impl Audit {
         }
         let mut written = vec![false; leaves.len()];
         for (number, proof) in self.seen.iter().filter(|(_, proof)| proof.device == origin) {
-            let Some(leaf) = leaves.get(proof.seq as usize) else { continue };
+            let Some(leaf) = leaves.get(proof.seq as usize) else {
+                continue;
+            };
             written[proof.seq as usize] = true;
             if *leaf != proof.leaf_hash && !self.altered.contains(number) {
                 self.altered.push(*number);
             }
         }
-        let unwritten = (0..leaves.len() as u64).filter(|seq| !written[*seq as usize]).collect();
+        let unwritten = (0..leaves.len() as u64)
+            .filter(|seq| !written[*seq as usize])
+            .collect();
         AuditReport {
             lines: self.lines,
             foreign: self.foreign,
@@ -179,12 +202,18 @@ mod tests {
     #[test]
     fn a_line_gives_its_own_leaf_hash_back_and_an_altered_one_does_not() {
         let entry = br#"{"v":1,"salt":"s","seq":3,"object":"a,\"full_context\":b"}"#;
-        for payload in [None, Some(&br#"{"full_context":1}"#[..]), Some(b"not json\n")] {
+        for payload in [
+            None,
+            Some(&br#"{"full_context":1}"#[..]),
+            Some(b"not json\n"),
+        ] {
             let mut line = Vec::new();
             write(&proof(entry), entry, payload, &mut line);
             assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
             assert_eq!(check(&line), Checked::Consistent(proof(entry)));
-            let altered = String::from_utf8(line).unwrap().replace("\"salt\":\"s\"", "\"salt\":\"t\"");
+            let altered = String::from_utf8(line)
+                .unwrap()
+                .replace("\"salt\":\"s\"", "\"salt\":\"t\"");
             assert_eq!(check(altered.as_bytes()), Checked::Altered(proof(entry)));
         }
         assert_eq!(check(b"{\"a\":1}"), Checked::Foreign);

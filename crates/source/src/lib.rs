@@ -18,5 +18,5 @@ mod watch;
 
 pub use position::Position;
 pub use root::{Root, RootError};
-pub use tail::{Item, Lost, LINE_BYTES_MAX, Tail};
+pub use tail::{Item, LINE_BYTES_MAX, Lost, Tail};
 pub use watch::Watch;

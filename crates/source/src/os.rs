@@ -17,6 +17,11 @@ pub(crate) fn identity(metadata: &Metadata) -> (u64, u64, u64) {
 }
 
 fn birth(metadata: &Metadata) -> u64 {
-    let since = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+    let since = metadata
+        .created()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since
+        .and_then(|since| u64::try_from(since.as_nanos()).ok())
+        .unwrap_or(0)
 }

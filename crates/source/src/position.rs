@@ -31,5 +31,10 @@ pub struct Position {
 
 /// A digest of 16 bytes in base64.
 pub(crate) fn short_digest(bytes: &[u8]) -> String {
-    BASE64.encode(digest(&SHA256, bytes).as_ref().first_chunk::<16>().expect("SHA-256 has 32 bytes"))
+    BASE64.encode(
+        digest(&SHA256, bytes)
+            .as_ref()
+            .first_chunk::<16>()
+            .expect("SHA-256 has 32 bytes"),
+    )
 }

@@ -38,19 +38,30 @@ impl Root {
     /// # Errors
     /// [`RootError`] names the pattern.
     pub fn new(name: &str, dir: &Path, patterns: &[String]) -> Result<Self, RootError> {
-        let wrong = |pattern: &str, source| RootError { name: name.into(), pattern: pattern.into(), source };
+        let wrong = |pattern: &str, source| RootError {
+            name: name.into(),
+            pattern: pattern.into(),
+            source,
+        };
         let mut globs = GlobSetBuilder::new();
         for pattern in patterns {
             let glob = GlobBuilder::new(pattern).literal_separator(true).build();
             globs.add(glob.map_err(|error| wrong(pattern, error))?);
         }
-        let globs = globs.build().map_err(|error| wrong(&patterns.join(", "), error))?;
-        Ok(Self { name: name.to_owned(), dir: dir.to_path_buf(), globs })
+        let globs = globs
+            .build()
+            .map_err(|error| wrong(&patterns.join(", "), error))?;
+        Ok(Self {
+            name: name.to_owned(),
+            dir: dir.to_path_buf(),
+            globs,
+        })
     }
 
     /// Whether a path is one of this root's files.
     pub fn matches(&self, path: &Path) -> bool {
-        path.strip_prefix(&self.dir).is_ok_and(|inside| self.globs.is_match(inside))
+        path.strip_prefix(&self.dir)
+            .is_ok_and(|inside| self.globs.is_match(inside))
     }
 
     /// The files there are now, sorted. A folder that cannot be read has none.
@@ -62,14 +73,22 @@ impl Root {
     }
 
     fn walk(&self, dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-        let Ok(entries) = fs::read_dir(dir) else { return };
+        let Ok(entries) = fs::read_dir(dir) else {
+            return;
+        };
         for entry in entries.flatten() {
             // The entry's own type: a link to a folder is not followed, so there are no circles.
-            let Ok(kind) = entry.file_type() else { continue };
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
             let path = entry.path();
             if kind.is_dir() && depth < DEPTH_MAX {
                 self.walk(&path, depth + 1, found);
-            } else if !kind.is_dir() && self.matches(&path) && path.is_file() && found.len() < FILES_MAX {
+            } else if !kind.is_dir()
+                && self.matches(&path)
+                && path.is_file()
+                && found.len() < FILES_MAX
+            {
                 found.push(path);
             }
         }

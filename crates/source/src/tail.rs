@@ -106,7 +106,10 @@ struct Followed {
 impl Tail {
     /// Follows these roots, from these positions where the files are still the same.
     pub fn new(roots: Vec<Root>, positions: BTreeMap<PathBuf, Position>) -> Self {
-        let files = positions.into_iter().map(|(path, position)| (path, Followed::resumed(position))).collect();
+        let files = positions
+            .into_iter()
+            .map(|(path, position)| (path, Followed::resumed(position)))
+            .collect();
         Self {
             roots,
             files,
@@ -187,7 +190,9 @@ impl Tail {
     ) -> bool {
         let mut left = budget as u64;
         while left > 0 {
-            let Some(path) = self.dirty.pop_first() else { return false };
+            let Some(path) = self.dirty.pop_first() else {
+                return false;
+            };
             match self.read_file(&path, &mut left, give) {
                 Ok(true) => {
                     self.dirty.insert(path);
@@ -214,43 +219,73 @@ impl Tail {
 
     /// All positions.
     pub fn positions(&self) -> BTreeMap<PathBuf, Position> {
-        self.files.iter().map(|(path, file)| (path.clone(), file.position())).collect()
+        self.files
+            .iter()
+            .map(|(path, file)| (path.clone(), file.position()))
+            .collect()
     }
 
     /// Bytes that were not read yet, as of the last look.
     pub fn behind(&self) -> u64 {
-        self.files.values().map(|file| file.len.saturating_sub(file.position.offset)).sum()
+        self.files
+            .values()
+            .map(|file| file.len.saturating_sub(file.position.offset))
+            .sum()
     }
 
     fn source_of(&self, path: &Path) -> Option<String> {
-        self.roots.iter().find(|root| root.matches(path)).map(|root| root.name.clone())
+        self.roots
+            .iter()
+            .find(|root| root.matches(path))
+            .map(|root| root.name.clone())
     }
 
     /// Reads from one file; `true` when it has more.
-    fn read_file(&mut self, path: &Path, left: &mut u64, give: &mut dyn FnMut(Item<'_>)) -> io::Result<bool> {
+    fn read_file(
+        &mut self,
+        path: &Path,
+        left: &mut u64,
+        give: &mut dyn FnMut(Item<'_>),
+    ) -> io::Result<bool> {
         let opened = match File::open(path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let metadata = opened.as_ref().map(File::metadata).transpose()?;
-        if metadata.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+        if metadata
+            .as_ref()
+            .is_some_and(|metadata| !metadata.is_file())
+        {
             return Ok(false);
         }
-        let Some(source) = self.files.get(path).map(|known| known.position.source.clone()).or_else(|| self.source_of(path))
+        let Some(source) = self
+            .files
+            .get(path)
+            .map(|known| known.position.source.clone())
+            .or_else(|| self.source_of(path))
         else {
             return Ok(false);
         };
         let now = metadata.as_ref().map(identity);
         if let (None, Some(known)) = (now, self.files.get(path)) {
             let identity = known.position.identity;
-            let is_here = |other: &PathBuf| fs::metadata(other).is_ok_and(|found| self::identity(&found) == identity);
-            if self.dirty.iter().any(|other| !self.files.contains_key(other) && is_here(other)) {
+            let is_here = |other: &PathBuf| {
+                fs::metadata(other).is_ok_and(|found| self::identity(&found) == identity)
+            };
+            if self
+                .dirty
+                .iter()
+                .any(|other| !self.files.contains_key(other) && is_here(other))
+            {
                 // Renamed: the new name takes over when its turn comes.
                 return Ok(false);
             }
         }
-        let other = self.files.get(path).is_some_and(|known| Some(known.position.identity) != now);
+        let other = self
+            .files
+            .get(path)
+            .is_some_and(|known| Some(known.position.identity) != now);
         if other && let Some((mut old, _)) = self.open.remove(path) {
             // Replaced or removed while we held it: first what was still written to the old one.
             if let Some(known) = self.files.get_mut(path) {
@@ -277,14 +312,18 @@ impl Tail {
                     self.removed.insert(from.clone());
                     self.changed.remove(&from);
                     self.open.remove(&from);
-                    self.files.remove(&from).unwrap_or_else(|| Followed::new(&source, identity))
+                    self.files
+                        .remove(&from)
+                        .unwrap_or_else(|| Followed::new(&source, identity))
                 }
                 None => Followed::new(&source, identity),
             };
             self.files.insert(path.to_path_buf(), known);
             self.removed.remove(path);
         }
-        let Some(known) = self.files.get_mut(path) else { return Ok(false) };
+        let Some(known) = self.files.get_mut(path) else {
+            return Ok(false);
+        };
         if known.position.offset > 0 && (!known.verified || other || len < known.position.offset) {
             let lost = known.compare(&mut file, len)?;
             if let Some(what) = lost {
@@ -303,7 +342,11 @@ impl Tail {
         self.tick += 1;
         self.open.insert(path.to_path_buf(), (file, self.tick));
         if self.open.len() > OPEN_MAX
-            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, tick))| *tick).map(|(path, _)| path.clone())
+            && let Some(oldest) = self
+                .open
+                .iter()
+                .min_by_key(|(_, (_, tick))| *tick)
+                .map(|(path, _)| path.clone())
         {
             self.open.remove(&oldest);
         }
@@ -313,12 +356,30 @@ impl Tail {
 
 impl Followed {
     fn new(source: &str, identity: (u64, u64, u64)) -> Self {
-        let position = Position { source: source.to_owned(), identity, ..Position::default() };
-        Self { position, before: Vec::new(), prefix: Vec::new(), verified: true, len: 0, pieces: 0 }
+        let position = Position {
+            source: source.to_owned(),
+            identity,
+            ..Position::default()
+        };
+        Self {
+            position,
+            before: Vec::new(),
+            prefix: Vec::new(),
+            verified: true,
+            len: 0,
+            pieces: 0,
+        }
     }
 
     fn resumed(position: Position) -> Self {
-        Self { position, before: Vec::new(), prefix: Vec::new(), verified: false, len: 0, pieces: 0 }
+        Self {
+            position,
+            before: Vec::new(),
+            prefix: Vec::new(),
+            verified: false,
+            len: 0,
+            pieces: 0,
+        }
     }
 
     fn position(&self) -> Position {
@@ -330,17 +391,32 @@ impl Followed {
     }
 
     fn lost<'a>(&self, source: &'a str, path: &'a Path, what: Lost, len: u64) -> Item<'a> {
-        Item::Lost { source, path, what, read: self.position.offset, len, lines: self.position.lines }
+        Item::Lost {
+            source,
+            path,
+            what,
+            read: self.position.offset,
+            len,
+            lines: self.position.lines,
+        }
     }
 
     /// Compares a file with what was read of it; `None` when reading may go on.
     fn compare(&mut self, file: &mut File, len: u64) -> io::Result<Option<Lost>> {
-        let prefix = read_at(file, 0, (self.position.prefix_len as usize).min(PREFIX_BYTES))?;
+        let prefix = read_at(
+            file,
+            0,
+            (self.position.prefix_len as usize).min(PREFIX_BYTES),
+        )?;
         let front_is_same = prefix.len() as u64 == self.position.prefix_len
             && short_digest(&prefix) == self.position.prefix;
         if len < self.position.offset {
             let shorter = prefix.len() < self.position.prefix_len as usize;
-            return Ok(Some(if front_is_same || shorter { Lost::Truncated } else { Lost::Rewritten }));
+            return Ok(Some(if front_is_same || shorter {
+                Lost::Truncated
+            } else {
+                Lost::Rewritten
+            }));
         }
         let expected = self.position().before;
         let count = (self.position.offset as usize).min(BEFORE_BYTES);
@@ -364,14 +440,17 @@ impl Followed {
     fn passed(&mut self, bytes: &[u8]) {
         if self.position.prefix_len < PREFIX_BYTES as u64 {
             let room = PREFIX_BYTES - self.prefix.len();
-            self.prefix.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+            self.prefix
+                .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
             self.position.prefix_len = self.prefix.len() as u64;
             self.position.prefix = short_digest(&self.prefix);
             if self.prefix.len() == PREFIX_BYTES {
                 self.prefix = Vec::new();
             }
         }
-        let tail = bytes.get(bytes.len().saturating_sub(BEFORE_BYTES)..).unwrap_or(bytes);
+        let tail = bytes
+            .get(bytes.len().saturating_sub(BEFORE_BYTES)..)
+            .unwrap_or(bytes);
         let keep = (BEFORE_BYTES - tail.len()).min(self.before.len());
         self.before.drain(..self.before.len() - keep);
         self.before.extend_from_slice(tail);
@@ -422,7 +501,13 @@ impl Followed {
                 } else {
                     if !line.is_empty() {
                         let offset = self.position.offset;
-                        give(Item::Line { source, path, offset, bytes: line, unterminated: false });
+                        give(Item::Line {
+                            source,
+                            path,
+                            offset,
+                            bytes: line,
+                            unterminated: false,
+                        });
                         self.position.lines += 1;
                     }
                     self.passed(&lines[at..=at + len]);
@@ -441,10 +526,27 @@ impl Followed {
         }
     }
 
-    fn piece(&mut self, source: &str, path: &Path, bytes: &[u8], more: bool, give: &mut dyn FnMut(Item<'_>)) {
-        give(Item::Piece { source, path, offset: self.position.offset, bytes, more });
+    fn piece(
+        &mut self,
+        source: &str,
+        path: &Path,
+        bytes: &[u8],
+        more: bool,
+        give: &mut dyn FnMut(Item<'_>),
+    ) {
+        give(Item::Piece {
+            source,
+            path,
+            offset: self.position.offset,
+            bytes,
+            more,
+        });
         self.passed(bytes);
-        self.pieces = if more { self.pieces + bytes.len() as u64 } else { 0 };
+        self.pieces = if more {
+            self.pieces + bytes.len() as u64
+        } else {
+            0
+        };
         if !more {
             self.position.lines += 1;
         }
@@ -469,7 +571,13 @@ impl Followed {
         let rest = read_at(file, self.position.offset, LINE_BYTES_MAX)?;
         if !rest.is_empty() {
             let offset = self.position.offset;
-            give(Item::Line { source, path, offset, bytes: &rest, unterminated: true });
+            give(Item::Line {
+                source,
+                path,
+                offset,
+                bytes: &rest,
+                unterminated: true,
+            });
             self.position.lines += 1;
             self.passed(&rest);
         }

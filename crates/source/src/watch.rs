@@ -37,7 +37,10 @@ impl Watch {
                 let _ = watcher.watch(&root.dir, RecursiveMode::Recursive);
             }
         }
-        Self { _watcher: watcher, changed }
+        Self {
+            _watcher: watcher,
+            changed,
+        }
     }
 
     /// The paths that changed since the last call.

@@ -3,6 +3,7 @@
 
 pub mod claude_cli;
 mod messages_api;
+pub mod need;
 mod sim_disk;
 mod xorshift;
 

@@ -71,7 +71,9 @@ impl SimDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test panics while it holds the disk")
+        self.0
+            .lock()
+            .expect("no test panics while it holds the disk")
     }
 
     /// How many changing operations were done.
@@ -139,7 +141,9 @@ impl SimDisk {
         let step = state.steps;
         state.steps += 1;
         state.trace.push(what.to_owned());
-        let Some((at, fault)) = state.fault else { return Ok(()) };
+        let Some((at, fault)) = state.fault else {
+            return Ok(());
+        };
         match fault {
             Fault::Crash if step == at => {
                 state.dead = true;
@@ -147,7 +151,9 @@ impl SimDisk {
             }
             Fault::Full if step == at => Err(io::ErrorKind::StorageFull.into()),
             // Removing and shortening need no room.
-            Fault::FullForGood if step >= at && syncs.is_none() && !frees(what) => Err(io::ErrorKind::StorageFull.into()),
+            Fault::FullForGood if step >= at && syncs.is_none() && !frees(what) => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             Fault::ReadOnly if step >= at => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
             Fault::SyncError if step == at => {
                 if let Some(node) = syncs {
@@ -173,11 +179,17 @@ impl Disk for SimDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let state = self.state();
         let inside = state.names.keys().filter(|path| parent(path) == dir);
-        Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+        Ok(inside
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect())
     }
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn File>> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if mode == Mode::CreateNew {
             self.step(&format!("create {name}"), None)?;
             let mut state = self.state();
@@ -188,8 +200,18 @@ impl Disk for SimDisk {
             let node = state.nodes.len() - 1;
             state.names.insert(path.to_path_buf(), node);
         }
-        let node = self.state().names.get(path).copied().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { disk: self.clone(), node, name, writable: mode != Mode::Read }))
+        let node = self
+            .state()
+            .names
+            .get(path)
+            .copied()
+            .ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(SimFile {
+            disk: self.clone(),
+            node,
+            name,
+            writable: mode != Mode::Read,
+        }))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -212,7 +234,12 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.step("sync dir", None)?;
         let mut state = self.state();
-        let live: Names = state.names.iter().filter(|(path, _)| parent(path) == dir).map(own).collect();
+        let live: Names = state
+            .names
+            .iter()
+            .filter(|(path, _)| parent(path) == dir)
+            .map(own)
+            .collect();
         state.durable_names.retain(|path, _| parent(path) != dir);
         state.durable_names.extend(live);
         Ok(())
@@ -295,7 +322,8 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.step(&format!("sync {}", self.name), Some(self.node))?;
+        self.disk
+            .step(&format!("sync {}", self.name), Some(self.node))?;
         let mut state = self.disk.state();
         let node = &mut state.nodes[self.node];
         // Exact for the writes that are still dirty; what a failed sync dropped stays lost.

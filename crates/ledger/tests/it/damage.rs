@@ -10,7 +10,12 @@ use jurat_testkit::{Repeatable, SimDisk};
 use crate::support::{Counter, DIR};
 
 fn last_segment(disk: &SimDisk) -> PathBuf {
-    let name = disk.list(Path::new(DIR)).unwrap().into_iter().rfind(|name| name.ends_with(".jl")).unwrap();
+    let name = disk
+        .list(Path::new(DIR))
+        .unwrap()
+        .into_iter()
+        .rfind(|name| name.ends_with(".jl"))
+        .unwrap();
     Path::new(DIR).join(name)
 }
 
@@ -22,7 +27,11 @@ fn a_flipped_bit_before_good_groups_is_named_and_nothing_is_cut() {
         (0..3).for_each(|_| counter.append(1).unwrap());
     }
     let path = last_segment(&clean);
-    let len = clean.open(&path, jurat_disk::Mode::Read).unwrap().len().unwrap();
+    let len = clean
+        .open(&path, jurat_disk::Mode::Read)
+        .unwrap()
+        .len()
+        .unwrap();
     let mut named = 0;
     for at in (0..len as usize).step_by(7) {
         let disk = SimDisk::new();
@@ -41,7 +50,14 @@ fn a_flipped_bit_before_good_groups_is_named_and_nothing_is_cut() {
             Ok(counter) => assert!(counter.state >= 2, "byte {at}: {}", counter.state),
             Err(error) => panic!("byte {at}: {error}"),
         }
-        assert_eq!(disk.open(&path, jurat_disk::Mode::Read).unwrap().len().unwrap() >= 64, true);
+        assert_eq!(
+            disk.open(&path, jurat_disk::Mode::Read)
+                .unwrap()
+                .len()
+                .unwrap()
+                >= 64,
+            true
+        );
     }
     assert!(named > 10);
 }
@@ -50,7 +66,10 @@ fn a_flipped_bit_before_good_groups_is_named_and_nothing_is_cut() {
 fn a_second_process_is_refused() {
     let disk = SimDisk::new();
     let _first = Counter::open(&disk).unwrap();
-    assert!(matches!(Counter::open(&disk).err(), Some(LedgerError::Locked { .. })));
+    assert!(matches!(
+        Counter::open(&disk).err(),
+        Some(LedgerError::Locked { .. })
+    ));
 }
 
 #[test]
@@ -90,7 +109,14 @@ fn an_erased_record_reads_as_zeros_and_the_ledger_stays_whole() {
     while let Some(item) = reader.next_record().unwrap() {
         found.push((item.erased, item.body.to_vec()));
     }
-    assert_eq!(found, [(false, b"keep".to_vec()), (true, vec![0; 4]), (false, b"keep".to_vec())]);
+    assert_eq!(
+        found,
+        [
+            (false, b"keep".to_vec()),
+            (true, vec![0; 4]),
+            (false, b"keep".to_vec())
+        ]
+    );
     let report = fsck(&disk, Path::new(DIR)).unwrap();
     assert!(report.is_clean());
     assert_eq!(report.segments[0].erased, 1);

@@ -21,7 +21,9 @@ impl Counter {
     pub(crate) fn open(disk: &SimDisk) -> Result<Self, LedgerError> {
         let mut state = 0;
         let mut records_after_state = 0;
-        let options = Options { segment_bytes: 2_000 };
+        let options = Options {
+            segment_bytes: 2_000,
+        };
         let ledger = Ledger::open(
             Arc::new(disk.clone()),
             Arc::new(Repeatable::new(disk.steps() + 1)),
@@ -36,7 +38,10 @@ impl Counter {
                 Replayed::Record { .. } => records_after_state += 1,
             },
         )?;
-        assert_eq!(records_after_state, 0, "a record came back without its state");
+        assert_eq!(
+            records_after_state, 0,
+            "a record came back without its state"
+        );
         Ok(Self { ledger, state })
     }
 
@@ -48,7 +53,10 @@ impl Counter {
             group.push(7, &[&body])?;
         }
         let after = self.state + count;
-        self.ledger.append(&mut group, &after.to_le_bytes(), &mut || after.to_le_bytes().to_vec())?;
+        self.ledger
+            .append(&mut group, &after.to_le_bytes(), &mut || {
+                after.to_le_bytes().to_vec()
+            })?;
         self.state = after;
         Ok(())
     }

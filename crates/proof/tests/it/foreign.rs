@@ -7,23 +7,24 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_proof::{
-    Checkpoint, Digest, Frontier, Note, VerifierKey, is_canonical_ed25519, leaf_hash, verify_consistency,
-    verify_inclusion,
+    Checkpoint, Digest, Frontier, Note, VerifierKey, is_canonical_ed25519, leaf_hash,
+    verify_consistency, verify_inclusion,
 };
 use serde::Deserialize;
 
 fn vectors(folder: &str) -> Option<PathBuf> {
-    let Some(shared) = std::env::var_os("JURAT_SHARED") else {
-        println!("SKIPPED foreign vectors {folder}: set JURAT_SHARED to the folder that holds vectors/");
-        return None;
-    };
-    Some(PathBuf::from(shared).join("vectors").join(folder))
+    jurat_testkit::need::shared(&format!("foreign vectors {folder}"))
+        .map(|shared| shared.join("vectors").join(folder))
 }
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { files(&path, out) } else { out.push(path) }
+        if path.is_dir() {
+            files(&path, out)
+        } else {
+            out.push(path)
+        }
     }
 }
 
@@ -32,7 +33,10 @@ fn hash(text: &str) -> Option<Digest> {
 }
 
 fn hashes(list: Option<Vec<String>>) -> Option<Vec<Digest>> {
-    list.unwrap_or_default().iter().map(|text| hash(text)).collect()
+    list.unwrap_or_default()
+        .iter()
+        .map(|text| hash(text))
+        .collect()
 }
 
 #[derive(Deserialize)]
@@ -59,7 +63,9 @@ struct Consistency {
 
 #[test]
 fn inclusion_proofs_are_judged_as_transparency_dev_judges_them() {
-    let Some(dir) = vectors("merkle/inclusion") else { return };
+    let Some(dir) = vectors("merkle/inclusion") else {
+        return;
+    };
     let mut paths = Vec::new();
     files(&dir, &mut paths);
     assert_eq!(paths.len(), 98);
@@ -67,7 +73,14 @@ fn inclusion_proofs_are_judged_as_transparency_dev_judges_them() {
         let case: Inclusion = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let good = (|| {
             let (root, leaf) = (hash(&case.root)?, hash(&case.leaf_hash)?);
-            verify_inclusion(case.leaf_idx, case.tree_size, &leaf, &hashes(case.proof)?, &root).ok()
+            verify_inclusion(
+                case.leaf_idx,
+                case.tree_size,
+                &leaf,
+                &hashes(case.proof)?,
+                &root,
+            )
+            .ok()
         })();
         assert_eq!(good.is_none(), case.want_err, "{}", path.display());
     }
@@ -75,7 +88,9 @@ fn inclusion_proofs_are_judged_as_transparency_dev_judges_them() {
 
 #[test]
 fn consistency_proofs_are_judged_as_transparency_dev_judges_them() {
-    let Some(dir) = vectors("merkle/consistency") else { return };
+    let Some(dir) = vectors("merkle/consistency") else {
+        return;
+    };
     let mut paths = Vec::new();
     files(&dir, &mut paths);
     assert_eq!(paths.len(), 98);
@@ -94,13 +109,20 @@ fn consistency_proofs_are_judged_as_transparency_dev_judges_them() {
     }
     // Two cases where we are stricter: a proof from the empty tree proves nothing, and a root that
     // is not 32 bytes is not a root.
-    assert!(stricter.iter().all(|sizes| [(0, 0), (1, 1)].contains(sizes)), "{stricter:?}");
+    assert!(
+        stricter
+            .iter()
+            .all(|sizes| [(0, 0), (1, 1)].contains(sizes)),
+        "{stricter:?}"
+    );
     assert!(stricter.len() <= 2, "{stricter:?}");
 }
 
 #[test]
 fn a_foreign_log_gives_its_sixteen_signed_roots() {
-    let Some(dir) = vectors("tessera-log") else { return };
+    let Some(dir) = vectors("tessera-log") else {
+        return;
+    };
     let key = VerifierKey::parse(
         "example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx",
     )
@@ -119,7 +141,11 @@ fn a_foreign_log_gives_its_sixteen_signed_roots() {
                 rest = tail;
             }
         }
-        assert_eq!((checkpoint.size, checkpoint.root), (frontier.size(), frontier.root()), "{size}");
+        assert_eq!(
+            (checkpoint.size, checkpoint.root),
+            (frontier.size(), frontier.root()),
+            "{size}"
+        );
     }
 }
 
@@ -132,7 +158,9 @@ struct EdgeCase {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
+    (0..text.len() / 2)
+        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        .collect()
 }
 
 /// Our accept set on the 914 signatures on which verifiers disagree: canonical keys that are not
@@ -140,7 +168,9 @@ fn hex(text: &str) -> Vec<u8> {
 /// yesterday is refused tomorrow, or the other way round.
 #[test]
 fn the_accept_set_of_ed25519_edge_cases_is_pinned() {
-    let Some(dir) = vectors("ed25519") else { return };
+    let Some(dir) = vectors("ed25519") else {
+        return;
+    };
     let cases: Vec<EdgeCase> =
         serde_json::from_slice(&fs::read(dir.join("ed25519vectors.json")).unwrap()).unwrap();
     assert_eq!(cases.len(), 914);
@@ -151,7 +181,12 @@ fn the_accept_set_of_ed25519_edge_cases_is_pinned() {
         if !is_canonical_ed25519(&key) {
             continue;
         }
-        assert!(!flags.iter().any(|flag| flag == "low_order_A" || flag == "non_canonical_A"), "{flags:?}");
+        assert!(
+            !flags
+                .iter()
+                .any(|flag| flag == "low_order_A" || flag == "non_canonical_A"),
+            "{flags:?}"
+        );
         let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, key);
         if key.verify(case.msg.as_bytes(), &hex(&case.sig)).is_ok() {
             *accepted.entry(flags.join(" ")).or_default() += 1;

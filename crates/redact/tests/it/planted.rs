@@ -15,18 +15,29 @@ fn samples() -> std::path::PathBuf {
 
 #[test]
 fn no_planted_secret_of_the_samples_survives() {
-    let planted: serde_json::Value = serde_json::from_slice(&fs::read(samples().join("planted.json")).unwrap()).unwrap();
+    let planted: serde_json::Value =
+        serde_json::from_slice(&fs::read(samples().join("planted.json")).unwrap()).unwrap();
     let mut redactor = redactor();
     let mut survived = Vec::new();
     for secret in planted["secrets"].as_array().unwrap() {
         let value = secret["value"].as_str().unwrap();
         let file = samples().join(secret["file"].as_str().unwrap());
         let bytes = fs::read(&file).unwrap();
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let clean = redactor.json(line).map_or(line.to_vec(), |(clean, _)| clean);
+        for line in bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            let clean = redactor
+                .json(line)
+                .map_or(line.to_vec(), |(clean, _)| clean);
             let parsed: serde_json::Value = serde_json::from_slice(&clean).unwrap();
-            if parsed.to_string().contains(value) || String::from_utf8_lossy(&clean).contains(value) {
-                survived.push((secret["kind"].as_str().unwrap(), value, file.file_name().unwrap().to_owned()));
+            if parsed.to_string().contains(value) || String::from_utf8_lossy(&clean).contains(value)
+            {
+                survived.push((
+                    secret["kind"].as_str().unwrap(),
+                    value,
+                    file.file_name().unwrap().to_owned(),
+                ));
             }
         }
     }
@@ -38,7 +49,11 @@ fn equal_secrets_look_equal_under_one_key_and_different_under_another() {
     let text = format!("token ghp_{}", "aB3dE5gH1jK2mN4pQ6rS8tU0vW7xY9zA1bC2");
     let (mut one, mut two) = (redactor(), redactor());
     let mut other = Redactor::new(Mode::Redact, &[8; 32], &[]).unwrap();
-    assert_eq!(one.text(&text), two.text(&format!("{text} ")).map(|text| text.trim_end().to_owned()));
+    assert_eq!(
+        one.text(&text),
+        two.text(&format!("{text} "))
+            .map(|text| text.trim_end().to_owned())
+    );
     assert_ne!(one.text(&text), other.text(&text));
 }
 
@@ -49,7 +64,12 @@ fn secrets_under_secret_names_and_in_headers_go_whole() {
     let (clean, count) = redactor.json(json).unwrap();
     let clean = String::from_utf8(clean).unwrap();
     assert_eq!(count, 2, "{clean}");
-    assert!(!clean.contains("hunter2") && !clean.contains("abc\"") && clean.contains("4096") && clean.contains("plain"));
+    assert!(
+        !clean.contains("hunter2")
+            && !clean.contains("abc\"")
+            && clean.contains("4096")
+            && clean.contains("plain")
+    );
 }
 
 #[test]
@@ -69,7 +89,14 @@ fn a_secret_in_a_header_field_goes_too() {
     event.object = Some("mysql --password=Tr0ub4dor3x -e 'select 1'".into());
     event.labels.insert("cwd".into(), "/w".into());
     let redacted = redactor().redact(event);
-    assert!(!redacted.event().object.as_deref().unwrap().contains("Tr0ub4dor3x"));
+    assert!(
+        !redacted
+            .event()
+            .object
+            .as_deref()
+            .unwrap()
+            .contains("Tr0ub4dor3x")
+    );
     assert_eq!(redacted.event().labels["cwd"], "/w");
 }
 
@@ -80,7 +107,10 @@ fn a_line_that_is_not_json_is_scanned_as_text_and_inside_its_quotes() {
     let cut = format!("{{\"a\":\"\\u0067{}", &token[1..]);
     for line in [token.to_owned(), format!("{{\"x\": {token}"), cut] {
         let (clean, count) = redactor.json(line.as_bytes()).unwrap();
-        assert!(count >= 1 && !String::from_utf8_lossy(&clean).contains(&token[4..]), "{line}");
+        assert!(
+            count >= 1 && !String::from_utf8_lossy(&clean).contains(&token[4..]),
+            "{line}"
+        );
     }
 }
 

@@ -27,8 +27,16 @@ fn every_pattern_compiles() {
 #[test]
 fn there_are_rules_for_at_least_150_providers_and_no_kind_stands_twice() {
     let rules = rules();
-    let providers: BTreeSet<&str> = rules.rules().iter().map(|rule| rule.provider.as_str()).collect();
-    let kinds: BTreeSet<&str> = rules.rules().iter().map(|rule| rule.kind.as_str()).collect();
+    let providers: BTreeSet<&str> = rules
+        .rules()
+        .iter()
+        .map(|rule| rule.provider.as_str())
+        .collect();
+    let kinds: BTreeSet<&str> = rules
+        .rules()
+        .iter()
+        .map(|rule| rule.kind.as_str())
+        .collect();
     assert!(providers.len() >= 150, "{}", providers.len());
     assert_eq!(kinds.len(), rules.rules().len());
 }
@@ -39,10 +47,16 @@ fn secret_pieces(template: &str, filled: &str) -> Vec<String> {
     let mut pieces = Vec::new();
     let mut rest = filled;
     let mut parts = template.split('{');
-    rest = rest.strip_prefix(parts.next().unwrap_or_default()).unwrap_or(rest);
+    rest = rest
+        .strip_prefix(parts.next().unwrap_or_default())
+        .unwrap_or(rest);
     for part in parts {
         let literal = part.split_once('}').map_or("", |(_, literal)| literal);
-        let end = if literal.is_empty() { None } else { rest.find(literal) };
+        let end = if literal.is_empty() {
+            None
+        } else {
+            rest.find(literal)
+        };
         let (piece, tail) = rest.split_at(end.unwrap_or(rest.len()));
         pieces.push(piece.to_owned());
         rest = tail.strip_prefix(literal).unwrap_or(tail);
@@ -62,7 +76,11 @@ fn every_rule_finds_its_planted_secrets_in_plain_text_and_in_json() {
         for template in &rule.example {
             for round in 0..20 {
                 let secret = expand(template, &mut draw);
-                let line = if round % 2 == 0 { secret.clone() } else { format!("run x # {secret} \n next") };
+                let line = if round % 2 == 0 {
+                    secret.clone()
+                } else {
+                    format!("run x # {secret} \n next")
+                };
                 // A drawn secret may be below its rule's entropy by chance; far more than that is a fault.
                 if alone.text(&line).is_none() {
                     missed.push((rule.kind.clone(), round));
@@ -70,21 +88,33 @@ fn every_rule_finds_its_planted_secrets_in_plain_text_and_in_json() {
                 if PERSONAL.contains(&rule.kind.as_str()) {
                     continue;
                 }
-                let json = serde_json::to_vec(&serde_json::json!({ "a": [1, { "b": line }] })).unwrap();
+                let json =
+                    serde_json::to_vec(&serde_json::json!({ "a": [1, { "b": line }] })).unwrap();
                 let Some((clean, _)) = all.json(&json) else {
                     missed.push((rule.kind.clone(), round));
                     continue;
                 };
                 let clean: serde_json::Value = serde_json::from_slice(&clean).unwrap();
                 let text = clean["a"][1]["b"].as_str().unwrap();
-                let longest = secret_pieces(template, &secret).into_iter().max_by_key(String::len).unwrap();
-                assert!(longest.len() < 8 || !text.contains(&longest), "{}: {text}", rule.kind);
+                let longest = secret_pieces(template, &secret)
+                    .into_iter()
+                    .max_by_key(String::len)
+                    .unwrap();
+                assert!(
+                    longest.len() < 8 || !text.contains(&longest),
+                    "{}: {text}",
+                    rule.kind
+                );
             }
         }
     }
     let of_one_rule = |kind: &str| missed.iter().filter(|(name, _)| name == kind).count();
     for (kind, _) in &missed {
-        assert!(of_one_rule(kind) <= 2, "{kind} missed {} times", of_one_rule(kind));
+        assert!(
+            of_one_rule(kind) <= 2,
+            "{kind} missed {} times",
+            of_one_rule(kind)
+        );
     }
 }
 
@@ -92,7 +122,11 @@ fn every_rule_finds_its_planted_secrets_in_plain_text_and_in_json() {
 fn every_rule_leaves_its_counterexamples_alone() {
     let mut draw = Draw::new(2);
     for rule in rules().rules() {
-        let mut alone = Redactor::with_rules(Mode::Redact, &[7; 32], Arc::new(Rules::new(vec![rule.clone()]).unwrap()));
+        let mut alone = Redactor::with_rules(
+            Mode::Redact,
+            &[7; 32],
+            Arc::new(Rules::new(vec![rule.clone()]).unwrap()),
+        );
         for template in &rule.not {
             let text = expand(template, &mut draw);
             assert_eq!(alone.text(&text), None, "{}: {text}", rule.kind);
@@ -104,8 +138,18 @@ fn every_rule_leaves_its_counterexamples_alone() {
 fn no_match_is_longer_than_its_rule_says() {
     // A window is as long as the longest match; a longer one would be cut and survive.
     for rule in rules().rules() {
-        let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(&rule.pattern).unwrap();
+        let hir = regex_syntax::ParserBuilder::new()
+            .unicode(false)
+            .utf8(false)
+            .build()
+            .parse(&rule.pattern)
+            .unwrap();
         let longest = hir.properties().maximum_len();
-        assert!(longest.is_some_and(|longest| longest <= rule.max), "{}: {longest:?} > {}", rule.kind, rule.max);
+        assert!(
+            longest.is_some_and(|longest| longest <= rule.max),
+            "{}: {longest:?} > {}",
+            rule.kind,
+            rule.max
+        );
     }
 }

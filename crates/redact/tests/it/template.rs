@@ -27,7 +27,9 @@ pub(crate) fn expand(template: &str, draw: &mut Draw) -> String {
     while let Some(open) = rest.find('{') {
         let (before, tail) = rest.split_at(open);
         out.push_str(before);
-        let filled = tail.find('}').and_then(|close| Some((fill(&tail[1..close], draw)?, close)));
+        let filled = tail
+            .find('}')
+            .and_then(|close| Some((fill(&tail[1..close], draw)?, close)));
         match filled {
             Some((text, close)) => {
                 out.push_str(&text);
@@ -44,7 +46,9 @@ pub(crate) fn expand(template: &str, draw: &mut Draw) -> String {
 
 fn fill(placeholder: &str, draw: &mut Draw) -> Option<String> {
     let mut take = |alphabet: &str, len: usize| -> String {
-        (0..len).map(|_| char::from(alphabet.as_bytes()[draw.below(alphabet.len())])).collect()
+        (0..len)
+            .map(|_| char::from(alphabet.as_bytes()[draw.below(alphabet.len())]))
+            .collect()
     };
     if placeholder == "u" {
         let hex = |len, take: &mut dyn FnMut(&str, usize) -> String| take("0123456789abcdef", len);

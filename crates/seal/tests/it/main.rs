@@ -31,7 +31,9 @@ fn settings() -> Settings {
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
         policy: "p".into(),
-        ledger: Options { segment_bytes: 6_000 },
+        ledger: Options {
+            segment_bytes: 6_000,
+        },
     }
 }
 
@@ -73,11 +75,21 @@ struct Log {
 }
 
 fn open(disk: &SimDisk, signed: &Arc<Mutex<Vec<(Checkpoint, String)>>>) -> Result<Log, SealError> {
-    let signer = Watched { key: key(), disk: disk.clone(), signed: signed.clone() };
+    let signer = Watched {
+        key: key(),
+        disk: disk.clone(),
+        signed: signed.clone(),
+    };
     let mut blobs = 0;
-    let sealer = Sealer::open(host(disk), Path::new("/l"), settings(), Arc::new(signer), &mut |_, blob| {
-        blobs = u64::from_le_bytes(blob.try_into().unwrap());
-    })?;
+    let sealer = Sealer::open(
+        host(disk),
+        Path::new("/l"),
+        settings(),
+        Arc::new(signer),
+        &mut |_, blob| {
+            blobs = u64::from_le_bytes(blob.try_into().unwrap());
+        },
+    )?;
     Ok(Log { sealer, blobs })
 }
 
@@ -85,13 +97,15 @@ impl Log {
     /// One round: three events, a filtered one, a commit; then a batch every second round.
     fn round(&mut self, number: u64) -> Result<(), SealError> {
         for index in 0..3 {
-            self.sealer.push(&redacted(&format!("{{\"n\":\"{number}.{index}\"}}")), None)?;
+            self.sealer
+                .push(&redacted(&format!("{{\"n\":\"{number}.{index}\"}}")), None)?;
         }
         self.sealer.count_filtered("progress");
         let blob = (self.blobs + 1).to_le_bytes();
         let mut snapshot = || blob.to_vec();
         if number % 2 == 1 {
-            self.sealer.seal_batch(serde_json::Map::new(), &blob, &mut snapshot)?;
+            self.sealer
+                .seal_batch(serde_json::Map::new(), &blob, &mut snapshot)?;
         } else {
             self.sealer.commit(&blob, &mut snapshot)?;
         }
@@ -115,7 +129,10 @@ impl Log {
                     let note = Note::parse(item.body).unwrap();
                     assert_eq!(note.is_signed_by(key().verifier_key()), Ok(true));
                     let checkpoint = Checkpoint::parse(&note.text).unwrap();
-                    assert_eq!((checkpoint.size, checkpoint.root), (replay.frontier().size(), replay.frontier().root()));
+                    assert_eq!(
+                        (checkpoint.size, checkpoint.root),
+                        (replay.frontier().size(), replay.frontier().root())
+                    );
                     signed = checkpoint.size;
                 }
                 _ => {}
@@ -124,17 +141,25 @@ impl Log {
         assert_eq!(replay.payloads_missing(), 0);
         let (frontier, chain, summary) = replay.finish();
         let head = self.sealer.head();
-        assert_eq!((head.size, head.root, head.chain), (frontier.size(), frontier.root(), chain.0));
+        assert_eq!(
+            (head.size, head.root, head.chain),
+            (frontier.size(), frontier.root(), chain.0)
+        );
         (frontier.size(), signed, summary.filtered)
     }
 }
 
 const ROUNDS: u64 = 8;
 
-fn work(disk: &SimDisk, signed: &Arc<Mutex<Vec<(Checkpoint, String)>>>) -> Result<u64, (u64, SealError)> {
+fn work(
+    disk: &SimDisk,
+    signed: &Arc<Mutex<Vec<(Checkpoint, String)>>>,
+) -> Result<u64, (u64, SealError)> {
     let mut log = open(disk, signed).map_err(|error| (0, error))?;
     let blob = log.blobs.to_le_bytes();
-    log.sealer.sign_pending(&mut || blob.to_vec()).map_err(|error| (0, error))?;
+    log.sealer
+        .sign_pending(&mut || blob.to_vec())
+        .map_err(|error| (0, error))?;
     for number in log.blobs..ROUNDS {
         let before = log.blobs;
         log.round(number).map_err(|error| (before, error))?;
@@ -163,18 +188,32 @@ fn at_any_power_cut_positions_and_events_agree_and_no_two_heads_contradict() {
         let (acknowledged, _) = work(&disk, &signed).unwrap_err();
         disk.crash(&Repeatable::new(step));
         // Go on to the end after the crash: what was half done must be done once.
-        assert_eq!(work(&disk, &signed).unwrap_or_else(|(_, error)| panic!("step {step}: {error}")), ROUNDS);
+        assert_eq!(
+            work(&disk, &signed).unwrap_or_else(|(_, error)| panic!("step {step}: {error}")),
+            ROUNDS
+        );
         let log = open(&disk, &signed).unwrap();
         assert!(log.blobs >= acknowledged);
         let (size, last, filtered) = log.verify();
-        assert_eq!((size, last), (1 + 3 * ROUNDS + ROUNDS / 2, size), "step {step}");
+        assert_eq!(
+            (size, last),
+            (1 + 3 * ROUNDS + ROUNDS / 2, size),
+            "step {step}"
+        );
         assert_eq!(filtered["progress"], ROUNDS, "step {step}");
         let mut roots = BTreeMap::new();
         for (checkpoint, before) in signed.lock().unwrap().iter() {
             let root = roots.entry(checkpoint.size).or_insert(checkpoint.root);
-            assert_eq!(*root, checkpoint.root, "step {step}: two roots at size {}", checkpoint.size);
+            assert_eq!(
+                *root, checkpoint.root,
+                "step {step}: two roots at size {}",
+                checkpoint.size
+            );
             let durable = before.starts_with("sync");
-            assert!(durable, "step {step}: signed before its head was durable, after {before:?}");
+            assert!(
+                durable,
+                "step {step}: signed before its head was durable, after {before:?}"
+            );
         }
     }
 }
@@ -195,7 +234,8 @@ fn a_full_disk_keeps_the_events_until_there_is_room() {
                 Err(error) => {
                     disk.heal();
                     drop(log);
-                    log = open(&disk, &signed).unwrap_or_else(|again| panic!("step {step}: {error}, then {again}"));
+                    log = open(&disk, &signed)
+                        .unwrap_or_else(|again| panic!("step {step}: {error}, then {again}"));
                     number = log.blobs;
                 }
             }
@@ -226,10 +266,21 @@ fn a_payload_longer_than_a_leaf_goes_on_in_parts() {
 #[test]
 fn a_ledger_of_another_log_is_refused() {
     let disk = SimDisk::new();
-    drop(open(&disk, &Arc::default()).unwrap().sealer.commit(b"", &mut Vec::new));
+    drop(
+        open(&disk, &Arc::default())
+            .unwrap()
+            .sealer
+            .commit(b"", &mut Vec::new),
+    );
     let mut other = settings();
     other.origin = "example.org/jurat/d2/0".into();
-    let refused = Sealer::open(host(&disk), Path::new("/l"), other, Arc::new(key()), &mut |_, _| {});
+    let refused = Sealer::open(
+        host(&disk),
+        Path::new("/l"),
+        other,
+        Arc::new(key()),
+        &mut |_, _| {},
+    );
     assert!(matches!(refused.err(), Some(SealError::Origin { .. })));
 }
 

@@ -29,7 +29,13 @@ impl Bench {
     fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     /// Everything that reading gives now, one word an item.
@@ -41,11 +47,27 @@ impl Bench {
             1 << 20,
             &mut |item| {
                 out.push(match item {
-                    Item::Line { bytes, unterminated, .. } => {
-                        format!("{}{}", String::from_utf8_lossy(bytes), if unterminated { "!" } else { "" })
+                    Item::Line {
+                        bytes,
+                        unterminated,
+                        ..
+                    } => {
+                        format!(
+                            "{}{}",
+                            String::from_utf8_lossy(bytes),
+                            if unterminated { "!" } else { "" }
+                        )
                     }
-                    Item::Piece { bytes, more, .. } => format!("<{}{}", bytes.len(), if more { "+" } else { "" }),
-                    Item::Lost { what, read, len, lines, .. } => format!("{what:?} {read} {len} {lines}"),
+                    Item::Piece { bytes, more, .. } => {
+                        format!("<{}{}", bytes.len(), if more { "+" } else { "" })
+                    }
+                    Item::Lost {
+                        what,
+                        read,
+                        len,
+                        lines,
+                        ..
+                    } => format!("{what:?} {read} {len} {lines}"),
                 });
             },
             &mut |path, error| failures.push(format!("{}: {error}", path.display())),
@@ -90,7 +112,12 @@ fn a_file_that_became_shorter_is_named_and_read_again() {
     let mut bench = Bench::new();
     bench.write("a.jsonl", "one\ntwo\nthree\n");
     bench.read();
-    File::options().write(true).open(bench.path("a.jsonl")).unwrap().set_len(4).unwrap();
+    File::options()
+        .write(true)
+        .open(bench.path("a.jsonl"))
+        .unwrap()
+        .set_len(4)
+        .unwrap();
     check(&["Truncated 14 4 3", "one"], bench.read());
     bench.restart();
     fs::write(bench.path("a.jsonl"), "").unwrap();
@@ -145,7 +172,10 @@ fn a_renamed_file_goes_on_under_its_new_name() {
     fs::rename(bench.path("a.jsonl"), bench.path("b.jsonl")).unwrap();
     bench.write("b.jsonl", "two\n");
     let found = bench.read();
-    assert!(found.contains(&"two".to_owned()) && !found.contains(&"one".to_owned()), "{found:?}");
+    assert!(
+        found.contains(&"two".to_owned()) && !found.contains(&"one".to_owned()),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -158,7 +188,13 @@ fn a_line_that_is_too_long_comes_in_pieces_and_the_next_one_whole() {
     assert_eq!(found.last().map(String::as_str), Some("two"));
     let pieces: usize = found[1..found.len() - 1]
         .iter()
-        .map(|piece| piece.trim_start_matches('<').trim_end_matches('+').parse::<usize>().unwrap())
+        .map(|piece| {
+            piece
+                .trim_start_matches('<')
+                .trim_end_matches('+')
+                .parse::<usize>()
+                .unwrap()
+        })
         .sum();
     assert_eq!(pieces, long.len());
 }

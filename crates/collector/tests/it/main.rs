@@ -1,0 +1,547 @@
+//! The collector over real TLS: what it accepts, and everything that it refuses without storing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jurat_collector::{Builder, Running, Settings, export};
+use jurat_disk::Host;
+use jurat_event::header;
+use jurat_key::{Secret, SoftwareKey, tls};
+use jurat_proof::{
+    Chain, Checkpoint, Frontier, Record, Request, Signer as _, Trust, Verdict, WitnessAxis,
+    leaf_hash, verify, write_record,
+};
+use jurat_sink::{
+    Accepted, Batch, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
+};
+use serde_json::{Value, json};
+
+const DEVICE: &str = "11111111-2222-4333-8444-555555555555";
+
+/// A device's log in memory.
+struct Log {
+    origin: String,
+    key: SoftwareKey,
+    frontier: Frontier,
+    chain: Chain,
+    in_batch: u64,
+}
+
+impl Log {
+    fn new(origin: &str) -> Self {
+        let key = SoftwareKey::log(&Secret::from_bytes([5; 32]), origin).unwrap();
+        Self {
+            origin: origin.into(),
+            key,
+            frontier: Frontier::default(),
+            chain: Chain::new(origin),
+            in_batch: 0,
+        }
+    }
+
+    fn entry(&mut self, raw: &mut Vec<u8>, fields: Value) {
+        let mut entry =
+            json!({"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","boot":"b","time":"t","kind":"other"});
+        entry["seq"] = self.frontier.size().into();
+        for (name, value) in fields.as_object().unwrap() {
+            entry[name] = value.clone();
+        }
+        let bytes = entry.to_string().into_bytes();
+        write_record(raw, &Record::Entry(&bytes));
+        let leaf = leaf_hash(&bytes);
+        self.frontier.push(leaf);
+        self.chain.push(&leaf);
+        self.in_batch += 1;
+    }
+
+    /// `count` entries, the end of a batch, a checkpoint.
+    fn batch(&mut self, count: usize, text: &str) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for _ in 0..count {
+            self.entry(&mut raw, json!({ "object": text }));
+        }
+        let detail =
+            json!({ "count": self.in_batch, "chain": self.chain.0.to_string(), "filtered": {} });
+        self.entry(
+            &mut raw,
+            json!({ "kind": "batch.sealed", "detail": detail }),
+        );
+        self.in_batch = 0;
+        write_record(
+            &mut raw,
+            &Record::Checkpoint(self.note(&self.origin, &self.key).as_bytes()),
+        );
+        raw
+    }
+
+    fn note(&self, origin: &str, key: &SoftwareKey) -> String {
+        let checkpoint = Checkpoint {
+            origin: origin.into(),
+            size: self.frontier.size(),
+            root: self.frontier.root(),
+        };
+        checkpoint.sign(key).unwrap().encode()
+    }
+}
+
+fn compressed(raw: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(raw, 1).unwrap()
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    host: Host,
+    running: Running,
+    collector: Collector,
+    http: reqwest::Client,
+    url: String,
+    enrolled: Enrolled,
+    log: Log,
+}
+
+/// A request that can be spoilt in every part.
+struct Raw<'a> {
+    token: &'a str,
+    key: [u8; 32],
+    timestamp: u64,
+    nonce: &'a str,
+    body: Vec<u8>,
+    encoding: &'a str,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::real();
+        let settings =
+            Settings::dev(&host, dir.path(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let token = std::fs::read_to_string(&settings.token_file).unwrap();
+        let running = Builder::new(settings).start().await.unwrap();
+        let url = format!("https://localhost:{}", running.address.port());
+        let ca = std::fs::read(dir.path().join("ca.pem")).unwrap();
+        let tls = tls::client(Some(&ca)).unwrap();
+        let set_up = SetUp {
+            url: url.clone(),
+            tls: tls.clone(),
+            timeout: Duration::from_secs(10),
+        };
+        let collector = Collector::new(set_up).unwrap();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .build()
+            .unwrap();
+        let unnamed = SoftwareKey::log(&Secret::from_bytes([5; 32]), "unnamed").unwrap();
+        let enrolment = Enrolment {
+            device: DEVICE.into(),
+            key: BASE64.encode(unnamed.public_key()),
+            key_kind: "software".into(),
+            machine: None,
+            hostname: None,
+        };
+        let wrong = collector.enroll("wrong", &enrolment).await;
+        assert!(
+            matches!(wrong, Err(CollectorError::Identity(_))),
+            "{wrong:?}"
+        );
+        let enrolled = collector.enroll(token.trim(), &enrolment).await.unwrap();
+        let log = Log::new(&enrolled.origin);
+        Self {
+            dir,
+            host,
+            running,
+            collector,
+            http,
+            url,
+            enrolled,
+            log,
+        }
+    }
+
+    fn key(&self) -> [u8; 32] {
+        *Secret::from_base64(&self.enrolled.hmac_key)
+            .unwrap()
+            .expose()
+    }
+
+    async fn upload(&self, raw: &[u8]) -> Result<Accepted, CollectorError> {
+        let batch = Batch {
+            from: 0,
+            to: 0,
+            next: 0,
+            raw_len: raw.len(),
+            body: compressed(raw),
+        };
+        let key = self.key();
+        let who = Identity {
+            device: DEVICE,
+            token: &self.enrolled.token,
+            key: &key,
+        };
+        self.collector.upload(&self.host, &who, &batch).await
+    }
+
+    fn raw(&self, body: Vec<u8>) -> Raw<'_> {
+        Raw {
+            token: &self.enrolled.token,
+            key: self.key(),
+            timestamp: self.host.clock.now().unix_s(),
+            nonce: "0123456789abcdef",
+            body,
+            encoding: "zstd",
+        }
+    }
+
+    /// Sends a spoilt request; gives status and code.
+    async fn send(&self, raw: Raw<'_>) -> (u16, String) {
+        let request = Request {
+            method: "POST",
+            path: "/v1/batches",
+            device: DEVICE,
+            encoding: raw.encoding,
+            timestamp: raw.timestamp,
+            nonce: raw.nonce,
+            body: &raw.body,
+        };
+        let signature = request.sign(&raw.key);
+        let response = self
+            .http
+            .post(format!("{}/v1/batches", self.url))
+            .bearer_auth(raw.token)
+            .header(header::DEVICE, DEVICE)
+            .header(header::TIMESTAMP, raw.timestamp.to_string())
+            .header(header::NONCE, raw.nonce)
+            .header(header::SIGNATURE, signature)
+            .header("content-encoding", raw.encoding)
+            .body(raw.body)
+            .send()
+            .await
+            .unwrap();
+        let status = response.status().as_u16();
+        let refusal: Result<Refusal, _> = serde_json::from_str(&response.text().await.unwrap());
+        (
+            status,
+            refusal.map(|refusal| refusal.code).unwrap_or_default(),
+        )
+    }
+
+    fn leaves(&self) -> u64 {
+        self.running.with_archive(|archive| archive.stats().leaves)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_are_archived_cosigned_exported_and_survive_a_restart() {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(3, "a");
+    let accepted = bench.upload(&first).await.unwrap();
+    assert_eq!(accepted.size, 4);
+    let second = bench.log.batch(2, "b");
+    let accepted = bench.upload(&second).await.unwrap();
+    assert_eq!(accepted.size, 7);
+    // The same again: the stored note, not a new statement.
+    assert_eq!(
+        bench
+            .upload(&second)
+            .await
+            .err()
+            .map(|error| error.to_string()),
+        Some("the collector holds 7 leaves of this log".into())
+    );
+
+    let mut bundle = Vec::new();
+    bench
+        .running
+        .with_archive(|archive| export(archive, &bench.enrolled.origin, &mut bundle))
+        .unwrap();
+    let trust = format!(
+        "log {}\nwitness w {}\narchive a {}\nquorum 1\n",
+        bench.log.key.verifier_key(),
+        bench.enrolled.witness,
+        bench.enrolled.archive
+    );
+    let trust = Trust::parse(&trust).unwrap();
+    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), &mut |_, _| {}) else {
+        panic!()
+    };
+    assert!(report.axes.complete);
+    assert_eq!(
+        report.axes.witness,
+        WitnessAxis {
+            names: vec!["w".into()],
+            same_host: vec![]
+        }
+    );
+    assert_eq!(report.size, 7);
+
+    // A restart: frontier, devices, nonces are as they were.
+    let host = bench.host.clone();
+    let settings = Settings::dev(
+        &host,
+        bench.dir.path(),
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+    )
+    .unwrap();
+    bench.running.stop().await.unwrap();
+    bench.running = Builder::new(settings).start().await.unwrap();
+    bench.url = format!("https://localhost:{}", bench.running.address.port());
+    let ca = std::fs::read(bench.dir.path().join("ca.pem")).unwrap();
+    let tls = tls::client(Some(&ca)).unwrap();
+    bench.collector = Collector::new(SetUp {
+        url: bench.url.clone(),
+        tls,
+        timeout: Duration::from_secs(10),
+    })
+    .unwrap();
+    let third = bench.log.batch(1, "c");
+    assert_eq!(bench.upload(&third).await.unwrap().size, 9);
+    assert_eq!(bench.leaves(), 9);
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_refused_by_name_and_nothing_is_stored() {
+    let mut bench = Bench::start().await;
+    let good = bench.log.batch(3, "a");
+    bench.upload(&good).await.unwrap();
+    let before = bench.leaves();
+    let next = bench.log.batch(2, "b");
+    let body = compressed(&next);
+    let now = bench.host.clock.now().unix_s();
+    let check = |found: (u16, String), status: u16, code: &str| {
+        assert_eq!(found, (status, code.to_owned()))
+    };
+
+    check(
+        bench
+            .send(Raw {
+                token: "wrong",
+                ..bench.raw(body.clone())
+            })
+            .await,
+        401,
+        "wrong_token",
+    );
+    check(
+        bench
+            .send(Raw {
+                key: [9; 32],
+                ..bench.raw(body.clone())
+            })
+            .await,
+        401,
+        "bad_hmac",
+    );
+    check(
+        bench
+            .send(Raw {
+                timestamp: now - 301,
+                ..bench.raw(body.clone())
+            })
+            .await,
+        401,
+        "stale_timestamp",
+    );
+    check(
+        bench
+            .send(Raw {
+                timestamp: now + 310,
+                ..bench.raw(body.clone())
+            })
+            .await,
+        401,
+        "stale_timestamp",
+    );
+    check(
+        bench
+            .send(Raw {
+                nonce: "short",
+                ..bench.raw(body.clone())
+            })
+            .await,
+        401,
+        "bad_nonce",
+    );
+    check(
+        bench
+            .send(Raw {
+                encoding: "gzip",
+                nonce: "a123456789abcdef",
+                ..bench.raw(body.clone())
+            })
+            .await,
+        415,
+        "bad_encoding",
+    );
+    check(
+        bench
+            .send(Raw {
+                nonce: "b123456789abcdef",
+                ..bench.raw(b"not zstd".to_vec())
+            })
+            .await,
+        400,
+        "bad_encoding",
+    );
+    let bomb = compressed(&vec![0; 64 * 1024 * 1024]);
+    check(
+        bench
+            .send(Raw {
+                nonce: "c123456789abcdef",
+                ..bench.raw(bomb)
+            })
+            .await,
+        413,
+        "too_large",
+    );
+    let oversized = vec![7; 9 * 1024 * 1024];
+    assert_eq!(
+        bench
+            .send(Raw {
+                nonce: "d123456789abcdef",
+                ..bench.raw(oversized)
+            })
+            .await
+            .0,
+        413
+    );
+    let spoilt = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut raw = next.clone();
+        change(&mut raw);
+        compressed(&raw)
+    };
+    let cut = spoilt(&|raw| raw.truncate(raw.len() - 1));
+    check(
+        bench
+            .send(Raw {
+                nonce: "e123456789abcdef",
+                ..bench.raw(cut)
+            })
+            .await,
+        400,
+        "malformed",
+    );
+    let unknown = spoilt(&|raw| raw[0] = 77);
+    check(
+        bench
+            .send(Raw {
+                nonce: "f123456789abcdef",
+                ..bench.raw(unknown)
+            })
+            .await,
+        400,
+        "malformed",
+    );
+    let unsigned = spoilt(&|raw| {
+        let at = raw
+            .windows(14)
+            .position(|window| window == b"batch.sealed\",")
+            .unwrap_or(0);
+        let _ = at;
+        raw.clear();
+        let mut log = Log::new(&bench.enrolled.origin);
+        log.frontier = Frontier::from_parts(4, vec![leaf_hash(b"x")]).unwrap();
+        log.entry(raw, json!({}));
+    });
+    check(
+        bench
+            .send(Raw {
+                nonce: "g123456789abcdef",
+                ..bench.raw(unsigned)
+            })
+            .await,
+        422,
+        "unsigned",
+    );
+    let mut other = Log::new("dev.invalid/jurat/another/0");
+    other.frontier = bench.log.frontier.clone();
+    let mut wrong_origin = next.clone();
+    let note_at = find(&wrong_origin, bench.enrolled.origin.as_bytes());
+    wrong_origin.truncate(note_at - 5);
+    write_record(
+        &mut wrong_origin,
+        &Record::Checkpoint(other.note(&other.origin, &other.key).as_bytes()),
+    );
+    check(
+        bench
+            .send(Raw {
+                nonce: "h123456789abcdef",
+                ..bench.raw(compressed(&wrong_origin))
+            })
+            .await,
+        422,
+        "wrong_origin",
+    );
+    let thief = SoftwareKey::log(&Secret::from_bytes([6; 32]), &bench.enrolled.origin).unwrap();
+    let mut wrong_key = next.clone();
+    wrong_key.truncate(note_at - 5);
+    write_record(
+        &mut wrong_key,
+        &Record::Checkpoint(bench.log.note(&bench.enrolled.origin, &thief).as_bytes()),
+    );
+    check(
+        bench
+            .send(Raw {
+                nonce: "i123456789abcdef",
+                ..bench.raw(compressed(&wrong_key))
+            })
+            .await,
+        403,
+        "unknown_key",
+    );
+    assert_eq!(bench.leaves(), before);
+
+    // The same nonce twice.
+    assert_eq!(bench.send(bench.raw(body.clone())).await.0, 200);
+    check(bench.send(bench.raw(body)).await, 401, "replayed_nonce");
+    let refused = bench
+        .running
+        .with_archive(|archive| archive.stats().refused);
+    assert!(refused.len() >= 11, "{refused:?}");
+    bench.running.stop().await.unwrap();
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> usize {
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_is_refused_kept_as_a_proof_and_ends_cosigning_but_not_archiving() {
+    let mut bench = Bench::start().await;
+    let mut forked = Log::new(&bench.enrolled.origin);
+    let first = bench.log.batch(3, "a");
+    bench.upload(&first).await.unwrap();
+    // Another history of the same length, signed with the right key.
+    let other = forked.batch(3, "b");
+    let refused = bench.upload(&other).await.unwrap_err();
+    assert!(
+        matches!(&refused, CollectorError::Refused { refusal, .. } if refusal.code == "fork"),
+        "{refused:?}"
+    );
+    // A rollback that goes on from an older state.
+    let longer = forked.batch(2, "b");
+    let refused = bench.upload(&longer).await.unwrap_err();
+    assert!(
+        matches!(&refused, CollectorError::Refused { refusal, .. } if refusal.code == "inconsistent"),
+        "{refused:?}"
+    );
+    let stats = bench.running.with_archive(|archive| archive.stats());
+    assert_eq!((stats.leaves, stats.forks), (4, 1));
+    // The honest history goes on: archived, and not cosigned any more.
+    let second = bench.log.batch(1, "a");
+    let accepted = bench.upload(&second).await.unwrap();
+    assert_eq!(accepted.size, 6);
+    assert_eq!(
+        accepted
+            .note
+            .lines()
+            .filter(|line| line.starts_with('\u{2014}'))
+            .count(),
+        1
+    );
+    bench.running.stop().await.unwrap();
+}

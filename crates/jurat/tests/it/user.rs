@@ -1,0 +1,261 @@
+//! What a user sees.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, JURAT, wait_for};
+
+fn jurat(args: &[&str]) -> (i32, String, String) {
+    let out = Command::new(JURAT)
+        .args(args)
+        .env("COLUMNS", "110")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        out.status.code().unwrap(),
+        text(out.stdout),
+        text(out.stderr),
+    )
+}
+
+#[test]
+fn the_demo_catches_every_act_and_leaves_no_secret_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = dir.path().join("kept");
+    let (code, out, err) = jurat(&["demo", "--json", "--keep", keep.to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["sessions"], 3);
+    assert_eq!(
+        report["lines_in"],
+        report["records_sealed"].as_u64().unwrap() + report["records_filtered"].as_u64().unwrap()
+    );
+    let verdict = &report["verdict"];
+    assert_eq!(verdict["witness"], "collector (same host, not independent)");
+    assert_eq!(
+        (&verdict["integrity"], &verdict["key"], &verdict["complete"]),
+        (&"signed".into(), &"software".into(), &true.into())
+    );
+    for act in report["acts"].as_array().unwrap() {
+        assert_eq!(act["detected"], true, "{act}");
+    }
+    assert_eq!(report["acts"].as_array().unwrap().len(), 3);
+    assert!(report["redactions"].as_u64().unwrap() >= 20);
+
+    // Nothing of a planted secret outside of the agent's own files.
+    let planted = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../samples/planted.json"
+    ))
+    .unwrap();
+    let planted: Value = serde_json::from_str(&planted).unwrap();
+    fs::remove_dir_all(keep.join("agent")).unwrap();
+    let mut files = Vec::new();
+    collect(&keep, &mut files);
+    assert!(files.len() > 10);
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        // The archive's records are compressed; its SIEM file and bundle hold the same in clear.
+        for secret in planted["secrets"].as_array().unwrap() {
+            let value = secret["value"].as_str().unwrap().as_bytes();
+            let found = bytes.windows(value.len()).any(|window| window == value);
+            assert!(!found, "{} holds a {}", file.display(), secret["kind"]);
+        }
+    }
+    assert_eq!(
+        jurat(&["demo", "--keep", keep.to_str().unwrap()]).0,
+        1,
+        "an existing folder is not touched"
+    );
+}
+
+fn collect(dir: &std::path::Path, out: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, out)
+        } else {
+            out.push(path)
+        }
+    }
+}
+
+#[test]
+fn help_teaches() {
+    insta::assert_snapshot!(jurat(&["--help"]).1);
+    let (code, out, _) = jurat(&["run", "--help"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("SIGTERM"));
+    assert!(jurat(&["man"]).1.starts_with(".ie"));
+    assert!(jurat(&["completions", "bash"]).1.contains("complete"));
+}
+
+#[test]
+fn errors_name_the_thing_and_the_fix() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("none");
+    let state = state.to_str().unwrap();
+    let check = |args: &[&str], code: i32, words: &[&str]| {
+        let (found, _, err) = jurat(args);
+        assert_eq!(found, code, "{args:?}: {err}");
+        for word in words {
+            assert!(
+                err.contains(word),
+                "{args:?}: {err:?} does not say {word:?}"
+            );
+        }
+    };
+    check(&["nonsense"], 64, &["nonsense"]);
+    check(
+        &["run", "--state-dir", state],
+        1,
+        &["not enrolled", "jurat enroll"],
+    );
+    check(
+        &["status", "--state-dir", state],
+        2,
+        &["never ran", "jurat run"],
+    );
+    check(&["verify", "/nowhere/x.jurat"], 1, &["/nowhere/x.jurat"]);
+    check(&["serve"], 1, &["--dev", "--config"]);
+    let config = dir.path().join("bad.toml");
+    fs::write(&config, "[seal]\nbatch_evnts = 3\n").unwrap();
+    check(
+        &["run", "--config", config.to_str().unwrap()],
+        1,
+        &["bad.toml", "batch_evnts", "line 2"],
+    );
+    fs::write(&config, "[redact]\npersonal = [\"shoe-size\"]\n").unwrap();
+    check(
+        &["run", "--config", config.to_str().unwrap()],
+        1,
+        &["shoe-size", "email"],
+    );
+    let trust = dir.path().join("trust");
+    fs::write(&trust, "log nonsense\n").unwrap();
+    let bundle = dir.path().join("b");
+    fs::write(&bundle, "x").unwrap();
+    check(
+        &[
+            "verify",
+            bundle.to_str().unwrap(),
+            "--trust",
+            trust.to_str().unwrap(),
+        ],
+        1,
+        &["line 1"],
+    );
+}
+
+#[test]
+fn a_bundle_that_is_none_or_is_cut_is_neither_verified_nor_tampered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bundle, trust) = (dir.path().join("b"), dir.path().join("t"));
+    fs::write(&trust, "").unwrap();
+    for content in [&b""[..], b"not a tar", &[0; 2048]] {
+        fs::write(&bundle, content).unwrap();
+        let (code, out, _) = jurat(&[
+            "verify",
+            bundle.to_str().unwrap(),
+            "--trust",
+            trust.to_str().unwrap(),
+        ]);
+        assert_eq!(code, 2, "{out}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
+    let fleet = Fleet::start("[filter]\nignore_types = [\"progress\"]");
+    fleet.append("p/a.jsonl", "{\"type\":\"user\",\"timestamp\":\"2026-11-01T10:00:00Z\",\"message\":{\"content\":\"x\"}}\n{\"type\":\"progress\"}\n");
+    let out = fleet.jurat(&["run", "--test", "--json"]);
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["lines_in"], 2);
+    assert_eq!(report["records_sealed"], 1);
+    assert_eq!(report["records_filtered"]["type:progress"], 1);
+    assert_eq!(report["days"]["2026-11-01"][0], 1);
+    assert!(!fleet.path("device/ledger").exists());
+}
+
+#[test]
+fn status_log_and_fsck_tell_what_is_there() {
+    let mut fleet = Fleet::start("[seal]\nbatch_s = 1\nscan_s = 1");
+    fleet.append("p/a.jsonl", "{\"type\":\"assistant\",\"uuid\":\"u\",\"sessionId\":\"s1\",\"message\":{\"id\":\"m\",\"content\":[{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"Bash\",\"input\":{\"command\":\"make world\"}}]}}\n");
+    fleet.start_run();
+    wait_for("delivery", || {
+        let status = fleet.status();
+        status["alive"] == true
+            && status["delivered"].as_u64().unwrap_or(0) >= 5
+            && status["queue"]["len"] == 0
+    });
+    let text = String::from_utf8(fleet.jurat(&["status"]).stdout).unwrap();
+    for word in [
+        "state      running",
+        "queue",
+        "exposure",
+        "shed 0",
+        "archived",
+    ] {
+        assert!(text.contains(word), "{text}");
+    }
+    let log = String::from_utf8(
+        fleet
+            .jurat(&["log", "--kind", "tool.", "--session", "s1"])
+            .stdout,
+    )
+    .unwrap();
+    assert!(
+        log.contains("make world") && log.lines().count() == 1,
+        "{log}"
+    );
+    let json = fleet
+        .jurat(&["log", "--json", "--context", "--kind", "model.completed"])
+        .stdout;
+    let line: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(line["full_context"]["uuid"], "u");
+    assert_eq!(
+        fleet.jurat(&["log", "--since", "2999-01-01"]).status.code(),
+        Some(1)
+    );
+    fleet.kill_run();
+    assert_eq!(
+        fleet.jurat(&["status"]).status.code(),
+        Some(1),
+        "not running is not good"
+    );
+    let fsck = fleet.jurat(&["ledger", "fsck", "--json"]);
+    assert_eq!(fsck.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&fsck.stdout).unwrap();
+    assert_eq!(report["clean"], true);
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_ends_it_in_an_orderly_way_with_a_sealed_goodbye() {
+    let mut fleet = Fleet::start("[seal]\nscan_s = 1");
+    fleet.append("p/a.jsonl", "{\"type\":\"summary\"}\n");
+    fleet.start_run();
+    wait_for("it runs", || fleet.status()["alive"] == true);
+    let pid = fleet.status()["pid"].to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    wait_for("it stopped", || {
+        fleet.status()["state"] == "stopped" && fleet.status()["alive"] == false
+    });
+    assert_eq!(
+        fleet
+            .jurat(&["log", "--kind", "agent.stopped"])
+            .status
+            .code(),
+        Some(0)
+    );
+    fleet.kill_run();
+}

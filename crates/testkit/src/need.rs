@@ -1,0 +1,55 @@
+//! What a test needs and may not find: then it is skipped, by name, and counted.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// The program on the PATH; otherwise the test is skipped and `package` is named.
+pub fn program(test: &str, name: &str, package: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let extra = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
+    let found = std::env::split_paths(&path)
+        .chain(extra)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    if found.is_none() {
+        skip(
+            test,
+            &format!("needs the program {name}: install {package}"),
+        );
+    }
+    found
+}
+
+/// The folder with data of others (`JURAT_SHARED`); otherwise the test is skipped.
+pub fn shared(test: &str) -> Option<PathBuf> {
+    let found = std::env::var_os("JURAT_SHARED")
+        .map(PathBuf::from)
+        .filter(|path| path.is_dir());
+    if found.is_none() {
+        skip(
+            test,
+            "needs foreign data: set JURAT_SHARED to the folder that holds corpus/ and vectors/",
+        );
+    }
+    found
+}
+
+/// Notes that a test is skipped. Under `CI=true` that is a failure.
+///
+/// # Panics
+/// Under `CI=true`.
+pub fn skip(test: &str, why: &str) {
+    if let Some(path) = std::env::var_os("JURAT_SKIPS") {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(Path::new(&path));
+        let written = file.and_then(|mut file| writeln!(file, "{test}: {why}"));
+        written.expect("the file named by JURAT_SKIPS can be written");
+    }
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{test} must not be skipped in CI: it {why}"
+    );
+}
