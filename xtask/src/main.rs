@@ -1,1 +1,132 @@
-fn main() {}
+//! The project's own tools: `cargo xtask test [--slow]`, `cargo xtask bench`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line program speaks to its user"
+)]
+
+mod bench;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, bail};
+
+const USAGE: &str = "\
+cargo xtask test [--slow]   format, lints, every test, documentation
+                            --slow: more kills (200) and more cases
+cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test"] => test(false),
+        ["test", "--slow"] => test(true),
+        ["bench"] => bench::bench(""),
+        ["bench", filter] => bench::bench(filter),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that must hold before a change is taken.
+fn test(slow: bool) -> Result<bool> {
+    step(
+        "format",
+        Command::new("cargo").args(["fmt", "--all", "--check"]),
+    )?;
+    step(
+        "lints",
+        Command::new("cargo").args([
+            "clippy",
+            "--release",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    let doc = [
+        "doc",
+        "--release",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ];
+    step(
+        "documentation",
+        Command::new("cargo")
+            .args(doc)
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+
+    println!("\n== tests");
+    let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "--release", "--workspace", "--no-fail-fast"])
+        .env("JURAT_SKIPS", &skips);
+    if slow {
+        command
+            .env("JURAT_KILLS", "200")
+            .env("PROPTEST_CASES", "5000");
+    }
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting cargo test")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(child.stdout.take().context("reading cargo test")?).lines() {
+        let line = line.context("reading cargo test")?;
+        println!("{line}");
+        if let Some(counts) = line.strip_prefix("test result:") {
+            let count = |word: &str| {
+                let before = counts.split(word).next().unwrap_or_default().trim_end();
+                before
+                    .rsplit([' ', '.', ';'])
+                    .next()
+                    .and_then(|n| n.parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
+            passed += count(" passed");
+            failed += count(" failed");
+        }
+    }
+    let good = child.wait().context("waiting for cargo test")?.success();
+    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+    let _ = fs::remove_file(&skips);
+    let skipped: Vec<&str> = skipped.lines().collect();
+    println!();
+    for skip in &skipped {
+        println!("SKIPPED {skip}");
+    }
+    println!(
+        "{passed} passed, {failed} failed, {} skipped",
+        skipped.len()
+    );
+    Ok(good && failed == 0 && passed > 0)
+}
+
+fn step(name: &str, command: &mut Command) -> Result<()> {
+    println!("\n== {name}");
+    let status = command
+        .status()
+        .with_context(|| format!("starting {name}"))?;
+    if !status.success() {
+        bail!("{name} failed");
+    }
+    Ok(())
+}

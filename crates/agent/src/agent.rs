@@ -280,6 +280,8 @@ impl Agent {
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
+        // Before anything is pushed: a head that a crash left unsigned.
+        agent.sign_pending()?;
         let sources: Vec<_> = agent
             .tail
             .roots()
@@ -347,7 +349,6 @@ impl Agent {
         finish: Finish,
         progress: &mut dyn FnMut(&Status),
     ) -> Result<Status, AgentError> {
-        self.sign_pending()?;
         self.tail.scan();
         let seal = self.config.seal.clone();
         let every = |seconds| Duration::from_secs(seconds);

@@ -542,6 +542,9 @@ impl Sealer {
 
     /// Signs a head that is durable and not signed yet; `None` when there is none.
     ///
+    /// A head that was overtaken (entries were pushed since) is left unsigned: the next batch's head
+    /// covers it, and a checkpoint always stands in the ledger right after its last entry.
+    ///
     /// # Errors
     /// As [`Sealer::seal_batch`].
     pub fn sign_pending(

@@ -1,0 +1,113 @@
+//! The house stands as `ARCHITECTURE.md` says: which crate may import which, and that each is named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn architecture() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The table of rooms: | `name` | one line | imports | never |
+fn table() -> BTreeMap<String, BTreeSet<String>> {
+    let mut rooms = BTreeMap::new();
+    for line in architecture()
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+    {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, _, imports, _] = cells.as_slice() else {
+            continue;
+        };
+        let words = imports
+            .split(',')
+            .map(|word| word.trim().trim_matches('`').to_owned());
+        let imports = words
+            .filter(|word| !word.is_empty() && word != "-")
+            .collect();
+        rooms.insert(name.trim_matches('`').to_owned(), imports);
+    }
+    rooms
+}
+
+#[test]
+fn every_crate_stands_in_the_table_and_imports_only_what_it_may() {
+    let out = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let table = table();
+    let short = |name: &str| name.strip_prefix("jurat-").unwrap_or(name).to_owned();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = short(package["name"].as_str().unwrap());
+        if name == "xtask" {
+            continue;
+        }
+        let allowed = table
+            .get(&name)
+            .unwrap_or_else(|| panic!("{name} does not stand in ARCHITECTURE.md"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let import = dependency["name"].as_str().unwrap();
+            if dependency["kind"] == "dev" || !import.starts_with("jurat-") {
+                continue;
+            }
+            assert!(
+                allowed.contains(&short(import)),
+                "{name} must not import {import}: see ARCHITECTURE.md"
+            );
+        }
+        seen.insert(name);
+    }
+    let named: BTreeSet<String> = table.into_keys().collect();
+    assert_eq!(
+        named, seen,
+        "ARCHITECTURE.md and the workspace name different crates"
+    );
+}
+
+#[test]
+fn every_link_between_the_documents_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut documents = Vec::new();
+    collect(&root, &mut documents);
+    assert!(documents.len() > 10);
+    for path in documents {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let found = path.parent().unwrap().join(file);
+            assert!(found.exists(), "{} links to {target}", path.display());
+        }
+    }
+}
+
+fn collect(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            collect(&path, out);
+        } else if name.ends_with(".md") {
+            out.push(path);
+        }
+    }
+}
