@@ -121,9 +121,10 @@ async fn enroll(
         ),
     })?;
     let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
-    archive
-        .note_enrolment(&device)
-        .map_err(|error| ill(&error))?;
+    archive.note_enrolment(&device).map_err(|error| {
+        let _ = api.failed.send(Some(error.to_string()));
+        ill(&error)
+    })?;
     let [witness, archive_key, log] = archive.verifier_keys().map(|key| key.to_string());
     let hmac_key = device
         .hmac_key()
@@ -217,7 +218,8 @@ async fn frontier(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refus
         .archive
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .frontier(&device.origin);
+        .frontier(&device.origin)
+        .map_err(|error| ill(&error))?;
     Ok(Json(answer).into_response())
 }
 

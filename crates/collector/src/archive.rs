@@ -50,6 +50,9 @@ pub enum ArchiveError {
     /// The SIEM file failed.
     #[error(transparent)]
     Sink(#[from] FileSinkError),
+    /// An earlier commit failed; open the archive anew.
+    #[error("an earlier commit failed; the archive must be opened anew")]
+    Failed,
     /// The archive holds something that it cannot have written.
     #[error("the archive is damaged: {0}")]
     Damaged(String),
@@ -74,6 +77,9 @@ struct Line {
     chain: Digest,
     note: String,
     time: u64,
+    /// Payloads that never came: the archive cosignature is given only at 0.
+    #[serde(default)]
+    payloads_missing: u64,
     /// A signed head that contradicts `note`. No cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
@@ -108,8 +114,10 @@ pub struct Stats {
     pub archive_bytes: u64,
     /// Leaves of the collector's own log.
     pub own_leaves: u64,
-    /// Lines written to the SIEM file.
+    /// Lines written to the SIEM file since the start.
     pub siem_lines: u64,
+    /// Why the SIEM file cannot be written now.
+    pub siem_problem: Option<String>,
 }
 
 /// The names under which a collector signs.
@@ -148,6 +156,9 @@ pub struct Archive {
     stats: Stats,
     next_upload_s: u64,
     raw: Vec<u8>,
+    /// A commit failed: what is in memory may be ahead of the disk, so nothing is said any more.
+    failed: bool,
+    siem_problem: Option<String>,
 }
 
 impl Archive {
@@ -221,6 +232,8 @@ impl Archive {
             stats: Stats::default(),
             next_upload_s,
             raw: Vec::new(),
+            failed: false,
+            siem_problem: None,
         };
         archive.project()?;
         Ok(archive)
@@ -233,8 +246,12 @@ impl Archive {
     }
 
     /// What is known of a log.
-    pub fn frontier(&self, origin: &str) -> FrontierAnswer {
-        match self.lines.get(origin) {
+    ///
+    /// # Errors
+    /// [`ArchiveError::Failed`] when a commit failed.
+    pub fn frontier(&self, origin: &str) -> Result<FrontierAnswer, ArchiveError> {
+        self.check()?;
+        Ok(match self.lines.get(origin) {
             Some(line) => FrontierAnswer {
                 size: line.size,
                 root: known(line).map_or_else(Digest::default, |known| known.frontier.root()),
@@ -245,7 +262,14 @@ impl Archive {
                 root: Frontier::default().root(),
                 note: None,
             },
+        })
+    }
+
+    fn check(&self) -> Result<(), ArchiveError> {
+        if self.failed {
+            return Err(ArchiveError::Failed);
         }
+        Ok(())
     }
 
     /// Takes a nonce, or refuses a request whose nonce was taken or whose time is off.
@@ -305,6 +329,7 @@ impl Archive {
         nonce: (String, u64),
         body: &[u8],
     ) -> Result<Result<Accepted, Refused>, ArchiveError> {
+        self.check()?;
         let before = match self.lines.get(origin) {
             Some(line) => known(line)
                 .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
@@ -318,7 +343,7 @@ impl Archive {
         raw.shrink_to(1024 * 1024);
         self.raw = raw;
         match judged {
-            Ok(Some(judged)) => Ok(Ok(self.archive(origin, nonce, body, &before, &judged)?)),
+            Ok(Some(judged)) => Ok(Ok(self.archive(origin, key, nonce, body, &before, &judged)?)),
             Ok(None) => Ok(match self.lines.get(origin) {
                 Some(line) if line.fork.is_none() => Ok(self.answer(line.size, line.note.clone())),
                 _ => Err(Refused::conflict(before.frontier.size())),
@@ -343,6 +368,7 @@ impl Archive {
     fn archive(
         &mut self,
         origin: &str,
+        key: &VerifierKey,
         nonce: (String, u64),
         body: &[u8],
         before: &Known,
@@ -353,15 +379,15 @@ impl Archive {
         // Cosignature times never run backwards, even when the clock does.
         let time = now.unix_s().max(known.map_or(0, |line| line.time));
         let fork = known.and_then(|line| line.fork.clone());
+        let payloads_missing =
+            known.map_or(0, |line| line.payloads_missing) + judged.payloads_missing;
         let mut note = judged.note.clone();
-        note.signatures.retain(|signature| {
-            !self.keys.witness.verifier_key().made(signature)
-                && !self.keys.archive.verifier_key().made(signature)
-        });
+        // Only the device's own signature is kept: foreign lines would be stored for nothing.
+        note.signatures.retain(|signature| key.made(signature));
         if fork.is_none() {
             note.signatures
                 .push(Cosignature::sign(&self.keys.witness, time, &note.text)?);
-            if judged.payloads_missing == 0 {
+            if payloads_missing == 0 {
                 note.signatures
                     .push(Cosignature::sign(&self.keys.archive, time, &note.text)?);
             }
@@ -396,42 +422,43 @@ impl Archive {
             chain: judged.chain.0,
             note: text.clone(),
             time,
+            payloads_missing,
             fork: fork.clone(),
         };
-        self.own.push(&entry);
-        self.lines.insert(origin.to_owned(), line.clone());
-        self.commit(&mut group, origin, line, Some(nonce))?;
+        self.commit(&mut group, &entry, Some((origin, line)), Some(nonce))?;
         self.stats.accepted += 1;
         Ok(self.answer(size, text))
     }
 
-    /// Commits a group with the change of one log; the signature leaves only after it.
+    /// Commits a group, an entry of the own log among it, with the change of at most one log. What is
+    /// in memory moves only when the disk has it; after a failure nothing is said any more.
     fn commit(
         &mut self,
         group: &mut Group,
-        origin: &str,
-        line: Line,
+        own_entry: &[u8],
+        line: Option<(&str, Line)>,
         nonce: Option<(String, u64)>,
     ) -> Result<(), ArchiveError> {
+        self.check()?;
         let now = self.host.clock.now().unix_s();
+        let mut own = self.own.frontier.clone();
+        own.push(leaf_hash(own_entry));
+        let line = line.map(|(origin, line)| (origin.to_owned(), line));
         let change = Change {
-            lines: BTreeMap::from([(origin.to_owned(), line)]),
+            lines: line.into_iter().collect(),
             nonces: nonce.into_iter().collect(),
-            own_size: self.own.frontier.size(),
-            own_roots: self.own.frontier.roots().to_vec(),
+            own_size: own.size(),
+            own_roots: own.roots().to_vec(),
         };
-        let (lines, nonces) = (&self.lines, &mut self.nonces);
-        let mut snapshot = || {
-            nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
-            let whole = Change {
-                lines: lines.clone(),
-                nonces: nonces.clone(),
-                ..change.clone()
-            };
-            serde_json::to_vec(&whole).unwrap_or_default()
-        };
+        let (lines, nonces) = (&self.lines, &self.nonces);
+        let mut snapshot = || whole(lines, nonces, &change, now);
         let state = serde_json::to_vec(&change).unwrap_or_default();
-        self.ledger.append(group, &state, &mut snapshot)?;
+        if let Err(error) = self.ledger.append(group, &state, &mut snapshot) {
+            self.failed = true;
+            return Err(error.into());
+        }
+        self.own.frontier = own;
+        self.lines.extend(change.lines);
         Ok(())
     }
 
@@ -460,13 +487,11 @@ impl Archive {
         );
         let mut group = Group::new();
         group.push(kind::OWN_ENTRY, &[&entry])?;
-        self.own.push(&entry);
         let line = Line {
-            fork: Some(note.to_owned()),
+            fork: Some(note.chars().take(4_000).collect()),
             ..line
         };
-        self.lines.insert(origin.to_owned(), line.clone());
-        self.commit(&mut group, origin, line, None)
+        self.commit(&mut group, &entry, Some((origin, line)), None)
     }
 
     /// Seals an enrolment in the own log.
@@ -485,24 +510,7 @@ impl Archive {
         );
         let mut group = Group::new();
         group.push(kind::OWN_ENTRY, &[&entry])?;
-        self.own.push(&entry);
-        let change = Change {
-            own_size: self.own.frontier.size(),
-            own_roots: self.own.frontier.roots().to_vec(),
-            ..Change::default()
-        };
-        let state = serde_json::to_vec(&change).unwrap_or_default();
-        let (lines, nonces) = (&self.lines, &self.nonces);
-        let mut snapshot = || {
-            let whole = Change {
-                lines: lines.clone(),
-                nonces: nonces.clone(),
-                ..change.clone()
-            };
-            serde_json::to_vec(&whole).unwrap_or_default()
-        };
-        self.ledger.append(&mut group, &state, &mut snapshot)?;
-        Ok(())
+        self.commit(&mut group, &entry, None, None)
     }
 
     /// Signs the own log's head when there is news. Called about once a second.
@@ -510,6 +518,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`].
     pub fn seal_own_log(&mut self) -> Result<(), ArchiveError> {
+        self.check()?;
         let size = self.own.frontier.size();
         if size == 0 || size == self.own_signed {
             return Ok(());
@@ -517,17 +526,20 @@ impl Archive {
         let note = self.own.checkpoint(&self.keys.log)?;
         let mut group = Group::new();
         group.push(kind::OWN_CHECKPOINT, &[note.encode().as_bytes()])?;
-        let (lines, nonces, own) = (&self.lines, &self.nonces, &self.own.frontier);
-        let mut snapshot = || {
-            let whole = Change {
-                lines: lines.clone(),
-                nonces: nonces.clone(),
-                own_size: own.size(),
-                own_roots: own.roots().to_vec(),
-            };
-            serde_json::to_vec(&whole).unwrap_or_default()
+        let now = self.host.clock.now().unix_s();
+        let change = Change {
+            own_size: self.own.frontier.size(),
+            own_roots: self.own.frontier.roots().to_vec(),
+            ..Change::default()
         };
-        self.ledger.append(&mut group, b"", &mut snapshot)?;
+        let (lines, nonces) = (&self.lines, &self.nonces);
+        let appended = self
+            .ledger
+            .append(&mut group, b"", &mut || whole(lines, nonces, &change, now));
+        if let Err(error) = appended {
+            self.failed = true;
+            return Err(error.into());
+        }
         self.own_signed = size;
         Ok(())
     }
@@ -538,6 +550,22 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`].
     pub fn project(&mut self) -> Result<(), ArchiveError> {
+        self.siem_problem = None;
+        match self.try_project() {
+            // Evidence is safe in the archive; the lines are written when the file can be written.
+            Err(ArchiveError::Sink(error)) => {
+                tracing::error!(%error, "the SIEM file cannot be written");
+                self.siem_problem = Some(error.to_string());
+                if let Some(siem) = &mut self.siem {
+                    siem.rewind();
+                }
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn try_project(&mut self) -> Result<(), ArchiveError> {
         let Some(siem) = &mut self.siem else {
             return Ok(());
         };
@@ -615,8 +643,26 @@ impl Archive {
             .count() as u64;
         stats.archive_bytes = self.ledger.len().unwrap_or(0);
         stats.own_leaves = self.own.frontier.size();
+        stats.siem_problem.clone_from(&self.siem_problem);
         stats
     }
+}
+
+/// Everything as it is after this change.
+fn whole(
+    lines: &BTreeMap<String, Line>,
+    nonces: &BTreeMap<String, u64>,
+    change: &Change,
+    now: u64,
+) -> Vec<u8> {
+    let mut whole = Change {
+        lines: lines.clone(),
+        nonces: nonces.clone(),
+        ..change.clone()
+    };
+    whole.nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
+    whole.lines.extend(change.lines.clone());
+    serde_json::to_vec(&whole).unwrap_or_default()
 }
 
 fn known(line: &Line) -> Option<Known> {

@@ -26,7 +26,7 @@ pub enum ExportError {
 /// # Errors
 /// [`ExportError`].
 pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, ExportError> {
-    let frontier = archive.frontier(origin);
+    let frontier = archive.frontier(origin)?;
     let note = frontier
         .note
         .ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;

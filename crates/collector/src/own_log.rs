@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
 use jurat_event::{ENTRY_VERSION, Kind};
-use jurat_proof::{Checkpoint, Frontier, Note, Signer, SignerError, leaf_hash};
+use jurat_proof::{Checkpoint, Frontier, Note, Signer, SignerError};
 use serde_json::{Map, Value, json};
 
 /// A tree of entries about the collector itself.
@@ -48,10 +48,6 @@ impl OwnLog {
             "detail": detail,
         });
         entry.to_string().into_bytes()
-    }
-
-    pub(crate) fn push(&mut self, entry: &[u8]) {
-        self.frontier.push(leaf_hash(entry));
     }
 
     pub(crate) fn checkpoint(&self, signer: &dyn Signer) -> Result<Note, SignerError> {

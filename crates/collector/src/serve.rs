@@ -226,13 +226,13 @@ async fn serve(
                     break Err(error.into());
                 }
             }
-            accepted = listener.accept() => {
+            (slot, accepted) = async { (slots.clone().acquire_owned().await, listener.accept().await) } => {
+                let Ok(slot) = slot else { continue };
                 let Ok((socket, _)) = accepted else {
                     // Out of file descriptors or the like: others must end first.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                let Ok(slot) = slots.clone().acquire_owned().await else { continue };
                 let (tls, connected) = (tls.clone(), connected.clone());
                 tokio::spawn(async move {
                     let _ = socket.set_nodelay(true);

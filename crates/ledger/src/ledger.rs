@@ -184,6 +184,8 @@ impl Ledger {
             // durable, the segment just grows on.
             match create(&*self.disk, &*self.rng, &self.dir, self.end(), &snapshot()) {
                 Ok(active) => self.active = active,
+                // A state too large to be one record: the segment grows on, and opening takes longer.
+                Err(LedgerError::TooLong { .. }) => {}
                 Err(LedgerError::Io { source, path, .. })
                     if is_full(&source) && self.disk.open(&path, Mode::Read).is_err() => {}
                 Err(error) => {

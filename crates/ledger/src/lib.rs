@@ -24,8 +24,8 @@ pub use reader::{Item, Reader};
 use std::io;
 use std::path::PathBuf;
 
-/// The largest record body in bytes.
-pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest record body in bytes; a snapshot is the only record that comes near it.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why the ledger could not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -74,6 +74,8 @@ pub struct Redactor {
     mode: Mode,
     scan: Scan,
     counts: BTreeMap<String, u64>,
+    /// A text of the current event could not be looked at to its end.
+    exhausted: bool,
 }
 
 /// The longest string that is scanned; an event with a longer one is withheld.
@@ -105,6 +107,7 @@ impl Redactor {
             mode,
             scan: Scan::default(),
             counts: BTreeMap::new(),
+            exhausted: false,
         }
     }
 
@@ -130,6 +133,7 @@ impl Redactor {
             None => (None, None, 0, false),
             Some(bytes) if bytes.len() > STRING_BYTES_MAX => (None, Some(bytes), 0, true),
             Some(bytes) => match self.json(&bytes) {
+                _ if std::mem::take(&mut self.exhausted) => (None, Some(bytes), 0, true),
                 None => (Some(bytes), None, 0, false),
                 // Replacements can be longer than what they replace; a record made of nothing else
                 // must not outgrow an upload.
@@ -217,9 +221,15 @@ impl Redactor {
         }
     }
 
-    /// Takes the secrets out of a plain text; `None` when there are none.
+    /// Takes the secrets out of a plain text; `None` when there are none. A text that is made to be
+    /// slow is replaced as a whole.
     pub fn text(&mut self, text: &str) -> Option<String> {
-        let (clean, _) = self.bytes(text.as_bytes())?;
+        let before = std::mem::take(&mut self.exhausted);
+        let found = self.bytes(text.as_bytes());
+        if std::mem::replace(&mut self.exhausted, before) {
+            return Some(self.replacement("unscanned", text.as_bytes()));
+        }
+        let (clean, _) = found?;
         // Spans were widened to whole characters, so UTF-8 in gives UTF-8 out.
         Some(String::from_utf8_lossy(&clean).into_owned())
     }
@@ -228,6 +238,7 @@ impl Redactor {
     fn bytes(&mut self, text: &[u8]) -> Option<(Vec<u8>, u64)> {
         let mut scan = std::mem::take(&mut self.scan);
         scan.run(&self.rules, text);
+        self.exhausted |= scan.exhausted;
         let found = &scan.found;
         let clean = (!found.is_empty()).then(|| {
             let mut out = Vec::with_capacity(text.len());
@@ -254,7 +265,8 @@ impl Redactor {
     }
 
     /// Takes the secrets out of a JSON text, or of one that is only nearly JSON; `None` when there
-    /// are none. Returns the clean text and how many values were replaced.
+    /// are none. [`Redactor::redact`] withholds what could not be looked at to its end; here it is
+    /// returned as far as it was looked at. Returns the clean text and how many values were replaced.
     pub fn json(&mut self, json: &[u8]) -> Option<(Vec<u8>, u64)> {
         let is_json = json.first() == Some(&b'{') && json.last() == Some(&b'}');
         let (strings, first) = match self.strings(json) {

@@ -16,6 +16,9 @@ pub(crate) struct Found {
 
 /// How far before its secret a keyword may stand.
 const KEYWORD_REACH: usize = 40;
+/// How much of a match may stand before its keyword: names and delimiters, never the secret itself
+/// but for rules that are shorter than this.
+const BEFORE_KEYWORD: usize = 512;
 /// What a window has beyond a rule's longest match, so that its end is never taken for a text's.
 const WINDOW_MARGIN: usize = 8;
 
@@ -23,6 +26,8 @@ const WINDOW_MARGIN: usize = 8;
 #[derive(Default)]
 pub(crate) struct Scan {
     line: Vec<u8>,
+    /// The text was made to be slow, and was not looked at to its end: it must be withheld.
+    pub(crate) exhausted: bool,
     pub(crate) found: Vec<Found>,
 }
 
@@ -34,7 +39,7 @@ impl Scan {
         self.line.shrink_to(LINE_BYTES_KEPT);
         self.line.push(b'\n');
         self.line.extend_from_slice(text);
-        scan(rules, &self.line, &mut self.found);
+        self.exhausted = !scan(rules, &self.line, &mut self.found);
         for found in &mut self.found {
             found.start = found.start.saturating_sub(1);
             found.end -= 1;
@@ -45,8 +50,11 @@ impl Scan {
 /// A rare huge text must not hold its memory for ever.
 const LINE_BYTES_KEPT: usize = 1024 * 1024;
 
-fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
+/// `false` when the work budget was spent before the end.
+fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) -> bool {
     found.clear();
+    // An honest text has some ten keywords in a kilobyte and windows of some hundred bytes.
+    let mut budget = text.len() * WORK_PER_BYTE + WORK_BASE;
     // Up to where each rule has looked already; few rules fire in one text, so a short list.
     let mut looked: Vec<(u16, usize)> = Vec::new();
     for hit in rules.prefilter().find_overlapping_iter(text) {
@@ -57,25 +65,46 @@ fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
             };
             let known = looked.iter().position(|(rule, _)| rule == owner);
             let seen = known.map_or(0, |at| looked[at].1);
-            let mut start = hit.start().saturating_sub(rule.max).max(seen);
+            // A match begins at most so far before its keyword, and where a window was searched in
+            // vain for this rule before, no match can begin.
+            let reach = rule.max.min(BEFORE_KEYWORD);
+            let mut start = hit.start().saturating_sub(reach).max(seen);
             let end = (hit.end() + rule.max + KEYWORD_REACH + WINDOW_MARGIN).min(text.len());
+            // A long bounded repetition costs by the state as well as by the byte.
+            let cost = end.saturating_sub(start) * (1 + rule.max / 256);
+            let Some(left) = budget.checked_sub(cost) else {
+                return false;
+            };
+            budget = left;
             while start < end
                 && let Some(captures) = pattern.captures_at(&text[..end], start)
             {
                 let Some(whole) = captures.get(0) else { break };
+                // A match that begins after the keyword belongs to a later one.
+                if whole.start() > hit.end() + KEYWORD_REACH {
+                    break;
+                }
                 let secret = captures.get(1).unwrap_or(whole);
                 start = whole.end().max(start + 1);
-                if is_secret(rule, secret.as_bytes()) {
+                let span = if rule.check.as_deref() == Some("pem") {
+                    whole.end()..pem_end(text, whole.end())
+                } else if rule.max >= LONG {
+                    secret.start()..run_end(text, secret.end())
+                } else {
+                    secret.range()
+                };
+                if text
+                    .get(span.clone())
+                    .is_some_and(|secret| is_secret(rule, secret))
+                {
                     found.push(Found {
-                        start: secret.start(),
-                        end: secret.end(),
+                        start: span.start,
+                        end: span.end,
                         rule: *owner,
                     });
                 }
             }
-            // A later hit of this rule must not find the same match again, but may look at text
-            // that this window only saw the beginning of.
-            let next = start.min(hit.end().max(seen));
+            let next = start.max(hit.start());
             match known {
                 Some(at) => looked[at].1 = next.max(seen),
                 None => looked.push((*owner, next)),
@@ -94,6 +123,35 @@ fn scan(rules: &Rules, text: &[u8], found: &mut Vec<Found>) {
         *found = kept;
     }
     widen_to_characters(text, found);
+    true
+}
+
+/// Rules for secrets of this length may see only the beginning of a longer one.
+const LONG: usize = 500;
+/// How much work a text may cost, in bytes searched, weighted by the length of the rule.
+const WORK_PER_BYTE: usize = 64;
+const WORK_BASE: usize = 4 * 1024 * 1024;
+/// The longest private key that is looked for its end.
+const PEM_BYTES_MAX: usize = 16 * 1024;
+
+/// Where the body of a PEM block ends: before its end line, else where the text or the next block
+/// does. A key whose end was cut off is a key, too.
+fn pem_end(text: &[u8], from: usize) -> usize {
+    let limit = text.len().min(from + PEM_BYTES_MAX);
+    let rest = text.get(from..limit).unwrap_or_default();
+    from + memchr::memmem::find(rest, b"-----").unwrap_or(rest.len())
+}
+
+/// Where a run of token characters ends.
+fn run_end(text: &[u8], from: usize) -> usize {
+    let is_token = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'+' | b'/' | b'=' | b'.')
+    };
+    let rest = text.get(from..).unwrap_or_default();
+    from + rest
+        .iter()
+        .position(|byte| !is_token(byte))
+        .unwrap_or(rest.len())
 }
 
 /// A secret never ends inside a character: patterns look at bytes.
@@ -136,7 +194,8 @@ fn is_placeholder(secret: &[u8]) -> bool {
         || secret.starts_with(b"{{")
         || (secret.first() == Some(&b'<') && secret.last() == Some(&b'>'))
         || secret.iter().all(|byte| *byte == first)
-        || memchr::memmem::find(secret, b"EXAMPLE").is_some()
+        || secret.ends_with(b"EXAMPLE")
+        || secret.ends_with(b"EXAMPLEKEY")
 }
 
 /// Shannon entropy in bits a byte.

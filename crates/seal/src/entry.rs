@@ -18,6 +18,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) boot: &'a str,
     pub(crate) time: &'a str,
     pub(crate) mono_us: u64,
+    /// As [`session_name`] gives it.
+    pub(crate) session: Option<&'a str>,
     pub(crate) session_seq: Option<u64>,
     pub(crate) of: Option<u64>,
     pub(crate) custody: bool,
@@ -100,15 +102,6 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
             shorten(&format!("labels.{name}"), value, &mut cut),
         );
     }
-    // The session joins events: it is kept whole or replaced by its digest, never cut.
-    let digest;
-    let session = match event.session.as_deref() {
-        Some(session) if session.len() > SESSION_BYTES_MAX => {
-            digest = format!("sha256:{}", sha256(&[session.as_bytes()]));
-            Some(digest.as_str())
-        }
-        session => session,
-    };
     let source = event.source.clone().map(|mut source| {
         source.path = shorten("source.path", &source.path, &mut cut).into_owned();
         source
@@ -140,7 +133,7 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
             .as_deref()
             .map(|text| shorten("claimed_time", text, &mut cut)),
         agent: agent.as_ref(),
-        session,
+        session: evidence.session,
         session_seq: evidence.session_seq,
         of: evidence.of,
         actor: event.actor.as_ref(),
@@ -182,22 +175,36 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         let _ = serde_json::to_writer(&mut *out, &header);
     }
     if out.len() > ENTRY_BYTES_MAX {
-        for (name, field) in [
+        let fields = [
             ("object", &mut header.object),
             ("action", &mut header.action),
-        ] {
+            ("claimed_time", &mut header.claimed_time),
+        ];
+        for (name, field) in fields {
             if let Some(text) = field.take() {
                 note_cut(name, text.as_bytes(), &mut header.cut);
             }
         }
+        // What is left is of our own making and small: numbers, digests, names of fields.
         header.source = None;
+        header.agent = None;
+        header.actor = None;
         out.clear();
         let _ = serde_json::to_writer(&mut *out, &header);
     }
-    debug_assert!(out.len() <= ENTRY_BYTES_MAX, "{}", out.len());
 }
 
-const SESSION_BYTES_MAX: usize = 256;
+/// The longest session name that stands as it is.
+const SESSION_BYTES_MAX: usize = 128;
+
+/// The session as it stands in entries and everywhere else: it joins events, so it is kept whole or
+/// replaced by its digest, never cut.
+pub(crate) fn session_name(session: &str) -> Cow<'_, str> {
+    if session.len() <= SESSION_BYTES_MAX && !session.chars().any(char::is_control) {
+        return Cow::Borrowed(session);
+    }
+    Cow::Owned(format!("sha256:{}", sha256(&[session.as_bytes()])))
+}
 
 fn note_cut(name: &str, bytes: &[u8], cut: &mut BTreeMap<String, Cut>) {
     cut.insert(

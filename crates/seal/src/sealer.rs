@@ -269,6 +269,7 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::push`].
     pub fn end_session(&mut self, session: &str, why: &str) -> Result<(), SealError> {
+        let session = &*entry::session_name(session);
         let mut event = Event::own(Kind::SessionEnded);
         event.session = Some(session.to_owned());
         event.detail.insert("why".into(), why.into());
@@ -291,7 +292,7 @@ impl Sealer {
 
     /// Whether a session was seen and has not ended.
     pub fn knows_session(&self, session: &str) -> bool {
-        self.sessions.is_open(session)
+        self.sessions.is_open(&entry::session_name(session))
     }
 
     /// Counts a record that was filtered and will not be sealed.
@@ -362,8 +363,8 @@ impl Sealer {
                 redactions,
             }
         });
-        let session_seq = event
-            .session
+        let session = event.session.as_deref().map(entry::session_name);
+        let session_seq = session
             .as_deref()
             .map(|session| self.sessions.next(session, seq));
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -375,6 +376,7 @@ impl Sealer {
                 boot: &self.settings.boot,
                 time: &time.rfc3339(),
                 mono_us: time.mono_us,
+                session: session.as_deref(),
                 session_seq,
                 of,
                 custody,
@@ -384,6 +386,10 @@ impl Sealer {
             },
             &mut buffer,
         );
+        // Sealed is for good: an entry that a reader would refuse must never be written.
+        if let Err(source) = EntryView::parse(&buffer) {
+            return Err(SealError::Entry { seq, source });
+        }
         let pushed = self.group.push(kind::ENTRY, &[&buffer]);
         let leaf = leaf_hash(&buffer);
         self.buffer = buffer;
@@ -554,6 +560,10 @@ impl Sealer {
         let Some((size, root)) = self.to_sign else {
             return Ok(None);
         };
+        if self.frontier.size() != size || !self.group.is_empty() {
+            self.to_sign = None;
+            return Ok(None);
+        }
         // Prove that this head extends the one signed last, from what was kept since then.
         let mut proven = self.signed.clone();
         for leaf in &self.since_signed {

@@ -50,6 +50,7 @@ pub struct FileSink {
     file: Box<dyn File>,
     cursor: Cursor,
     pending: Vec<u8>,
+    pending_lines: u64,
 }
 
 impl FileSink {
@@ -72,7 +73,17 @@ impl FileSink {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(io::Error::other)
                 .map_err(fail("reading the cursor"))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Cursor::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Lines of another life of this file are kept: new ones go after them.
+                let len = disk
+                    .open(path, Mode::Read)
+                    .and_then(|file| file.len())
+                    .unwrap_or(0);
+                Cursor {
+                    len,
+                    ..Cursor::default()
+                }
+            }
             Err(error) => return Err(fail("reading the cursor")(error)),
         };
         let file = match disk.open(path, Mode::Write) {
@@ -98,12 +109,20 @@ impl FileSink {
             file,
             cursor: cursor_now,
             pending: Vec::new(),
+            pending_lines: 0,
         })
     }
 
     /// Up to where the archive was written out.
     pub fn position(&self) -> u64 {
         self.cursor.position
+    }
+
+    /// Takes back the lines that could not be written; they are given again from [`FileSink::position`].
+    pub fn rewind(&mut self) {
+        self.cursor.sink_seq -= self.pending_lines;
+        self.pending_lines = 0;
+        self.pending.clear();
     }
 
     /// The number of the next line.
@@ -116,12 +135,13 @@ impl FileSink {
         self.pending.extend_from_slice(line);
         self.pending.push(b'\n');
         self.cursor.sink_seq += 1;
+        self.pending_lines += 1;
     }
 
     /// Writes the lines, makes them durable, and moves the cursor to this position.
     ///
     /// # Errors
-    /// [`FileSinkError`]; open the sink anew.
+    /// [`FileSinkError`]: nothing moved; [`FileSink::rewind`] and give the lines again.
     pub fn commit(&mut self, position: u64) -> Result<(), FileSinkError> {
         let fail = |doing| {
             let path = self.path.clone();
@@ -131,19 +151,23 @@ impl FileSink {
                 source,
             }
         };
+        let mut next = self.cursor;
         if !self.pending.is_empty() {
             self.file
-                .write_at(&self.pending, self.cursor.len)
+                .write_at(&self.pending, next.len)
                 .map_err(fail("writing lines"))?;
             self.file.sync().map_err(fail("writing lines"))?;
-            self.cursor.len += self.pending.len() as u64;
-            self.pending.clear();
+            next.len += self.pending.len() as u64;
         }
-        self.cursor.position = position;
-        let json = serde_json::to_vec(&self.cursor)
+        next.position = position;
+        let json = serde_json::to_vec(&next)
             .map_err(io::Error::other)
             .map_err(fail("writing the cursor"))?;
-        replace(&*self.disk, &self.cursor_path, &json).map_err(fail("writing the cursor"))
+        replace(&*self.disk, &self.cursor_path, &json).map_err(fail("writing the cursor"))?;
+        self.cursor = next;
+        self.pending.clear();
+        self.pending_lines = 0;
+        Ok(())
     }
 
     /// The declared guarantee.

@@ -101,6 +101,31 @@ fn a_secret_in_a_header_field_goes_too() {
 }
 
 #[test]
+fn a_text_made_to_be_slow_is_not() {
+    // Keywords without end: work must grow with the text, not with its square.
+    let mut redactor = redactor();
+    for piece in [
+        "-----BEGIN PRIVATE KEY-----xyz ",
+        "authorization: bearer ",
+        "://a:",
+        "eyJ",
+        "password = \"",
+        "ghp_",
+        "AKIA",
+    ] {
+        let text = piece.repeat(200_000 / piece.len());
+        let start = std::time::Instant::now();
+        let _ = redactor.text(&text);
+        // Not a measurement: a quadratic scan of 200 kB takes many minutes.
+        assert!(
+            start.elapsed().as_secs() < 60,
+            "{piece:?} took {:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
 fn a_line_that_is_not_json_is_scanned_as_text_and_inside_its_quotes() {
     let mut redactor = redactor();
     let token = "ghp_aB3dE5gH1jK2mN4pQ6rS8tU0vW7xY9zA1bC2";

@@ -264,6 +264,43 @@ fn a_payload_longer_than_a_leaf_goes_on_in_parts() {
 }
 
 #[test]
+fn a_head_that_was_overtaken_is_covered_by_the_next_one() {
+    let clean = SimDisk::new();
+    work(&clean, &Arc::default()).unwrap();
+    for step in 0..clean.steps() {
+        let disk = SimDisk::new();
+        let signed = Arc::default();
+        disk.fail_at(step, Fault::Crash);
+        let _ = work(&disk, &signed);
+        disk.crash(&Repeatable::new(step));
+        // The owner pushes before it asks for what is pending.
+        let mut log = open(&disk, &signed).unwrap();
+        log.sealer.push(&redacted("{}"), None).unwrap();
+        assert!(log.sealer.sign_pending(&mut Vec::new).unwrap().is_none());
+        let blob = log.blobs.to_le_bytes();
+        log.sealer
+            .seal_batch(serde_json::Map::new(), &blob, &mut || blob.to_vec())
+            .unwrap();
+        drop(log);
+        let (size, last, _) = open(&disk, &signed).unwrap().verify();
+        assert_eq!(size, last, "step {step}");
+    }
+}
+
+#[test]
+fn a_session_name_of_any_length_is_counted_the_same_before_and_after_a_restart() {
+    let disk = SimDisk::new();
+    for _ in 0..3 {
+        let mut log = open(&disk, &Arc::default()).unwrap();
+        let mut event = Event::own(Kind::Other);
+        event.session = Some("s".repeat(5_000));
+        log.sealer.push_own(&event).unwrap();
+        log.sealer.commit(b"", &mut Vec::new).unwrap();
+    }
+    assert_eq!(open(&disk, &Arc::default()).unwrap().verify().0, 4);
+}
+
+#[test]
 fn a_ledger_of_another_log_is_refused() {
     let disk = SimDisk::new();
     drop(
@@ -298,6 +335,8 @@ proptest! {
         event.action = Some(long.clone());
         event.session = Some(long.clone());
         event.claimed_time = Some(long.clone());
+        event.agent = Some(jurat_event::Agent { product: long.clone(), version: Some(long.clone()), id: Some(long.clone()) });
+        event.actor = Some(jurat_event::Actor { user: Some(long.clone()), exe: Some(long.clone()), ..Default::default() });
         for index in 0..labels {
             event.labels.insert(format!("l{index}"), long.clone());
         }
