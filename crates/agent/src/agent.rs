@@ -133,13 +133,27 @@ pub fn run(
     finish: Finish,
     progress: &mut dyn FnMut(&Status),
 ) -> Result<Status, AgentError> {
+    let mut opened_once = false;
     loop {
-        let mut agent = Agent::open(host, config, state_dir, inputs)?;
-        match agent.run(inputs, finish, progress) {
-            Err(AgentError::Seal(SealError::Ledger(error))) if is_mendable(&error) => {
+        let ended = Agent::open(host, config, state_dir, inputs).and_then(|mut agent| {
+            opened_once = true;
+            agent.run(inputs, finish, progress)
+        });
+        match ended {
+            Err(AgentError::Seal(SealError::Ledger(error)))
+                if opened_once && is_mendable(&error) =>
+            {
                 tracing::error!(%error, "the ledger failed; opening it anew");
-                drop(agent);
-                std::thread::sleep(Duration::from_secs(1));
+                // What stands in the inbox meanwhile is not lost, but a stop is heard at once.
+                let until = Instant::now() + Duration::from_secs(1);
+                while let Ok(input) = inputs
+                    .receiver
+                    .recv_timeout(until.saturating_duration_since(Instant::now()))
+                {
+                    if matches!(input, Input::Stop) {
+                        return Err(AgentError::Seal(SealError::Ledger(error)));
+                    }
+                }
             }
             ended => return ended,
         }
@@ -147,7 +161,10 @@ pub fn run(
 }
 
 fn is_mendable(error: &LedgerError) -> bool {
-    matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned)
+    matches!(
+        error,
+        LedgerError::Full { .. } | LedgerError::Io { .. } | LedgerError::Poisoned
+    )
 }
 
 /// An endpoint with its ledger open.
@@ -257,6 +274,9 @@ impl Agent {
             device: enrolment.device.clone(),
             token: load("token.key")?,
             hmac_key: load("hmac.key")?,
+            witness: enrolment.witness.clone(),
+            archive: enrolment.archive.clone(),
+            origin: enrolment.origin.clone(),
             bell: bell.clone(),
             to_agent: inputs.sender(),
         };
@@ -361,9 +381,10 @@ impl Agent {
         loop {
             // 1. What happened. With something to read there is no wait.
             let busy = !self.tail.is_idle() && self.paused.is_none();
-            let mut deadline = next_scan
-                .min(next_status)
-                .min(sealed_at + every(seal.heartbeat_s));
+            let mut deadline = next_scan.min(next_status);
+            if in_batch_since.is_none() {
+                deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
+            }
             if let Some(since) = first_pending {
                 deadline = deadline.min(since + Duration::from_millis(COMMIT_MS));
             }
@@ -421,13 +442,12 @@ impl Agent {
                 if self.seal_batch()? {
                     (in_batch_since, first_pending, sealed_at) = (None, None, now);
                 }
-            } else if self.sealer.pending_bytes() >= COMMIT_BYTES
+            } else if (self.sealer.pending_bytes() >= COMMIT_BYTES
                 || first_pending
-                    .is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS))
+                    .is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS)))
+                && self.commit()?
             {
-                if self.commit()? {
-                    first_pending = None;
-                }
+                first_pending = None;
             }
             if now >= sealed_at + every(seal.heartbeat_s) && in_batch_since.is_none() {
                 self.sealer.push_own(&Event::own(Kind::Heartbeat))?;
@@ -522,9 +542,8 @@ impl Agent {
             // The group is lost from memory together with the positions behind it; both are read
             // again from the last durable position once the ledger is opened anew.
             Err(SealError::Ledger(LedgerError::Full { path })) => {
-                tracing::error!(path = %path.display(), "the disk is full; waiting");
-                std::thread::sleep(Duration::from_secs(1));
-                Err(SealError::Ledger(LedgerError::Poisoned).into())
+                tracing::error!(path = %path.display(), "the disk is full");
+                Err(SealError::Ledger(LedgerError::Full { path }).into())
             }
             Err(error) => Err(error.into()),
         }
@@ -675,9 +694,10 @@ fn status_differs(new: &Status, old: &Status) -> bool {
 /// `shared` when the owner of any source could also read the keys: it is the same account.
 fn isolation(roots: &[Root]) -> &'static str {
     let me = jurat_disk::user_id();
-    let shared = roots
-        .iter()
-        .any(|root| jurat_disk::owner(&root.dir).is_none_or(|owner| owner == me || owner == 0));
+    let shared = roots.is_empty()
+        || roots
+            .iter()
+            .any(|root| jurat_disk::owner(&root.dir).is_none_or(|owner| owner == me || owner == 0));
     if shared { "shared" } else { "separate" }
 }
 

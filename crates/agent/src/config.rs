@@ -96,7 +96,7 @@ impl Default for SealConfig {
             batch_s: 5,
             heartbeat_s: 60,
             session_idle_s: 3_600,
-            scan_s: 5,
+            scan_s: 10,
         }
     }
 }

@@ -12,7 +12,8 @@ use jurat_key::Secret;
 use jurat_ledger::{LedgerError, Reader};
 use jurat_seal::kind;
 use jurat_sink::{
-    Accepted, Batch, BatchError, Collector, CollectorError, FrontierAnswer, Identity, read_batch,
+    Accepted, Batch, BatchError, Collector, CollectorError, FrontierAnswer, Identity, check_note,
+    read_batch,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -66,6 +67,10 @@ pub(crate) struct Uploader {
     pub(crate) device: String,
     pub(crate) token: Secret,
     pub(crate) hmac_key: Secret,
+    /// The collector's keys and the log's name: an answer counts only when they signed.
+    pub(crate) witness: String,
+    pub(crate) archive: String,
+    pub(crate) origin: String,
     pub(crate) bell: Arc<Bell>,
     pub(crate) to_agent: Sender<Input>,
 }
@@ -156,6 +161,18 @@ impl Uploader {
                 }
             };
             match self.collector.upload(&self.host, &who, &batch).await {
+                Ok(accepted)
+                    if let Err(what) = check_note(
+                        &accepted.note,
+                        &self.origin,
+                        accepted.size,
+                        &self.witness,
+                        &self.archive,
+                    ) =>
+                {
+                    self.problem(&format!("the collector's answer does not count: {what}"));
+                    tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                }
                 Ok(accepted) => {
                     backoff_ms = BACKOFF_MS;
                     cursor = if accepted.size == batch.to {

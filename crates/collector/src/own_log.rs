@@ -23,7 +23,7 @@ impl OwnLog {
         }
     }
 
-    /// Makes the next entry. It counts only once [`OwnLog::push`] was called.
+    /// Makes the next entry. It counts only once it was committed.
     pub(crate) fn entry(
         &self,
         host: &Host,
@@ -35,7 +35,6 @@ impl OwnLog {
         let mut salt = [0; 16];
         host.rng.fill(&mut salt);
         let entry = json!({
-            "v": ENTRY_VERSION,
             "salt": URL_SAFE_NO_PAD.encode(salt),
             "seq": self.frontier.size() + offset,
             "boot": self.boot,
@@ -47,7 +46,13 @@ impl OwnLog {
             "witness": "jurat",
             "detail": detail,
         });
-        entry.to_string().into_bytes()
+        // An entry begins with its version.
+        let fields = entry.to_string();
+        format!(
+            "{{\"v\":{ENTRY_VERSION},{}",
+            fields.get(1..).unwrap_or_default()
+        )
+        .into_bytes()
     }
 
     pub(crate) fn checkpoint(&self, signer: &dyn Signer) -> Result<Note, SignerError> {

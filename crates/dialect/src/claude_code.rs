@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 use crate::Hint;
 
 const PRODUCT: &str = "claude-code";
+/// The most blocks of one record that become leaves of their own; the payload holds all of them.
+const BLOCKS_MAX: usize = 256;
 
 /// Decodes one line, given without its line end.
 pub fn decode(line: &[u8], hint: Hint<'_>) -> Decoded {
@@ -152,7 +154,14 @@ fn readable(line: &[u8], hint: Hint<'_>, parsed: &Line<'_>) -> Decoded {
         decoded.usage = id
             .zip(message.usage)
             .map(|(id, usage)| (id.to_owned(), usage.into()));
-        for block in message.content.blocks() {
+        let blocks = message.content.blocks();
+        if blocks.len() > BLOCKS_MAX {
+            decoded
+                .record
+                .detail
+                .insert("blocks".into(), blocks.len().into());
+        }
+        for block in blocks.iter().take(BLOCKS_MAX) {
             decoded.blocks.extend(block_event(block, &decoded.record));
         }
     }

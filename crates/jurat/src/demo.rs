@@ -200,7 +200,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         bar.finish_and_clear();
         status
     };
-    running.with_archive(|archive| archive.project())?;
+    running.with_archive(jurat_collector::Archive::project)?;
 
     stage.say("exporting a bundle from the archive and verifying it");
     let bundle = work.join("case.jurat");
@@ -504,7 +504,7 @@ fn rewrite_history(
         if find(entry, b"\"kind\":\"batch.sealed\"").is_some() {
             let mut value: Value = serde_json::from_slice(entry)?;
             value["detail"]["chain"] = chain.0.to_string().into();
-            *entry = serde_json::to_vec(&value)?;
+            *entry = entry_of(value)?;
         }
         let leaf = leaf_hash(entry);
         chain.push(&leaf);
@@ -600,6 +600,15 @@ fn rewrite_history(
         detected: locally_valid && no_witness && refused,
         place,
     })
+}
+
+/// An entry begins with its version, whatever order a map has.
+fn entry_of(mut value: Value) -> Result<Vec<u8>> {
+    if let Value::Object(map) = &mut value {
+        map.remove("v");
+    }
+    let fields = serde_json::to_string(&value)?;
+    Ok(format!("{{\"v\":1,{}", fields.get(1..).unwrap_or_default()).into_bytes())
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

@@ -87,6 +87,13 @@ impl<'a> EntryView<'a> {
             return Err(EntryError::TooLong(entry.len()));
         }
         let text = std::str::from_utf8(entry).map_err(|_| EntryError::Encoding)?;
+        // One compact line: a line end inside would be two lines in a SIEM's file.
+        if entry.iter().any(|byte| *byte < 0x20) || !text.starts_with(START) || !text.ends_with('}')
+        {
+            return Err(EntryError::Syntax(
+                "not one compact line that begins with {\"v\":".into(),
+            ));
+        }
         let fields: Fields<'a> =
             serde_json::from_str(text).map_err(|error| EntryError::Syntax(error.to_string()))?;
         match fields.version {
@@ -198,7 +205,14 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                                 .map_err(de::Error::custom)?;
                             fields.detail = Some(raw);
                         }
-                        _ => drop(map.next_value::<StrictAny>()?),
+                        name if RESERVED.contains(&name) => {
+                            return Err(de::Error::custom(format_args!(
+                                "the field name {name} is reserved"
+                            )));
+                        }
+                        _ => {
+                            map.next_value::<StrictAny>()?;
+                        }
                     }
                     seen.add(key)?;
                 }
@@ -227,6 +241,19 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// How every entry begins.
+const START: &str = "{\"v\":";
+/// Names that a SIEM line puts before an entry's own fields: an entry must not override them.
+const RESERVED: [&str; 8] = [
+    "device",
+    "leaf_hash",
+    "chain_hash",
+    "prev_chain_hash",
+    "sink_seq",
+    "batch",
+    "judged",
+    "full_context",
+];
 /// The most fields of one object; keeps the search for duplicates cheap.
 const KEYS_MAX: usize = 256;
 

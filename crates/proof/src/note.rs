@@ -264,7 +264,7 @@ pub fn is_canonical_ed25519(key: &[u8; 32]) -> bool {
     // p = 2^255 - 19, little-endian: ed ff .. ff 7f. Canonical means y < p.
     let below_p = y[31] != 0x7f || y[1..31].iter().any(|byte| *byte != 0xff) || y[0] < 0xed;
     // The y coordinates of the eight points of small order: 0, 1, -1 and the two of order 8.
-    let small = SMALL_ORDER_Y.iter().any(|point| y == *point);
+    let small = SMALL_ORDER_Y.contains(&y);
     // x = 0 has no negative form.
     below_p && !small && !(sign == 1 && (y == SMALL_ORDER_Y[1] || y == SMALL_ORDER_Y[2]))
 }

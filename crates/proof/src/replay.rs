@@ -155,7 +155,8 @@ impl Replay {
             Some(count) => *count += 1,
             None => drop(self.summary.events.insert(view.kind.to_string(), 1)),
         }
-        self.summary.redactions += view.context.map_or(0, |context| context.redactions);
+        let redactions = view.context.map_or(0, |context| context.redactions);
+        self.summary.redactions = self.summary.redactions.saturating_add(redactions);
         if let (Some(session), Some(found)) = (&view.session, view.session_seq) {
             // A session that was read before this range began may start at any number.
             let known = self.sessions.get(&**session).copied();
@@ -173,10 +174,11 @@ impl Replay {
                 self.sessions.remove(&**session);
             } else if known.is_some() {
                 if let Some(next) = self.sessions.get_mut(&**session) {
-                    *next = found + 1;
+                    *next = found.saturating_add(1);
                 }
             } else {
-                self.sessions.insert(session.to_string(), found + 1);
+                self.sessions
+                    .insert(session.to_string(), found.saturating_add(1));
             }
         }
         if view.is(Kind::BatchSealed) {
@@ -196,8 +198,8 @@ impl Replay {
             }
             if let Some(serde_json::Value::Object(filtered)) = detail.get("filtered") {
                 for (reason, count) in filtered {
-                    *self.summary.filtered.entry(reason.clone()).or_default() +=
-                        count.as_u64().unwrap_or(0);
+                    let sum = self.summary.filtered.entry(reason.clone()).or_default();
+                    *sum = sum.saturating_add(count.as_u64().unwrap_or(0));
                 }
             }
             self.in_batch = Some(0);

@@ -397,13 +397,8 @@ fn try_verify(
             "the cosignature times run backwards",
         ));
     }
-    let exposure_s = (!witness_times.is_empty()).then(|| {
-        witness_times
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or(0)
-    });
+    // One statement of a witness says nothing about the time before it.
+    let exposure_s = witness_times.windows(2).map(|pair| pair[1] - pair[0]).max();
     let isolation = match summary.isolation.as_deref() {
         Some("separate") => Isolation::Separate,
         _ => Isolation::Shared,

@@ -179,7 +179,7 @@ fn is_secret(rule: &crate::Rule, secret: &[u8]) -> bool {
         Some("luhn") => luhn(secret),
         // Words that stand in for a password in documentation have no digit.
         Some("digit") => secret.iter().any(u8::is_ascii_digit),
-        Some("aws-base32") => secret.iter().all(|byte| byte.is_ascii_alphanumeric()),
+        Some("aws-base32") => secret.iter().all(u8::is_ascii_alphanumeric),
         // Other checks only ever narrow a match; an unknown one must not hide a secret.
         _ => true,
     }

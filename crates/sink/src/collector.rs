@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jurat_disk::Host;
 use jurat_event::header;
-use jurat_proof::{Digest, Request};
+use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Request, VerifierKey};
 use reqwest::{Client, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -340,4 +340,36 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(
             refusal,
         }),
     }
+}
+
+/// Checks that a cosigned checkpoint is of this log and size, and that both keys that were agreed on at
+/// enrolment cosigned it. Only such an answer may move an outbox.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_note(
+    note: &str,
+    origin: &str,
+    size: u64,
+    witness: &str,
+    archive: &str,
+) -> Result<(), String> {
+    let note = Note::parse(note.as_bytes()).map_err(|error| error.to_string())?;
+    let checkpoint = Checkpoint::parse(&note.text).map_err(|error| error.to_string())?;
+    if checkpoint.origin != origin || checkpoint.size != size {
+        return Err(format!(
+            "a checkpoint of {} at size {}",
+            checkpoint.origin, checkpoint.size
+        ));
+    }
+    for (role, key) in [("witness", witness), ("archive", archive)] {
+        let key = VerifierKey::parse(key).map_err(|error| format!("{role}: {error}"))?;
+        if Cosignature::find(&note, &key)
+            .map_err(|error| format!("{role}: {error}"))?
+            .is_none()
+        {
+            return Err(format!("its {role} key did not cosign"));
+        }
+    }
+    Ok(())
 }

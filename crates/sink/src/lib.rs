@@ -1,6 +1,6 @@
 //! Where evidence goes: a format and a transport, chosen independently.
 //!
-//! Formats: [`line`], one JSON line as a SIEM sees it. Transports: [`FileSink`], a local file;
+//! Formats: [`mod@line`], one JSON line as a SIEM sees it. Transports: [`FileSink`], a local file;
 //! [`Collector`], a Jurat collector over HTTPS.
 //!
 //! Not here: how it was collected, when to try again.
@@ -13,6 +13,6 @@ pub mod line;
 pub use batch::{Batch, BatchError, UPLOAD_BYTES_MAX, read_batch};
 pub use collector::{
     Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity, Refusal,
-    SetUp,
+    SetUp, check_note,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

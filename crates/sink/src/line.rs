@@ -48,7 +48,9 @@ pub fn write(proof: &Proof, entry: &[u8], payload: Option<&[u8]>, out: &mut Vec<
     if let Some(payload) = payload {
         out.extend_from_slice(b",\"full_context\":");
         // A payload that is one JSON object stays one; anything else becomes a string.
-        let line = !payload.contains(&b'\n') && payload.first() == Some(&b'{');
+        let line = !payload.contains(&b'\n')
+            && payload.first() == Some(&b'{')
+            && std::str::from_utf8(payload).is_ok();
         if line && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() {
             out.extend_from_slice(payload);
         } else {
@@ -131,6 +133,9 @@ impl AuditReport {
     }
 }
 
+/// The most missing numbers that are listed.
+const MISSING_MAX: usize = 100_000;
+
 impl Audit {
     /// Takes the next line, without its line end.
     pub fn line(&mut self, line: &[u8]) {
@@ -155,8 +160,9 @@ impl Audit {
         let mut missing = Vec::new();
         let mut next = 0;
         for number in self.seen.keys() {
-            missing.extend(next..*number);
-            next = number + 1;
+            // A number made up by somebody must not fill the memory.
+            missing.extend((next..*number).take(MISSING_MAX.saturating_sub(missing.len())));
+            next = number.saturating_add(1);
         }
         let mut written = vec![false; leaves.len()];
         for (number, proof) in self.seen.iter().filter(|(_, proof)| proof.device == origin) {

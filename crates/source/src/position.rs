@@ -21,6 +21,9 @@ pub struct Position {
     pub offset: u64,
     /// Lines read.
     pub lines: u64,
+    /// Bytes of an over-long line that were already given out as pieces.
+    #[serde(default)]
+    pub pieces: u64,
     /// How many bytes the prefix hash covers; grows with the file up to 4 KiB.
     pub prefix_len: u64,
     /// The digest of the first bytes, shortened to 16 bytes.

@@ -85,9 +85,9 @@ impl Root {
             if kind.is_dir() && depth < DEPTH_MAX {
                 self.walk(&path, depth + 1, found);
             } else if !kind.is_dir()
-                && self.matches(&path)
-                && path.is_file()
                 && found.len() < FILES_MAX
+                && self.matches(&path)
+                && (kind.is_file() || path.is_file())
             {
                 found.push(path);
             }

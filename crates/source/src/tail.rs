@@ -99,8 +99,6 @@ struct Followed {
     /// Whether the file was looked at since the start.
     verified: bool,
     len: u64,
-    /// Bytes of an over-long line that were already given out as pieces.
-    pieces: u64,
 }
 
 impl Tail {
@@ -198,7 +196,13 @@ impl Tail {
                     self.dirty.insert(path);
                 }
                 Ok(false) => {}
-                Err(error) => failed(&path, error),
+                Err(error) => {
+                    // Looked at again with the next scan, whatever its length says then.
+                    if let Some(known) = self.files.get_mut(&path) {
+                        known.verified = false;
+                    }
+                    failed(&path, error);
+                }
             }
         }
         !self.dirty.is_empty()
@@ -367,7 +371,6 @@ impl Followed {
             prefix: Vec::new(),
             verified: true,
             len: 0,
-            pieces: 0,
         }
     }
 
@@ -378,7 +381,6 @@ impl Followed {
             prefix: Vec::new(),
             verified: false,
             len: 0,
-            pieces: 0,
         }
     }
 
@@ -495,7 +497,7 @@ impl Followed {
             let mut at = 0;
             while let Some(len) = memchr::memchr(b'\n', &lines[at..]) {
                 let line = &lines[at..at + len];
-                if self.pieces > 0 {
+                if self.position.pieces > 0 {
                     self.piece(source, path, line, false, give);
                     self.passed(b"\n");
                 } else {
@@ -542,8 +544,8 @@ impl Followed {
             more,
         });
         self.passed(bytes);
-        self.pieces = if more {
-            self.pieces + bytes.len() as u64
+        self.position.pieces = if more {
+            self.position.pieces + bytes.len() as u64
         } else {
             0
         };
@@ -569,7 +571,9 @@ impl Followed {
         let mut unbounded = u64::MAX;
         self.read(file, source, path, chunk, &mut unbounded, give)?;
         let rest = read_at(file, self.position.offset, LINE_BYTES_MAX)?;
-        if !rest.is_empty() {
+        if !rest.is_empty() && self.position.pieces > 0 {
+            self.piece(source, path, &rest, false, give);
+        } else if !rest.is_empty() {
             let offset = self.position.offset;
             give(Item::Line {
                 source,

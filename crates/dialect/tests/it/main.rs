@@ -1,4 +1,5 @@
 //! Transcripts of every kind, good and mad.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::collections::BTreeMap;
 use std::fs;

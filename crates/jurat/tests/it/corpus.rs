@@ -28,7 +28,7 @@ fn every_line_of_real_sessions_is_sealed_or_counted_and_comes_back_byte_for_byte
         .as_object()
         .unwrap()
         .values()
-        .filter_map(|n| n.as_u64())
+        .filter_map(serde_json::Value::as_u64)
         .sum();
     let lines = lines(&fleet.path("agent/projects"));
     assert_eq!(status["lines_in"], lines.len());
@@ -49,7 +49,7 @@ fn every_line_of_real_sessions_is_sealed_or_counted_and_comes_back_byte_for_byte
         .as_object()
         .unwrap()
         .values()
-        .filter_map(|n| n.as_u64())
+        .filter_map(serde_json::Value::as_u64)
         .sum();
     assert_eq!(said, filtered, "what was filtered stands in the sealed log");
 

@@ -1,4 +1,5 @@
 //! The ledger's promises and their failures.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod crash;
 mod damage;

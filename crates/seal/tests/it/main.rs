@@ -1,4 +1,5 @@
 //! Sealing: what is sealed verifies, what is signed was durable, nothing acknowledged is lost.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! Files that grow, rotate, shrink, are rewritten, vanish and come back.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
