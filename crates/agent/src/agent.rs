@@ -522,7 +522,9 @@ impl Agent {
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
-        self.after(done.map(drop))
+        let done = self.after(done.map(drop));
+        self.ring();
+        done
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
@@ -535,10 +537,7 @@ impl Agent {
 
     fn after(&mut self, done: Result<(), SealError>) -> Result<bool, AgentError> {
         match done {
-            Ok(()) => {
-                self.ring();
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
             // The group is lost from memory together with the positions behind it; both are read
             // again from the last durable position once the ledger is opened anew.
             Err(SealError::Ledger(LedgerError::Full { path })) => {

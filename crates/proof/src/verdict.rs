@@ -192,7 +192,8 @@ pub struct Report {
     /// Recorded in custody mode, without redaction.
     pub custody: bool,
     /// The longest time between two cosigned checkpoints, in seconds: an event could have been
-    /// changed unnoticed for at most this long after it was sealed. `None` without a witness.
+    /// changed unnoticed for at most this long after it was sealed. Counted from the opening of the
+    /// log, whose time is the device's own claim. `None` without a witness.
     pub exposure_s: Option<u64>,
     /// When the last checkpoint was cosigned, in seconds since 1970.
     pub witnessed_at: Option<u64>,
@@ -296,6 +297,7 @@ fn try_verify(
     let mut first_differing: Option<(u64, String)> = None;
     let mut broken: Option<(u64, String)> = None;
     let mut witness_times: Vec<u64> = Vec::new();
+    let mut opened_at: Option<u64> = None;
     while let Some(Part { hashes, records }) = reader.next_part().map_err(not_a_bundle)? {
         let mut hashes = hashes.into_iter();
         for record in RecordReader::new(&records) {
@@ -325,7 +327,12 @@ fn try_verify(
                     // After the first break only the listed hashes are read on, to name the place.
                     if broken.is_none() {
                         match replay.entry(entry) {
-                            Ok((_, leaf)) => leaves(at, leaf),
+                            Ok((view, leaf)) => {
+                                if at == 0 {
+                                    opened_at = unix_seconds(&view.time);
+                                }
+                                leaves(at, leaf);
+                            }
                             Err(error) => broken = Some((error.seq(), error.to_string())),
                         }
                     }
@@ -397,8 +404,14 @@ fn try_verify(
             "the cosignature times run backwards",
         ));
     }
-    // One statement of a witness says nothing about the time before it.
-    let exposure_s = witness_times.windows(2).map(|pair| pair[1] - pair[0]).max();
+    // The series begins with leaf 0's own time: a claim of the device, but bound by the tree, so that
+    // leaving out an early statement of a witness never makes the exposure look shorter.
+    let opened = std::iter::once(opened_at.unwrap_or(0));
+    let series: Vec<u64> = opened.chain(witness_times.iter().copied()).collect();
+    let exposure_s = series
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]))
+        .max();
     let isolation = match summary.isolation.as_deref() {
         Some("separate") => Isolation::Separate,
         _ => Isolation::Shared,
@@ -504,6 +517,26 @@ fn cosigners(
     Ok((names, newest))
 }
 
+/// The seconds since 1970 of an RFC 3339 time in UTC, as entries have it.
+fn unix_seconds(time: &str) -> Option<u64> {
+    let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || !time.ends_with('Z')
+    {
+        return None;
+    }
+    // Days from 1970-01-01, with the year beginning in March.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    let days = days.checked_sub(719_468)?;
+    Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
 fn not_proven(axes: &Axes) -> Vec<String> {
     let mut list = vec![
         "that what the agent wrote is true: the events are the agent's own transcript".to_owned(),
@@ -526,4 +559,27 @@ fn not_proven(axes: &Axes) -> Vec<String> {
         list.push("that the witnesses did not collude with the device".to_owned());
     }
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unix_seconds;
+
+    #[test]
+    fn times_become_seconds() {
+        assert_eq!(unix_seconds("1970-01-01T00:00:00.000000000Z"), Some(0));
+        assert_eq!(unix_seconds("2000-02-29T12:00:01Z"), Some(951_825_601));
+        assert_eq!(
+            unix_seconds("2026-10-29T00:00:00.000000007Z"),
+            Some(1_793_232_000)
+        );
+        for wrong in [
+            "",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            "2026-10-29T00:00:00+02:00",
+        ] {
+            assert_eq!(unix_seconds(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -290,10 +290,14 @@ impl Tail {
             .files
             .get(path)
             .is_some_and(|known| Some(known.position.identity) != now);
-        if other && let Some((mut old, _)) = self.open.remove(path) {
-            // Replaced or removed while we held it: first what was still written to the old one.
-            if let Some(known) = self.files.get_mut(path) {
-                known.drain(&mut old, &source, path, &mut self.chunk, give)?;
+        if other && let Some((mut old, tick)) = self.open.remove(path) {
+            // Replaced or removed while we held it: first what was still written to the old one, as
+            // far as the budget goes.
+            if let Some(known) = self.files.get_mut(path)
+                && known.drain(&mut old, &source, path, &mut self.chunk, left, give)?
+            {
+                self.open.insert(path.to_path_buf(), (old, tick));
+                return Ok(true);
             }
         }
         let Some((mut file, metadata)) = opened.zip(metadata) else {
@@ -554,22 +558,25 @@ impl Followed {
         }
     }
 
-    /// Gives out everything that is left in a file that has lost its name, the unfinished line too.
+    /// Gives out what is left in a file that has lost its name, the unfinished line too; `true` when
+    /// the budget ended first.
     fn drain(
         &mut self,
         file: &mut File,
         source: &str,
         path: &Path,
         chunk: &mut Vec<u8>,
+        left: &mut u64,
         give: &mut dyn FnMut(Item<'_>),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let len = file.metadata()?.len();
         // Only when it still holds what was read: it may have been rewritten before it was removed.
         if len < self.position.offset || (self.position.offset > 0 && !self.ends_as_before(file)?) {
-            return Ok(());
+            return Ok(false);
         }
-        let mut unbounded = u64::MAX;
-        self.read(file, source, path, chunk, &mut unbounded, give)?;
+        if self.read(file, source, path, chunk, left, give)? {
+            return Ok(true);
+        }
         let rest = read_at(file, self.position.offset, LINE_BYTES_MAX)?;
         if !rest.is_empty() && self.position.pieces > 0 {
             self.piece(source, path, &rest, false, give);
@@ -585,7 +592,7 @@ impl Followed {
             self.position.lines += 1;
             self.passed(&rest);
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -155,6 +155,38 @@ fn what_was_written_just_before_a_file_was_removed_is_still_read() {
 }
 
 #[test]
+fn a_long_file_that_is_removed_while_it_is_read_comes_in_portions_and_whole() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", "first\n");
+    bench.read();
+    let line = format!("{}\n", "x".repeat(999));
+    bench.write("a.jsonl", &line.repeat(5_000));
+    fs::remove_file(bench.path("a.jsonl")).unwrap();
+    bench.tail.scan();
+    let (mut lines, mut portions, mut deleted) = (0, 0, 0);
+    loop {
+        let mut now = 0;
+        let more = bench.tail.read(
+            1 << 20,
+            &mut |item| match item {
+                Item::Line { .. } => now += 1,
+                Item::Lost { .. } => deleted += 1,
+                Item::Piece { .. } => panic!("a piece"),
+            },
+            &mut |path, error| panic!("{}: {error}", path.display()),
+        );
+        assert!(now <= 1_024, "{now} lines at once");
+        lines += now;
+        portions += 1;
+        if !more {
+            break;
+        }
+    }
+    assert_eq!((lines, deleted), (5_000, 1));
+    assert!(portions > 5);
+}
+
+#[test]
 fn a_rotated_file_is_read_to_its_end_and_the_new_one_from_its_front() {
     let mut bench = Bench::new();
     bench.write("a.jsonl", "one\n");
