@@ -439,14 +439,13 @@ impl Agent {
             let old_batch = in_batch_since.is_some_and(|since| now >= since + every(seal.batch_s));
             let ending = finish != Finish::Never && idle && in_batch_since.is_some();
             if full_batch || old_batch || ending {
-                if self.seal_batch()? {
-                    (in_batch_since, first_pending, sealed_at) = (None, None, now);
-                }
-            } else if (self.sealer.pending_bytes() >= COMMIT_BYTES
+                self.seal_batch()?;
+                (in_batch_since, first_pending, sealed_at) = (None, None, now);
+            } else if self.sealer.pending_bytes() >= COMMIT_BYTES
                 || first_pending
-                    .is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS)))
-                && self.commit()?
+                    .is_some_and(|since| now >= since + Duration::from_millis(COMMIT_MS))
             {
+                self.commit()?;
                 first_pending = None;
             }
             if now >= sealed_at + every(seal.heartbeat_s) && in_batch_since.is_none() {
@@ -499,17 +498,18 @@ impl Agent {
         Ok(result?)
     }
 
-    /// Commits; `false` when the disk is full and it must be tried again.
-    fn commit(&mut self) -> Result<bool, AgentError> {
+    /// Makes what is pending durable. When the disk is full the group is lost from memory together
+    /// with the positions behind it: both are read again once the ledger is opened anew.
+    fn commit(&mut self) -> Result<(), AgentError> {
         let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
             .sealer
             .commit(&blob, &mut || snapshot(&tail.positions(), marks));
-        self.after(done)
+        Ok(done?)
     }
 
-    fn seal_batch(&mut self) -> Result<bool, AgentError> {
+    fn seal_batch(&mut self) -> Result<(), AgentError> {
         let counters = json!({
             "lines_in": self.pipeline.counters.lines_in,
             "records_sealed": self.pipeline.counters.records_sealed,
@@ -522,9 +522,8 @@ impl Agent {
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
-        let done = self.after(done.map(drop));
         self.ring();
-        done
+        Ok(done.map(drop)?)
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
@@ -533,19 +532,6 @@ impl Agent {
             .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
         self.ring();
         Ok(())
-    }
-
-    fn after(&mut self, done: Result<(), SealError>) -> Result<bool, AgentError> {
-        match done {
-            Ok(()) => Ok(true),
-            // The group is lost from memory together with the positions behind it; both are read
-            // again from the last durable position once the ledger is opened anew.
-            Err(SealError::Ledger(LedgerError::Full { path })) => {
-                tracing::error!(path = %path.display(), "the disk is full");
-                Err(SealError::Ledger(LedgerError::Full { path }).into())
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Tells the uploader how far the ledger reaches.
