@@ -1,8 +1,9 @@
 //! The HTTP interface (`docs/formats/upload.md`, `/openapi.json`).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header as http_header};
 use axum::response::{IntoResponse, Response};
@@ -156,6 +157,21 @@ fn refuse(api: &Api, refused: Refused) -> Refused {
     refused
 }
 
+/// The device that a request names, when its bearer token is the right one.
+fn known_device(api: &Api, headers: &HeaderMap) -> Result<Device, Refused> {
+    let devices = api.devices.lock().unwrap_or_else(PoisonError::into_inner);
+    let device = devices
+        .find(text(headers, header::DEVICE))
+        .filter(|device| device.accepts_token(bearer(headers)));
+    device.cloned().ok_or_else(|| {
+        Refused::new(
+            401,
+            "wrong_token",
+            "unknown device or wrong token; enrol it first",
+        )
+    })
+}
+
 /// Authenticates a request: bearer token, signature, time, nonce, in this order.
 fn authenticate(
     api: &Api,
@@ -165,12 +181,7 @@ fn authenticate(
     body: &[u8],
 ) -> Result<(Device, (String, u64)), Refused> {
     let id = text(headers, header::DEVICE);
-    let device = api
-        .devices
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .find(id)
-        .cloned();
+    let device = known_device(api, headers)?;
     let unknown = || {
         Refused::new(
             401,
@@ -178,9 +189,6 @@ fn authenticate(
             "unknown device or wrong token; enrol it first",
         )
     };
-    let device = device
-        .filter(|device| device.accepts_token(bearer(headers)))
-        .ok_or_else(unknown)?;
     let timestamp: u64 = text(headers, header::TIMESTAMP).parse().map_err(|_| {
         Refused::new(
             401,
@@ -223,7 +231,33 @@ async fn frontier(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refus
     Ok(Json(answer).into_response())
 }
 
-async fn batches(State(api): Ctx, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
+/// How long a client may take to send an upload.
+const BODY_S: u64 = 60;
+
+async fn batches(State(api): Ctx, request: axum::extract::Request) -> Result<Response, Refused> {
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    // Who we do not know does not get to fill our memory.
+    known_device(&api, &headers).map_err(|refused| refuse(&api, refused))?;
+    let read = tokio::time::timeout(
+        Duration::from_secs(BODY_S),
+        to_bytes(body, UPLOAD_BYTES_MAX),
+    )
+    .await;
+    let body = match read {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => {
+            let message =
+                format!("the body was cut, or is larger than {UPLOAD_BYTES_MAX} bytes: {error}");
+            return Err(refuse(&api, Refused::new(413, "too_large", message)));
+        }
+        Err(_) => {
+            return Err(refuse(
+                &api,
+                Refused::new(408, "too_slow", "the body did not come in time"),
+            ));
+        }
+    };
     // Hashing and disk: not on a thread that serves sockets.
     let done = tokio::task::spawn_blocking(move || take_batch(&api, &headers, &body)).await;
     match done {

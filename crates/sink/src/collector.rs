@@ -319,7 +319,8 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(
         return serde_json::from_slice(&body)
             .map_err(|error| CollectorError::Protocol(error.to_string()));
     }
-    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+    let slow = status == StatusCode::REQUEST_TIMEOUT;
+    if slow || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
         return Err(CollectorError::Busy {
             status: status.as_u16(),
             retry_after_s,
