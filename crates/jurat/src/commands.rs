@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use jurat_agent::{Config, EnrolOptions, Finish, Input, Inputs, Query, read_status};
@@ -43,11 +43,16 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("listening for signals")?;
     std::thread::spawn(move || {
-        // The first asks for an orderly stop, the second ends at once.
-        for (count, _) in signals.forever().enumerate() {
-            if count > 0 {
+        // The first asks for an orderly stop, a later Ctrl-C ends at once. Not a second signal right
+        // after the first: `timeout` and some service managers send it to the process and its group.
+        let mut asked: Option<Instant> = None;
+        for signal in signals.forever() {
+            if signal == SIGINT
+                && asked.is_some_and(|since| since.elapsed() > Duration::from_millis(500))
+            {
                 std::process::exit(i32::from(exit::NO));
             }
+            asked.get_or_insert_with(Instant::now);
             let _ = sender.send(Input::Stop);
         }
     });
