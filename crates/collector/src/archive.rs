@@ -721,3 +721,6 @@ pub(crate) fn replay_log(
 
 /// An archive shared between requests.
 pub(crate) type Shared = Arc<std::sync::Mutex<Archive>>;
+
+#[cfg(test)]
+mod tests;
