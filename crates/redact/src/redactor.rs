@@ -81,6 +81,8 @@ pub struct Redactor {
 /// The longest string that is scanned; an event with a longer one is withheld.
 const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// No rule matches a shorter text; half of all strings in a transcript are shorter.
+const TEXT_BYTES_MIN: usize = 8;
 /// How much longer than its original a redacted record may be.
 const GROWTH_BYTES_MAX: usize = 1024 * 1024;
 
@@ -236,6 +238,9 @@ impl Redactor {
 
     /// Takes the secrets out of bytes; `None` when there are none.
     fn bytes(&mut self, text: &[u8]) -> Option<(Vec<u8>, u64)> {
+        if text.len() < TEXT_BYTES_MIN {
+            return None;
+        }
         let mut scan = std::mem::take(&mut self.scan);
         scan.run(&self.rules, text);
         self.exhausted |= scan.exhausted;
@@ -291,12 +296,12 @@ impl Redactor {
         let mut out: Option<Vec<u8>> = None;
         let mut done = 0;
         let mut count = 0;
-        let mut name: Option<Vec<u8>> = None;
+        let mut after_secret_name = false;
         for token in Tokens::new(json) {
-            let secret_name = name.take().is_some();
-            if token.is_key && is_secret_name(&token.text) {
-                name = Some(Vec::new());
-            }
+            let secret_name = std::mem::replace(
+                &mut after_secret_name,
+                token.is_key && is_secret_name(&token.text),
+            );
             let replaced = if secret_name && !token.is_key && is_worth_hiding(&token.text) {
                 Some((
                     self.replacement("named-secret", &token.text).into_bytes(),
@@ -337,16 +342,29 @@ fn write_string(out: &mut Vec<u8>, text: &[u8]) {
 
 /// Whether a field of this name holds a secret whatever it looks like.
 fn is_secret_name(name: &[u8]) -> bool {
-    if name.len() > 64 || name.len() < 5 {
+    if name.len() > NAME_BYTES_MAX || name.len() < 5 {
         return false;
     }
-    let plain: Vec<u8> = name
-        .iter()
-        .filter(|byte| byte.is_ascii_alphanumeric())
-        .map(u8::to_ascii_lowercase)
-        .collect();
-    NAME_ENDS.iter().any(|end| plain.ends_with(end)) || plain.as_slice() == b"token"
+    // Most names are ruled out by their last letter.
+    let last = name.iter().rev().find(|byte| byte.is_ascii_alphanumeric());
+    if !matches!(
+        last.map(u8::to_ascii_lowercase),
+        Some(b'd' | b'e' | b't' | b'y' | b'n')
+    ) {
+        return false;
+    }
+    let mut plain = [0; NAME_BYTES_MAX];
+    let mut len = 0;
+    for byte in name.iter().filter(|byte| byte.is_ascii_alphanumeric()) {
+        plain[len] = byte.to_ascii_lowercase();
+        len += 1;
+    }
+    let plain = &plain[..len];
+    NAME_ENDS.iter().any(|end| plain.ends_with(end)) || plain == b"token"
 }
+
+/// A longer name is prose.
+const NAME_BYTES_MAX: usize = 64;
 
 /// How the names of secret fields end, letters and digits only. `token` alone would take in
 /// harmless counters such as `max_token`.

@@ -153,3 +153,22 @@ fn no_match_is_longer_than_its_rule_says() {
         );
     }
 }
+
+#[test]
+fn no_rule_could_match_a_text_that_is_too_short_to_be_looked_at() {
+    for rule in rules().rules() {
+        let hir = regex_syntax::ParserBuilder::new()
+            .unicode(false)
+            .utf8(false)
+            .build()
+            .parse(&rule.pattern)
+            .unwrap();
+        let shortest = hir.properties().minimum_len().unwrap_or(0);
+        // A delimiter may be the beginning of the text.
+        assert!(
+            shortest > 8 || PERSONAL.contains(&rule.kind.as_str()),
+            "{}: {shortest}",
+            rule.kind
+        );
+    }
+}
