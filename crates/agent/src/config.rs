@@ -183,22 +183,28 @@ impl Config {
         let places = path.map_or_else(Self::places, |path| vec![path.to_path_buf()]);
         for path in places {
             match fs::read_to_string(&path) {
-                Ok(text) => {
-                    let config: Self =
-                        toml::from_str(&text).map_err(|source| ConfigError::Syntax {
-                            path: path.clone(),
-                            source: Box::new(source),
-                        })?;
-                    config
-                        .check()
-                        .map_err(|what| ConfigError::Value { path, what })?;
-                    return Ok(config);
-                }
+                Ok(text) => return Self::parse(&path, &text),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {}
                 Err(source) => return Err(ConfigError::Read { path, source }),
             }
         }
         Ok(Self::default())
+    }
+
+    /// Reads a configuration; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the line or the value.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Syntax {
+            path: path.to_path_buf(),
+            source: Box::new(source),
+        })?;
+        config.check().map_err(|what| ConfigError::Value {
+            path: path.to_path_buf(),
+            what,
+        })?;
+        Ok(config)
     }
 
     fn check(&self) -> Result<(), String> {
