@@ -18,7 +18,9 @@ mod status;
 mod uploader;
 
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
-pub use config::{Config, ConfigError, Filter, RedactMode, SourceConfig};
+pub use config::{
+    Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig,
+};
 pub use dry_run::{DryRun, dry_run, root_files};
 pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
 pub use query::{Query, QueryError, query};

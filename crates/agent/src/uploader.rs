@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use crate::Input;
+use crate::config::DeliveryConfig;
 
 /// Up to where the collector archived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +74,7 @@ pub(crate) struct Uploader {
     pub(crate) origin: String,
     pub(crate) bell: Arc<Bell>,
     pub(crate) to_agent: Sender<Input>,
+    pub(crate) patience: DeliveryConfig,
 }
 
 /// A running uploader; stops when dropped.
@@ -89,12 +91,6 @@ impl Drop for Handle {
         }
     }
 }
-
-/// The first pause after a failure, and the longest.
-const BACKOFF_MS: u64 = 500;
-const BACKOFF_MAX_MS: u64 = 60_000;
-/// A collector that refuses this device or an upload for good is asked again this often.
-const REFUSED_PAUSE_S: u64 = 60;
 
 /// Reads the cursor; the beginning when there is none.
 pub(crate) fn load_cursor(host: &Host, path: &std::path::Path) -> Cursor {
@@ -145,7 +141,11 @@ impl Uploader {
             .to_agent
             .send(Input::Delivery(Delivery::Frontier(frontier)));
         let mut cursor = load_cursor(&self.host, &self.cursor_path);
-        let mut backoff_ms = BACKOFF_MS;
+        let first_ms = self.patience.retry_ms;
+        let longest_ms = self.patience.retry_max_ms;
+        // A collector that refuses this device or an upload for good is asked again this often.
+        let refused = Duration::from_millis(longest_ms);
+        let mut backoff_ms = first_ms;
         loop {
             let end = self.bell.end.load(Ordering::Acquire);
             let batch = match self.next_batch(cursor, end) {
@@ -156,7 +156,7 @@ impl Uploader {
                 }
                 Err(error) => {
                     self.problem(&error.to_string());
-                    tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                    tokio::time::sleep(refused).await;
                     continue;
                 }
             };
@@ -171,18 +171,26 @@ impl Uploader {
                     ) =>
                 {
                     self.problem(&format!("the collector's answer does not count: {what}"));
-                    tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                    tokio::time::sleep(refused).await;
                 }
                 Ok(accepted) => {
-                    backoff_ms = BACKOFF_MS;
-                    cursor = if accepted.size == batch.to {
-                        Cursor {
+                    let reached = if accepted.size == batch.to {
+                        Some(Cursor {
                             position: batch.next,
                             size: batch.to,
-                        }
+                        })
                     } else {
-                        self.locate(accepted.size, end).unwrap_or(cursor)
+                        self.locate(accepted.size, end)
                     };
+                    let Some(next) = reached.filter(|next| next.size > cursor.size) else {
+                        // Genuine, and old: sent again at once it would be answered so again.
+                        let size = accepted.size;
+                        self.problem(&format!("the collector answered with size {size} again"));
+                        tokio::time::sleep(refused).await;
+                        continue;
+                    };
+                    backoff_ms = first_ms;
+                    cursor = next;
                     self.store(cursor);
                     let position = cursor.position;
                     let _ = self
@@ -193,16 +201,19 @@ impl Uploader {
                     Some(found) if found != cursor => {
                         cursor = found;
                         self.store(cursor);
-                        let (position, size) = (cursor.position, cursor.size);
+                        let known = self.collector.frontier(&self.host, &who).await.ok();
                         let _ = self
                             .to_agent
-                            .send(Input::Delivery(Delivery::Located { position, size }));
+                            .send(Input::Delivery(self.located(cursor, known)));
+                        // A collector that names another size each time must not be asked without end.
+                        tokio::time::sleep(Duration::from_millis(backoff_ms)).await;
+                        backoff_ms = (backoff_ms * 2).min(longest_ms);
                     }
                     _ => {
                         self.problem(&format!(
                             "the collector holds {size} leaves of this log, and this ledger has no such checkpoint"
                         ));
-                        tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                        tokio::time::sleep(refused).await;
                     }
                 },
                 Err(error @ (CollectorError::Unreachable { .. } | CollectorError::Busy { .. })) => {
@@ -220,11 +231,11 @@ impl Uploader {
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
                     tokio::time::sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms))
                         .await;
-                    backoff_ms = (backoff_ms * 2).min(BACKOFF_MAX_MS);
+                    backoff_ms = (backoff_ms * 2).min(longest_ms);
                 }
                 Err(error) => {
                     self.problem(&describe(&error));
-                    tokio::time::sleep(Duration::from_secs(REFUSED_PAUSE_S)).await;
+                    tokio::time::sleep(refused).await;
                 }
             }
         }
@@ -261,6 +272,28 @@ impl Uploader {
             Ok(None)
         };
         find().ok().flatten()
+    }
+
+    /// The collector holds this much already: the answer that said so was lost, and its note with it.
+    /// What the collector knows of the log has the note once more.
+    fn located(&self, cursor: Cursor, known: Option<FrontierAnswer>) -> Delivery {
+        let (position, size) = (cursor.position, cursor.size);
+        let note = known
+            .filter(|known| known.size == size)
+            .and_then(|known| known.note);
+        match note {
+            Some(note)
+                if check_note(&note, &self.origin, size, &self.witness, &self.archive).is_ok() =>
+            {
+                let accepted = Accepted {
+                    size,
+                    note,
+                    next_upload_s: 0,
+                };
+                Delivery::Accepted { accepted, position }
+            }
+            _ => Delivery::Located { position, size },
+        }
     }
 
     fn store(&self, cursor: Cursor) {

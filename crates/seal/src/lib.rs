@@ -12,4 +12,4 @@ mod sealer;
 mod sessions;
 
 pub use export::{ExportError, export};
-pub use sealer::{Head, PAYLOAD_BYTES_MAX, SealError, Sealer, Settings, kind};
+pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};
