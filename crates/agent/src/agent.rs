@@ -10,20 +10,21 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
 use jurat_event::{Event, Kind, Severity};
-use jurat_key::{KeyError, Secret, SoftwareKey, tls};
+use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
 use jurat_seal::{SealError, Sealer, Settings};
-use jurat_sink::{Collector, CollectorError, SetUp};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
 use crate::config::{Config, RedactMode};
+use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
+use crate::uplink::Uplink;
 use crate::uploader::{Bell, Cursor, Delivery, Handle, Uploader, load_cursor};
 
 /// Everything that can happen besides the passing of time.
@@ -88,9 +89,9 @@ pub enum AgentError {
     /// Sealing failed in a way that opening the ledger anew does not mend.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The collector's address cannot be used.
+    /// The dead letters could not be read.
     #[error(transparent)]
-    Collector(#[from] CollectorError),
+    DeadLetters(#[from] DeadLetterError),
     /// A thread could not be started.
     #[error("the uploader could not be started")]
     Thread(#[source] std::io::Error),
@@ -178,6 +179,8 @@ pub struct Agent {
     tail: Tail,
     watch: Watch,
     bell: Arc<Bell>,
+    letters: DeadLetters,
+    letters_waiting: u64,
     cursor: Cursor,
     confirmed: bool,
     cosigned_at: Option<u64>,
@@ -262,21 +265,13 @@ impl Agent {
             .map_err(SealError::from)?;
         let cursor_path = cursors.join("collector.json");
         let bell = Arc::new(Bell::default());
+        let letters = DeadLetters::new(state_dir);
         let uploader = Uploader {
             host: host.clone(),
             ledger_dir: state_dir.join("ledger"),
             cursor_path: cursor_path.clone(),
-            collector: Collector::new(SetUp {
-                url: enrolment.url.clone(),
-                tls: tls::client(enrolment.ca.as_deref().map(str::as_bytes))?,
-                timeout: Duration::from_secs(60),
-            })?,
-            device: enrolment.device.clone(),
-            token: load("token.key")?,
-            hmac_key: load("hmac.key")?,
-            witness: enrolment.witness.clone(),
-            archive: enrolment.archive.clone(),
-            origin: enrolment.origin.clone(),
+            uplink: Uplink::open(host, state_dir)?,
+            letters: letters.clone(),
             bell: bell.clone(),
             to_agent: inputs.sender(),
         };
@@ -291,6 +286,8 @@ impl Agent {
             tail,
             watch,
             bell,
+            letters,
+            letters_waiting: 0,
             cursor,
             confirmed: false,
             cosigned_at: None,
@@ -324,6 +321,7 @@ impl Agent {
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
         agent.sealer.push(&started, None)?;
+        agent.note_letters()?;
         Ok(agent)
     }
 
@@ -416,6 +414,7 @@ impl Agent {
             if now >= next_scan {
                 self.tail.scan();
                 self.end_idle_sessions(now)?;
+                self.note_letters()?;
                 next_scan = now + every(seal.scan_s);
             }
 
@@ -438,7 +437,12 @@ impl Agent {
                 || self.sealer.batch_bytes() >= BATCH_BYTES;
             let old_batch = in_batch_since.is_some_and(|since| now >= since + every(seal.batch_s));
             let ending = finish != Finish::Never && idle && in_batch_since.is_some();
-            if full_batch || old_batch || ending {
+            // What is severe is sealed and sent at once.
+            let urgent = std::mem::take(&mut self.pipeline.urgent);
+            if full_batch || old_batch || ending || urgent {
+                if urgent || finish != Finish::Never {
+                    self.bell.hurry.store(true, Ordering::Release);
+                }
                 self.seal_batch()?;
                 (in_batch_since, first_pending, sealed_at) = (None, None, now);
             } else if self.sealer.pending_bytes() >= COMMIT_BYTES
@@ -546,6 +550,10 @@ impl Agent {
         match delivery {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::DeadLetter(letter) => {
+                self.note_letter(letter)?;
+                self.letters_waiting += 1;
+            }
             Delivery::Located { position, size } => self.cursor = Cursor { position, size },
             Delivery::Accepted { accepted, position } => {
                 self.problem = None;
@@ -567,6 +575,48 @@ impl Agent {
         Ok(())
     }
 
+    /// Seals what happened to dead letters that no leaf tells of yet.
+    fn note_letters(&mut self) -> Result<(), AgentError> {
+        let letters = self.letters.list(&self.host)?;
+        self.letters_waiting = letters.iter().filter(|letter| !letter.delivered).count() as u64;
+        for letter in letters {
+            if letter.delivered || !letter.noted {
+                self.note_letter(letter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals that a letter was set aside or delivered, and only then says so in its file: after a crash
+    /// it may be said twice, never not at all.
+    fn note_letter(&mut self, mut letter: DeadLetter) -> Result<(), AgentError> {
+        let severity = if letter.delivered {
+            Severity::Info
+        } else {
+            Severity::High
+        };
+        let event = Event::own(Kind::DeadLetter)
+            .severity(severity)
+            .detail("from", letter.from)
+            .detail("to", letter.to)
+            .detail("delivered", letter.delivered)
+            .detail("status", letter.status)
+            .detail("code", letter.code.as_str())
+            .detail("message", letter.message.as_str());
+        // The words are the collector's: foreign.
+        let redacted = self.pipeline.redactor.redact(event);
+        self.sealer.push(&redacted, None)?;
+        self.pipeline.urgent |= !letter.delivered;
+        self.commit()?;
+        if letter.delivered {
+            self.letters.remove(&self.host, &letter)?;
+        } else {
+            letter.noted = true;
+            self.letters.write(&self.host, &letter)?;
+        }
+        Ok(())
+    }
+
     /// Pauses reading when what is not archived fills the ledger's share of the disk.
     fn check_room(&mut self) -> Result<(), AgentError> {
         let waiting = self
@@ -581,6 +631,7 @@ impl Agent {
             let event = Event::own(Kind::LedgerFull)
                 .severity(Severity::High)
                 .detail("waiting_bytes", waiting);
+            self.pipeline.urgent = true;
             self.sealer.push_own(&event)?;
         } else if !full && self.paused.is_some() {
             self.paused = None;
@@ -651,6 +702,7 @@ impl Agent {
             exposure_s: waiting_s,
             frontier_confirmed: self.confirmed,
             problem: self.problem.clone(),
+            dead_letters: self.letters_waiting,
             ledger_bytes: ledger.len().unwrap_or(0),
         }
     }

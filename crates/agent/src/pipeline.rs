@@ -42,6 +42,8 @@ pub(crate) struct Pipeline {
     pub(crate) marks: Marks,
     pub(crate) counters: Counters,
     actor: Actor,
+    /// Something severe was pushed.
+    pub(crate) urgent: bool,
     /// When each open session was last heard of.
     pub(crate) sessions: HashMap<String, Instant>,
 }
@@ -60,6 +62,7 @@ impl Pipeline {
             marks,
             counters: Counters::default(),
             actor,
+            urgent: false,
             sessions: HashMap::new(),
         }
     }
@@ -131,6 +134,7 @@ impl Pipeline {
                     .detail("len", *len);
                 event.source = Some(place(source, path, 0, 0));
                 self.counters.lost += 1;
+                self.urgent |= severity >= Severity::High;
                 self.counters.events += 1;
                 let redacted = self.redactor.redact(event);
                 sealer.push(&redacted, None).map(drop)

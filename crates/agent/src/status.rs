@@ -63,6 +63,9 @@ pub struct Status {
     pub frontier_confirmed: bool,
     /// The last problem with delivery, absent when there is none.
     pub problem: Option<String>,
+    /// Uploads that the collector refused for good and that wait for `jurat dead-letters retry`.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// Bytes in the ledger.
     pub ledger_bytes: u64,
 }

@@ -362,6 +362,8 @@ impl Archive {
             size,
             note,
             next_upload_s: self.next_upload_s,
+            leaves_withheld: 0,
+            payloads_missing: 0,
         }
     }
 
@@ -379,8 +381,9 @@ impl Archive {
         // Cosignature times never run backwards, even when the clock does.
         let time = now.unix_s().max(known.map_or(0, |line| line.time));
         let fork = known.and_then(|line| line.fork.clone());
-        let payloads_missing =
-            known.map_or(0, |line| line.payloads_missing) + judged.payloads_missing;
+        let payloads_missing = known.map_or(0, |line| line.payloads_missing)
+            + judged.payloads_missing
+            + judged.leaves_withheld;
         let mut note = judged.note.clone();
         // Only the device's own signature is kept: foreign lines would be stored for nothing.
         note.signatures.retain(|signature| key.made(signature));

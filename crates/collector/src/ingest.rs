@@ -55,6 +55,8 @@ pub(crate) struct Judged {
     pub(crate) note: Note,
     pub(crate) root: Digest,
     pub(crate) payloads_missing: u64,
+    /// Leaves of which only the hash came.
+    pub(crate) leaves_withheld: u64,
 }
 
 /// What is known of a log.
@@ -95,7 +97,7 @@ pub(crate) fn judge(
     known: &Known,
 ) -> Result<Option<Judged>, Refused> {
     let size = known.frontier.size();
-    let mut replay = Replay::resume(known.frontier.clone(), known.chain);
+    let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
     let mut last: Option<(Note, Checkpoint)> = None;
     let mut first = true;
     for record in RecordReader::new(raw) {
@@ -119,6 +121,16 @@ pub(crate) fn judge(
                 replay
                     .payload(salt, bytes)
                     .map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;
+            }
+            Record::Leaves { from, hashes } => {
+                if std::mem::take(&mut first) && from != size {
+                    check_resubmission(raw, origin, key, known)?;
+                    return Err(Refused::conflict(size));
+                }
+                last = None;
+                replay
+                    .leaves(from, hashes)
+                    .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
             }
             Record::Checkpoint(bytes) => {
                 let (note, checkpoint) = signed(bytes, origin, key)?;
@@ -155,7 +167,7 @@ pub(crate) fn judge(
         return Ok(None);
     }
     let payloads_missing = replay.payloads_missing();
-    let (frontier, chain, _) = replay.finish();
+    let (frontier, chain, summary) = replay.finish();
     Ok(Some(Judged {
         from: size,
         frontier,
@@ -163,6 +175,7 @@ pub(crate) fn judge(
         note,
         root: checkpoint.root,
         payloads_missing,
+        leaves_withheld: summary.leaves_withheld,
     }))
 }
 

@@ -143,6 +143,8 @@ kinds! {
     PayloadErased = 9110 "payload.erased",
     /// A source could not be read.
     SourceFailed = 9111 "source.failed",
+    /// The ledger was too full: payloads or whole entries were removed before they were archived.
+    LedgerPruned = 9115 "ledger.pruned",
     /// A collector enrolled a device.
     DeviceEnrolled = 9120 "device.enrolled",
     /// A collector accepted a device's head.

@@ -28,7 +28,7 @@ pub use entry::{Context, EntryError, EntryView};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
 };
-pub use record::{Record, RecordError, RecordReader, write_record};
+pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
 pub use tree::{
@@ -37,6 +37,6 @@ pub use tree::{
 };
 pub use trust::{Trust, TrustError};
 pub use verdict::{
-    ArchiveAxis, Axes, Integrity, Isolation, KeyAxis, Place, Reason, Report, Verdict, WitnessAxis,
-    verify,
+    ArchiveAxis, Axes, Content, Integrity, Isolation, KeyAxis, Leaf, Place, Reason, Report,
+    Verdict, WitnessAxis, verify,
 };

@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::entry::{self, Evidence, Raw};
 use crate::sessions::Sessions;
 
-/// Kinds of ledger records. 1 to 3 are evidence and may leave the machine.
+/// Kinds of ledger records. 1 to 3 and 6 are evidence and may leave the machine.
 pub mod kind {
     /// An entry.
     pub const ENTRY: u8 = 1;
@@ -33,6 +33,8 @@ pub mod kind {
     pub const TO_SIGN: u8 = 4;
     /// A checkpoint that came back with cosignatures.
     pub const COSIGNED: u8 = 5;
+    /// Leaf hashes of entries that were pruned: evidence, too (`from u64, 32 bytes each`).
+    pub const LEAVES: u8 = 6;
 }
 
 /// The largest payload of one leaf; a longer one goes on in `transcript.part` leaves.

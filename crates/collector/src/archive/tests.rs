@@ -20,7 +20,11 @@ fn uploads(key: &SoftwareKey) -> Vec<(u64, Vec<u8>)> {
     for number in 0..UPLOADS {
         let mut raw = Vec::new();
         let mut add = |fields: Value| {
-            let mut entry = json!({"salt":"s","boot":"b","time":"2026-01-01T00:00:00Z","kind":"other","seq":frontier.size()});
+            let mut entry = json!({"salt":"c2FsdHNhbHRzYWx0c2FsdA","boot":"b","time":"2026-01-01T00:00:00Z","kind":"other","seq":frontier.size()});
+            if frontier.size() == 0 {
+                entry["kind"] = "log.opened".into();
+                entry["detail"] = json!({ "origin": ORIGIN });
+            }
             for (name, value) in fields.as_object().unwrap() {
                 entry[name] = value.clone();
             }
@@ -137,7 +141,7 @@ fn check(disk: &SimDisk, seen: &mut Seen, what: &str) {
     match verify(
         bundle.as_slice(),
         Some(&Trust::parse(&trust).unwrap()),
-        &mut |_, _| {},
+        &mut |_| {},
     ) {
         Verdict::Verified(report) => assert!(
             report.axes.complete && report.size == 2 * UPLOADS as u64,

@@ -15,7 +15,7 @@ use jurat_proof::{
     leaf_hash, verify, write_record,
 };
 use jurat_sink::{
-    Accepted, Batch, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
+    Accepted, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
 };
 use serde_json::{Value, json};
 
@@ -46,6 +46,10 @@ impl Log {
         let mut entry =
             json!({"salt":"c2FsdHNhbHRzYWx0c2FsdA","boot":"b","time":"t","kind":"other"});
         entry["seq"] = self.frontier.size().into();
+        if self.frontier.size() == 0 {
+            entry["kind"] = "log.opened".into();
+            entry["detail"] = json!({ "origin": self.origin });
+        }
         for (name, value) in fields.as_object().unwrap() {
             entry[name] = value.clone();
         }
@@ -167,20 +171,15 @@ impl Bench {
     }
 
     async fn upload(&self, raw: &[u8]) -> Result<Accepted, CollectorError> {
-        let batch = Batch {
-            from: 0,
-            to: 0,
-            next: 0,
-            raw_len: raw.len(),
-            body: compressed(raw),
-        };
         let key = self.key();
         let who = Identity {
             device: DEVICE,
             token: &self.enrolled.token,
             key: &key,
         };
-        self.collector.upload(&self.host, &who, &batch).await
+        self.collector
+            .upload(&self.host, &who, compressed(raw))
+            .await
     }
 
     fn raw(&self, body: Vec<u8>) -> Raw<'_> {
@@ -263,7 +262,7 @@ async fn uploads_are_archived_cosigned_exported_and_survive_a_restart() {
         bench.enrolled.archive
     );
     let trust = Trust::parse(&trust).unwrap();
-    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), &mut |_, _| {}) else {
+    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), &mut |_| {}) else {
         panic!()
     };
     assert!(report.axes.complete);
