@@ -103,6 +103,7 @@ fn ledger_append() -> Result<Vec<Row>> {
         &dir.path().join("ledger"),
         Options {
             segment_bytes: 1 << 30,
+            reserve_bytes: 0,
         },
         b"",
         &mut |_| {},

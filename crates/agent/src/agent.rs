@@ -13,11 +13,11 @@ use jurat_event::{Event, Kind, Severity};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{SealError, Sealer, Settings};
+use jurat_seal::{Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
-use crate::config::{Config, RedactMode};
+use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::marks::Marks;
@@ -117,6 +117,10 @@ const COMMIT_BYTES: usize = 1024 * 1024;
 const COMMIT_MS: u64 = 1_000;
 /// A batch is sealed when it has this many bytes, so that one seal always fits into an upload.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Segments are not smaller than this, however small the ledger may be.
+const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
+/// How often a full disk is looked at again.
+const ROOM_S: u64 = 5;
 /// How often the status file is written while things move.
 const STATUS_MS: u64 = 2_000;
 
@@ -162,10 +166,7 @@ pub fn run(
 }
 
 fn is_mendable(error: &LedgerError) -> bool {
-    matches!(
-        error,
-        LedgerError::Full { .. } | LedgerError::Io { .. } | LedgerError::Poisoned
-    )
+    matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned)
 }
 
 /// An endpoint with its ledger open.
@@ -188,6 +189,13 @@ pub struct Agent {
     waiting_since: Option<Instant>,
     problem: Option<String>,
     paused: Option<String>,
+    /// The disk had no room; looked at again at `room_at`.
+    disk_full: bool,
+    room_at: Instant,
+    /// The state blob of a commit that found no room.
+    unsaved: Option<Vec<u8>>,
+    /// Payloads and entries removed before they were archived, since the start.
+    shed: u64,
     _uploader: Handle,
 }
 
@@ -233,7 +241,12 @@ impl Agent {
                 reveal_key: *reveal_key.expose(),
                 opening: opening.as_object().cloned().unwrap_or_default(),
                 policy: policy.clone(),
-                ledger: Options::default(),
+                ledger: Options {
+                    // A segment is the unit in which room is made.
+                    segment_bytes: (config.ledger.bytes_max / 8)
+                        .clamp(SEGMENT_BYTES_MIN, Options::default().segment_bytes),
+                    ..Options::default()
+                },
             },
             Arc::new(signer),
             &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
@@ -294,6 +307,10 @@ impl Agent {
             waiting_since: None,
             problem: None,
             paused: None,
+            disk_full: false,
+            room_at: now,
+            unsaved: None,
+            shed: 0,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
@@ -378,7 +395,7 @@ impl Agent {
         let mut last_status = Status::default();
         loop {
             // 1. What happened. With something to read there is no wait.
-            let busy = !self.tail.is_idle() && self.paused.is_none();
+            let busy = !self.tail.is_idle() && self.paused.is_none() && self.unsaved.is_none();
             let mut deadline = next_scan.min(next_status);
             if in_batch_since.is_none() {
                 deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
@@ -420,7 +437,7 @@ impl Agent {
 
             // 2. Read, unless there is no room for it.
             self.check_room()?;
-            if self.paused.is_none() {
+            if self.paused.is_none() && self.unsaved.is_none() {
                 self.read()?;
             }
 
@@ -502,15 +519,25 @@ impl Agent {
         Ok(result?)
     }
 
-    /// Makes what is pending durable. When the disk is full the group is lost from memory together
-    /// with the positions behind it: both are read again once the ledger is opened anew.
+    /// Makes what is pending durable. When the disk is full, what is pending is kept and reading pauses.
     fn commit(&mut self) -> Result<(), AgentError> {
-        let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
+        let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
             .sealer
             .commit(&blob, &mut || snapshot(&tail.positions(), marks));
-        Ok(done?)
+        match done {
+            Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
+            done => Ok(done?),
+        }
+    }
+
+    /// What belongs to the events that are pending; once more, when it did not go in the last time.
+    fn blob(&mut self) -> Vec<u8> {
+        match self.unsaved.take() {
+            Some(blob) => blob,
+            None => Delta::take(&mut self.tail, &mut self.pipeline.marks),
+        }
     }
 
     fn seal_batch(&mut self) -> Result<(), AgentError> {
@@ -518,16 +545,19 @@ impl Agent {
             "lines_in": self.pipeline.counters.lines_in,
             "records_sealed": self.pipeline.counters.records_sealed,
             "withheld": self.pipeline.counters.withheld,
-            "shed": 0,
+            "shed": self.shed,
         });
         let counters = counters.as_object().cloned().unwrap_or_default();
-        let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
+        let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
         self.ring();
-        Ok(done.map(drop)?)
+        match done {
+            Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
+            done => Ok(done.map(drop)?),
+        }
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
@@ -566,8 +596,8 @@ impl Agent {
                 self.sealer.keep_cosigned(&accepted.note)?;
                 let kept = self.config.ledger.bytes_max;
                 let ledger = self.sealer.ledger();
-                if ledger.len().map_err(SealError::from)? > kept {
-                    let limit = ledger.end().saturating_sub(kept).min(position);
+                let limit = ledger.end().saturating_sub(kept).min(position);
+                if ledger.start().map_err(SealError::from)? < limit {
                     self.sealer.remove_before(limit)?;
                 }
             }
@@ -617,25 +647,113 @@ impl Agent {
         Ok(())
     }
 
-    /// Pauses reading when what is not archived fills the ledger's share of the disk.
+    /// Makes room, or pauses reading, when what is not archived fills the ledger's share of the disk or
+    /// the disk itself.
     fn check_room(&mut self) -> Result<(), AgentError> {
-        let waiting = self
-            .sealer
-            .ledger()
-            .end()
-            .saturating_sub(self.cursor.position);
-        let full = waiting > self.config.ledger.bytes_max;
-        if full && self.paused.is_none() {
-            let why = "the ledger is full of what the collector has not archived";
+        let ledger = self.sealer.ledger();
+        let quota = self.config.ledger.bytes_max;
+        // Positions first: they cost nothing, and rewritten segments only take less than they say.
+        let over = ledger.end().saturating_sub(self.cursor.position) > quota
+            && ledger
+                .len_from(self.cursor.position)
+                .map_err(SealError::from)?
+                > quota;
+        if !over && !self.disk_full {
+            self.paused = None;
+            return Ok(());
+        }
+        let why = if self.disk_full {
+            "the disk is full"
+        } else {
+            "the ledger is full of what the collector has not archived"
+        };
+        if self.disk_full && Instant::now() >= self.room_at {
+            self.room_at = Instant::now() + Duration::from_secs(ROOM_S);
+            self.sealer.remove_before(self.cursor.position)?;
+            if self
+                .sealer
+                .ledger()
+                .keep_reserve()
+                .map_err(SealError::from)?
+            {
+                self.disk_full = false;
+                return Ok(());
+            }
+        }
+        if self.config.ledger.when_full == WhenFull::Prune && self.prune(why)? {
+            self.paused = None;
+            return Ok(());
+        }
+        if self.paused.is_none() {
             self.paused = Some(why.to_owned());
             let event = Event::own(Kind::LedgerFull)
                 .severity(Severity::High)
-                .detail("waiting_bytes", waiting);
+                .detail("why", why)
+                .detail("bytes_max", quota);
             self.pipeline.urgent = true;
             self.sealer.push_own(&event)?;
-        } else if !full && self.paused.is_some() {
-            self.paused = None;
         }
+        Ok(())
+    }
+
+    /// Prunes the oldest segment that is not archived: payloads everywhere first, then entries. `false`
+    /// when nothing is left to prune.
+    fn prune(&mut self, why: &str) -> Result<bool, AgentError> {
+        let closed = self.sealer.ledger().closed().map_err(SealError::from)?;
+        let waiting = || {
+            let from = self.cursor.position;
+            closed.iter().filter(move |closed| closed.base >= from)
+        };
+        let payloads = waiting().map(|closed| (closed, Prune::Payloads));
+        let entries = waiting().map(|closed| (closed, Prune::Entries));
+        for (closed, what) in payloads
+            .filter(|(closed, _)| !closed.rewritten)
+            .chain(entries)
+        {
+            let pruned = self.sealer.prune(*closed, what)?;
+            if pruned.payloads == 0 && pruned.entries == 0 {
+                continue;
+            }
+            let event = Event::own(Kind::LedgerPruned)
+                .severity(Severity::High)
+                .detail("why", why)
+                .detail("from", pruned.from)
+                .detail("to", pruned.to)
+                .detail("payloads", pruned.payloads)
+                .detail("entries", pruned.entries)
+                .detail("bytes", pruned.bytes);
+            self.pipeline.urgent = true;
+            self.sealer.push_own(&event)?;
+            self.commit()?;
+            if self.unsaved.is_some() {
+                // Not even this fits: nothing goes before a leaf says so.
+                return Ok(false);
+            }
+            let gone = pruned.payloads.max(pruned.entries);
+            match self.sealer.apply(pruned) {
+                Ok(()) => {
+                    self.shed += gone;
+                    return Ok(true);
+                }
+                // No room for the shorter segment beside the longer one; without entries it is tiny.
+                Err(SealError::Ledger(LedgerError::Full { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The disk is full: what was pushed stays in memory, reading pauses, and the reserve makes room for
+    /// the leaf that says so.
+    fn disk_is_full(&mut self, blob: Vec<u8>) -> Result<(), AgentError> {
+        self.unsaved = Some(blob);
+        self.disk_full = true;
+        let freed = self
+            .sealer
+            .ledger()
+            .use_reserve()
+            .map_err(SealError::from)?;
+        tracing::error!(freed, "no space left on the disk");
         Ok(())
     }
 
@@ -689,13 +807,13 @@ impl Agent {
             events: counters.events,
             redactions: counters.redactions,
             withheld: counters.withheld,
-            shed: 0,
+            shed: self.shed,
             size: head.size,
             root: head.root.to_string(),
             delivered: self.cursor.size,
             queue: Queue {
                 len: head.size.saturating_sub(self.cursor.size),
-                bytes: ledger.end().saturating_sub(self.cursor.position),
+                bytes: ledger.len_from(self.cursor.position).unwrap_or(0),
                 oldest_s: waiting_s,
             },
             cosigned_at: self.cosigned_at,

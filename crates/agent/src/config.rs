@@ -105,15 +105,29 @@ impl Default for SealConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
-    /// Archived segments are removed when the ledger is larger than this, oldest first. When what is
-    /// *not* archived reaches it, reading pauses: the files keep what is not read.
+    /// Archived segments are removed when the ledger is larger than this, oldest first.
     pub bytes_max: u64,
+    /// What happens when what is *not* archived is larger, or the disk is full.
+    pub when_full: WhenFull,
+}
+
+/// What to do when there is no room for what is not archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// Reading pauses: the files keep what is not read. Nothing is lost while they stay.
+    #[default]
+    Pause,
+    /// Reading goes on: the oldest payloads are removed, then the oldest entries, of which the leaf hash
+    /// stays. Each removal is a leaf.
+    Prune,
 }
 
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self {
             bytes_max: 2 * 1024 * 1024 * 1024,
+            when_full: WhenFull::Pause,
         }
     }
 }

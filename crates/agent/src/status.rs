@@ -45,7 +45,8 @@ pub struct Status {
     pub redactions: u64,
     /// Records whose content was withheld since the start.
     pub withheld: u64,
-    /// Records dropped. Always 0: what does not fit waits in its file.
+    /// Payloads and entries removed before they were archived, since the start: the disk was full and the
+    /// configuration said `when_full = "prune"`.
     pub shed: u64,
     /// Leaves in the log.
     pub size: u64,

@@ -192,6 +192,7 @@ impl Archive {
             &archive_dir,
             Options {
                 segment_bytes: 64 * 1024 * 1024,
+                reserve_bytes: 0,
             },
             &first,
             &mut |replayed| match replayed {

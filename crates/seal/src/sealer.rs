@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
 use jurat_event::{Event, Kind};
-use jurat_ledger::{Group, Ledger, LedgerError, Options, Replayed};
+use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Note, Signer, SignerError,
     context_hasher, leaf_hash, raw_commitment,
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entry::{self, Evidence, Raw};
+use crate::prune::{self, Prune, Pruned};
 use crate::sessions::Sessions;
 
 /// Kinds of ledger records. 1 to 3 and 6 are evidence and may leave the machine.
@@ -539,10 +540,19 @@ impl Sealer {
         );
         self.in_batch = 0;
         self.to_sign = Some((size, root));
-        if let Err(error) = self.commit(blob, snapshot) {
-            (self.filtered, self.filtered_now, self.in_batch) = before;
-            self.to_sign = None;
-            return Err(error);
+        match self.commit(blob, snapshot) {
+            Ok(()) => {}
+            // Nothing was committed and everything is kept: the batch has ended, and becomes durable
+            // and signed when there is room ([`Sealer::commit`], [`Sealer::sign_pending`]).
+            Err(SealError::Ledger(error @ LedgerError::Full { .. })) => {
+                self.batch_bytes = 0;
+                return Err(error.into());
+            }
+            Err(error) => {
+                (self.filtered, self.filtered_now, self.in_batch) = before;
+                self.to_sign = None;
+                return Err(error);
+            }
         }
         self.batch_bytes = 0;
         self.sign_pending(snapshot)?.ok_or(SealError::Head { size })
@@ -587,6 +597,10 @@ impl Sealer {
         self.to_sign = None;
         let filtered = self.filtered.clone();
         if let Err(error) = self.append(b"", &filtered, snapshot) {
+            // The same head can be signed again when there is room.
+            if matches!(error, LedgerError::Full { .. }) {
+                self.group.clear();
+            }
             self.to_sign = Some((size, root));
             return Err(error.into());
         }
@@ -626,6 +640,28 @@ impl Sealer {
     /// [`SealError::Ledger`].
     pub fn remove_before(&mut self, position: u64) -> Result<u64, SealError> {
         Ok(self.ledger.remove_before(position)?)
+    }
+
+    /// What a closed segment would be without its payloads, or without its entries.
+    ///
+    /// # Errors
+    /// [`SealError`] when it cannot be read.
+    pub fn prune(&self, closed: Closed, what: Prune) -> Result<Pruned, SealError> {
+        let reader = Reader::new(
+            self.host.disk.clone(),
+            self.ledger.dir(),
+            closed.base,
+            closed.end,
+        )?;
+        prune::prune(reader, closed, what)
+    }
+
+    /// Makes it so. A leaf that says so must be durable before.
+    ///
+    /// # Errors
+    /// As [`Ledger::rewrite`].
+    pub fn apply(&mut self, mut pruned: Pruned) -> Result<(), SealError> {
+        Ok(self.ledger.rewrite(&pruned.closed, &mut pruned.group)?)
     }
 
     /// The digest of the configuration in force from now on.

@@ -34,6 +34,7 @@ fn settings() -> Settings {
         policy: "p".into(),
         ledger: Options {
             segment_bytes: 6_000,
+            reserve_bytes: 0,
         },
     }
 }

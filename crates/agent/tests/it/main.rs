@@ -1,0 +1,4 @@
+//! The endpoint's promises and their failures.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod room;
