@@ -26,14 +26,14 @@ pub enum ExportError {
 /// # Errors
 /// [`ExportError`].
 pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, ExportError> {
-    let frontier = archive.frontier(origin)?;
+    let (frontier, end) = archive.frontier_at(origin)?;
     let note = frontier
         .note
         .ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
     let mut bundle =
         BundleWriter::new(out, &Manifest::new(origin, frontier.size), note.as_bytes())?;
     let mut failed: Option<std::io::Error> = None;
-    replay_log(archive, origin, &mut |record, cosigned| {
+    replay_log(archive, origin, end, &mut |record, cosigned| {
         // The device's own checkpoints come again, cosigned, where an upload ended.
         let wanted = match (&record, cosigned) {
             (Record::Checkpoint(_), note) => {

@@ -32,6 +32,15 @@ impl Refused {
         }
     }
 
+    pub(crate) fn busy(message: &str) -> Self {
+        Self::new(429, "busy", message)
+    }
+
+    pub(crate) fn archive_failed() -> Self {
+        let message = "the archive failed; nothing was stored or signed";
+        Self::new(503, "archive_failed", message)
+    }
+
     pub(crate) fn conflict(size: u64) -> Self {
         let message = format!("this log has {size} leaves here; an upload starts at the next one");
         let refusal = Refusal {

@@ -15,11 +15,12 @@ mod devices;
 mod export;
 mod ingest;
 mod own_log;
+mod queue;
 mod serve;
 mod settings;
+mod siem;
 
 pub use archive::{Archive, ArchiveError, Stats};
-pub use devices::{Device, DeviceError};
 pub use export::{ExportError, export};
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};

@@ -200,7 +200,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         bar.finish_and_clear();
         status
     };
-    running.with_archive(jurat_collector::Archive::project)?;
+    runtime.block_on(running.siem_caught_up())?;
 
     stage.say("exporting a bundle from the archive and verifying it");
     let bundle = work.join("case.jurat");
