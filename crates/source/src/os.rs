@@ -1,7 +1,22 @@
-//! What differs between operating systems: the identity of a file.
+//! What differs between operating systems: opening a file, and its identity.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::path::Path;
 use std::time::UNIX_EPOCH;
+
+/// Opens a file for reading, and never waits: a pipe that someone puts in a file's place would hold
+/// the caller until another opens its other end.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+        options.custom_flags(flags.bits().cast_signed());
+    }
+    options.read(true).open(path)
+}
 
 /// Device, inode and birth time (nanoseconds since 1970, 0 where the file system knows none).
 #[cfg(unix)]

@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::os::identity;
+use crate::failing::{Doing, Failing};
+use crate::os::{self, identity};
 use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
 use crate::{Position, Root};
 
@@ -63,6 +64,30 @@ pub enum Item<'a> {
         /// Lines that had been read.
         lines: u64,
     },
+    /// A file or folder cannot be read. Told once for each reason until it works again.
+    Failed {
+        /// The source.
+        source: &'a str,
+        /// The file or folder.
+        path: &'a Path,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        error: &'a str,
+        /// Bytes that had been read.
+        offset: u64,
+    },
+    /// What failed works again.
+    Recovered {
+        /// The source.
+        source: &'a str,
+        /// The file or folder.
+        path: &'a Path,
+        /// What had failed.
+        doing: &'static str,
+        /// Bytes that were read by now.
+        offset: u64,
+    },
 }
 
 /// How bytes already read were lost.
@@ -85,6 +110,7 @@ pub struct Tail {
     /// Changed since [`Tail::changes`] was asked.
     changed: BTreeSet<PathBuf>,
     removed: BTreeSet<PathBuf>,
+    failing: Failing,
     open: HashMap<PathBuf, (File, u64)>,
     tick: u64,
     chunk: Vec<u8>,
@@ -114,6 +140,7 @@ impl Tail {
             dirty: BTreeSet::new(),
             changed: BTreeSet::new(),
             removed: BTreeSet::new(),
+            failing: Failing::default(),
             open: HashMap::new(),
             tick: 0,
             chunk: Vec::new(),
@@ -144,11 +171,23 @@ impl Tail {
         }
     }
 
-    /// Looks at every file of every root: new ones, grown ones, gone ones.
+    /// How many files and folders cannot be read now, and at most `max` of them in words.
+    pub fn failing(&self, max: usize) -> (usize, Vec<String>) {
+        self.failing.summary(max)
+    }
+
+    /// Looks at every file of every root: new ones, grown ones, gone ones, unreadable ones.
     pub fn scan(&mut self) {
         let mut seen = BTreeSet::new();
+        let mut unlisted = BTreeSet::new();
         for root in &self.roots {
-            for path in root.files() {
+            let listing = root.files();
+            for (path, error) in listing.failed {
+                self.failing
+                    .fails(&path, Doing::Listing, &root.name, 0, &error);
+                unlisted.insert(path);
+            }
+            for path in listing.files {
                 let grown = match (self.files.get(&path), fs::metadata(&path)) {
                     (Some(known), Ok(metadata)) => {
                         !known.verified
@@ -163,7 +202,21 @@ impl Tail {
                 seen.insert(path);
             }
         }
-        for path in self.files.keys() {
+        let listed: Vec<_> = self
+            .failing
+            .places(Doing::Listing)
+            .filter(|path| !unlisted.contains(*path))
+            .cloned()
+            .collect();
+        for path in listed {
+            if path.symlink_metadata().is_ok() {
+                self.failing.works(&path, Doing::Listing, 0);
+            } else {
+                self.failing.gone(&path, true);
+            }
+        }
+        let unread = self.failing.places(Doing::Reading);
+        for path in self.files.keys().chain(unread) {
             if !seen.contains(path) {
                 self.dirty.insert(path.clone());
             }
@@ -172,40 +225,49 @@ impl Tail {
 
     /// Whether anything waits to be read.
     pub fn is_idle(&self) -> bool {
-        self.dirty.is_empty()
+        self.dirty.is_empty() && !self.failing.has_notices()
     }
 
     /// Reads until about `budget` bytes were given out or nothing is left; `true` when more waits.
     /// A line counts 1 KiB more than it has, so a budget of 1 MiB gives at most 1,024 lines.
     ///
-    /// An error of one file does not stop the others: it is given to `failed` and the file is
-    /// looked at again with the next scan.
-    pub fn read(
-        &mut self,
-        budget: usize,
-        give: &mut dyn FnMut(Item<'_>),
-        failed: &mut dyn FnMut(&Path, io::Error),
-    ) -> bool {
+    /// An error of one file does not stop the others: it is given out as [`Item::Failed`], and the
+    /// file is looked at again with the next scan.
+    pub fn read(&mut self, budget: usize, give: &mut dyn FnMut(Item<'_>)) -> bool {
         let mut left = budget as u64;
         while left > 0 {
+            if let Some(notice) = self.failing.next_notice() {
+                give(notice.item());
+                left = left.saturating_sub(LINE_COST);
+                continue;
+            }
             let Some(path) = self.dirty.pop_first() else {
-                return false;
+                break;
             };
             match self.read_file(&path, &mut left, give) {
                 Ok(true) => {
                     self.dirty.insert(path);
                 }
                 Ok(false) => {}
-                Err(error) => {
-                    // Looked at again with the next scan, whatever its length says then.
-                    if let Some(known) = self.files.get_mut(&path) {
-                        known.verified = false;
-                    }
-                    failed(&path, error);
-                }
+                Err(error) => self.failed(&path, &error),
             }
         }
-        !self.dirty.is_empty()
+        !self.is_idle()
+    }
+
+    fn failed(&mut self, path: &Path, error: &io::Error) {
+        let mut offset = 0;
+        let mut source = self.source_of(path);
+        if let Some(known) = self.files.get_mut(path) {
+            // Compared again as soon as it can be read, whatever its length is then.
+            known.verified = false;
+            offset = known.position.offset;
+            source = Some(known.position.source.clone());
+        }
+        if let Some(source) = source {
+            self.failing
+                .fails(path, Doing::Reading, &source, offset, error);
+        }
     }
 
     /// The positions that changed since the last call, and the files that are gone.
@@ -251,18 +313,15 @@ impl Tail {
         left: &mut u64,
         give: &mut dyn FnMut(Item<'_>),
     ) -> io::Result<bool> {
-        let opened = match File::open(path) {
+        let opened = match os::open(path) {
             Ok(file) => Some(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if is_gone(&error) => None,
+            Err(_) if fs::metadata(path).is_ok_and(|found| !found.is_file()) => None,
             Err(error) => return Err(error),
         };
         let metadata = opened.as_ref().map(File::metadata).transpose()?;
-        if metadata
-            .as_ref()
-            .is_some_and(|metadata| !metadata.is_file())
-        {
-            return Ok(false);
-        }
+        // A folder or a pipe in a file's place is no file.
+        let metadata = metadata.filter(fs::Metadata::is_file);
         let Some(source) = self
             .files
             .get(path)
@@ -301,7 +360,9 @@ impl Tail {
             }
         }
         let Some((mut file, metadata)) = opened.zip(metadata) else {
-            if let Some(known) = self.files.remove(path) {
+            let known = self.files.remove(path);
+            self.failing.gone(path, known.is_none());
+            if let Some(known) = known {
                 give(known.lost(&source, path, Lost::Deleted, 0));
                 self.changed.remove(path);
                 self.removed.insert(path.to_path_buf());
@@ -320,6 +381,7 @@ impl Tail {
                     self.removed.insert(from.clone());
                     self.changed.remove(&from);
                     self.open.remove(&from);
+                    self.failing.renamed(&from, path);
                     self.files
                         .remove(&from)
                         .unwrap_or_else(|| Followed::new(&source, identity))
@@ -347,6 +409,8 @@ impl Tail {
         known.len = len;
         self.changed.insert(path.to_path_buf());
         let more = known.read(&mut file, &source, path, &mut self.chunk, left, give)?;
+        self.failing
+            .works(path, Doing::Reading, known.position.offset);
         self.tick += 1;
         self.open.insert(path.to_path_buf(), (file, self.tick));
         if self.open.len() > OPEN_MAX
@@ -594,6 +658,13 @@ impl Followed {
         }
         Ok(false)
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn fill(file: &mut File, offset: u64, want: usize, chunk: &mut Vec<u8>) -> io::Result<()> {
