@@ -12,6 +12,7 @@
 //! Not here: what the lines mean.
 
 mod failing;
+mod followed;
 mod os;
 mod position;
 mod root;

@@ -2,20 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failing::{Doing, Failing};
+use crate::followed::{Followed, LINE_COST, Out};
 use crate::os::{self, identity};
-use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
 use crate::{Position, Root};
 
 /// The longest line that is given out whole; a longer one comes in pieces.
 pub const LINE_BYTES_MAX: usize = 5 * 1024 * 1024;
-/// What a line costs of the budget besides its bytes: short lines become entries that are longer.
-const LINE_COST: u64 = 1024;
-/// How much of one file is read at a time.
-const CHUNK_BYTES: usize = 1024 * 1024;
 /// How many files are kept open between reads, so that what is written to a file just before it is
 /// removed can still be read.
 const OPEN_MAX: usize = 256;
@@ -114,17 +110,6 @@ pub struct Tail {
     open: HashMap<PathBuf, (File, u64)>,
     tick: u64,
     chunk: Vec<u8>,
-}
-
-struct Followed {
-    position: Position,
-    /// The last bytes before the position.
-    before: Vec<u8>,
-    /// The first bytes, up to 4 KiB; empty once the prefix is complete.
-    prefix: Vec<u8>,
-    /// Whether the file was looked at since the start.
-    verified: bool,
-    len: u64,
 }
 
 impl Tail {
@@ -345,15 +330,24 @@ impl Tail {
                 return Ok(false);
             }
         }
+        let mut out = Out {
+            source: &source,
+            path,
+            left,
+            give,
+        };
         let other = self
             .files
             .get(path)
             .is_some_and(|known| Some(known.position.identity) != now);
         if other && let Some((mut old, tick)) = self.open.remove(path) {
             // Replaced or removed while we held it: first what was still written to the old one, as
-            // far as the budget goes.
+            // far as the budget goes. Only when it still holds what was read: it may have been
+            // rewritten before it was removed.
             if let Some(known) = self.files.get_mut(path)
-                && known.drain(&mut old, &source, path, &mut self.chunk, left, give)?
+                && old.metadata()?.len() >= known.position.offset
+                && known.ends_as_before(&mut old)?
+                && known.read(&mut old, &mut self.chunk, &mut out, true)?
             {
                 self.open.insert(path.to_path_buf(), (old, tick));
                 return Ok(true);
@@ -363,7 +357,7 @@ impl Tail {
             let known = self.files.remove(path);
             self.failing.gone(path, known.is_none());
             if let Some(known) = known {
-                give(known.lost(&source, path, Lost::Deleted, 0));
+                (out.give)(known.lost(&source, path, Lost::Deleted, 0));
                 self.changed.remove(path);
                 self.removed.insert(path.to_path_buf());
             }
@@ -397,18 +391,18 @@ impl Tail {
         if known.position.offset > 0 && (!known.verified || other || len < known.position.offset) {
             let lost = known.compare(&mut file, len)?;
             if let Some(what) = lost {
-                give(known.lost(&source, path, what, len));
+                (out.give)(known.lost(&source, path, what, len));
                 *known = Followed::new(&source, identity);
             }
         } else if known.position.offset > 0 && !known.ends_as_before(&mut file)? {
-            give(known.lost(&source, path, Lost::Rewritten, len));
+            (out.give)(known.lost(&source, path, Lost::Rewritten, len));
             *known = Followed::new(&source, identity);
         }
         known.position.identity = identity;
         known.verified = true;
         known.len = len;
         self.changed.insert(path.to_path_buf());
-        let more = known.read(&mut file, &source, path, &mut self.chunk, left, give)?;
+        let more = known.read(&mut file, &mut self.chunk, &mut out, false)?;
         self.failing
             .works(path, Doing::Reading, known.position.offset);
         self.tick += 1;
@@ -426,258 +420,9 @@ impl Tail {
     }
 }
 
-impl Followed {
-    fn new(source: &str, identity: (u64, u64, u64)) -> Self {
-        let position = Position {
-            source: source.to_owned(),
-            identity,
-            ..Position::default()
-        };
-        Self {
-            position,
-            before: Vec::new(),
-            prefix: Vec::new(),
-            verified: true,
-            len: 0,
-        }
-    }
-
-    fn resumed(position: Position) -> Self {
-        Self {
-            position,
-            before: Vec::new(),
-            prefix: Vec::new(),
-            verified: false,
-            len: 0,
-        }
-    }
-
-    fn position(&self) -> Position {
-        let mut position = self.position.clone();
-        if !self.before.is_empty() {
-            position.before = short_digest(&self.before);
-        }
-        position
-    }
-
-    fn lost<'a>(&self, source: &'a str, path: &'a Path, what: Lost, len: u64) -> Item<'a> {
-        Item::Lost {
-            source,
-            path,
-            what,
-            read: self.position.offset,
-            len,
-            lines: self.position.lines,
-        }
-    }
-
-    /// Compares a file with what was read of it; `None` when reading may go on.
-    fn compare(&mut self, file: &mut File, len: u64) -> io::Result<Option<Lost>> {
-        let prefix = read_at(
-            file,
-            0,
-            (self.position.prefix_len as usize).min(PREFIX_BYTES),
-        )?;
-        let front_is_same = prefix.len() as u64 == self.position.prefix_len
-            && short_digest(&prefix) == self.position.prefix;
-        if len < self.position.offset {
-            let shorter = prefix.len() < self.position.prefix_len as usize;
-            return Ok(Some(if front_is_same || shorter {
-                Lost::Truncated
-            } else {
-                Lost::Rewritten
-            }));
-        }
-        let expected = self.position().before;
-        let count = (self.position.offset as usize).min(BEFORE_BYTES);
-        let before = read_at(file, self.position.offset - count as u64, count)?;
-        if !front_is_same || short_digest(&before) != expected {
-            return Ok(Some(Lost::Rewritten));
-        }
-        self.before = before;
-        if self.position.prefix_len < PREFIX_BYTES as u64 {
-            self.prefix = prefix;
-        }
-        Ok(None)
-    }
-
-    fn ends_as_before(&self, file: &mut File) -> io::Result<bool> {
-        let at = self.position.offset - self.before.len() as u64;
-        Ok(read_at(file, at, self.before.len())? == self.before)
-    }
-
-    /// Takes note of bytes that were given out.
-    fn passed(&mut self, bytes: &[u8]) {
-        if self.position.prefix_len < PREFIX_BYTES as u64 {
-            let room = PREFIX_BYTES - self.prefix.len();
-            self.prefix
-                .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-            self.position.prefix_len = self.prefix.len() as u64;
-            self.position.prefix = short_digest(&self.prefix);
-            if self.prefix.len() == PREFIX_BYTES {
-                self.prefix = Vec::new();
-            }
-        }
-        let tail = bytes
-            .get(bytes.len().saturating_sub(BEFORE_BYTES)..)
-            .unwrap_or(bytes);
-        let keep = (BEFORE_BYTES - tail.len()).min(self.before.len());
-        self.before.drain(..self.before.len() - keep);
-        self.before.extend_from_slice(tail);
-        self.position.offset += bytes.len() as u64;
-    }
-
-    /// Gives out whole lines from the position on; `true` when the budget ended first.
-    fn read(
-        &mut self,
-        file: &mut File,
-        source: &str,
-        path: &Path,
-        chunk: &mut Vec<u8>,
-        left: &mut u64,
-        give: &mut dyn FnMut(Item<'_>),
-    ) -> io::Result<bool> {
-        let mut want = CHUNK_BYTES;
-        loop {
-            let offset = self.position.offset;
-            fill(file, offset, want, chunk)?;
-            if chunk.is_empty() {
-                return Ok(false);
-            }
-            let Some(last) = memchr::memrchr(b'\n', chunk) else {
-                if chunk.len() < want {
-                    // The last line has not ended: it is held back.
-                    return Ok(false);
-                }
-                if want < LINE_BYTES_MAX {
-                    want = (want * 4).min(LINE_BYTES_MAX);
-                    continue;
-                }
-                // Too long to be held: it goes out in pieces.
-                self.piece(source, path, &chunk[..CHUNK_BYTES], true, give);
-                *left = left.saturating_sub(CHUNK_BYTES as u64);
-                if *left == 0 {
-                    return Ok(true);
-                }
-                continue;
-            };
-            let lines = &chunk[..=last];
-            let mut at = 0;
-            while let Some(len) = memchr::memchr(b'\n', &lines[at..]) {
-                let line = &lines[at..at + len];
-                if self.position.pieces > 0 {
-                    self.piece(source, path, line, false, give);
-                    self.passed(b"\n");
-                } else {
-                    if !line.is_empty() {
-                        let offset = self.position.offset;
-                        give(Item::Line {
-                            source,
-                            path,
-                            offset,
-                            bytes: line,
-                            unterminated: false,
-                        });
-                        self.position.lines += 1;
-                    }
-                    self.passed(&lines[at..=at + len]);
-                }
-                at += len + 1;
-                *left = left.saturating_sub(len as u64 + LINE_COST);
-                if *left == 0 {
-                    return Ok(true);
-                }
-            }
-            if chunk.capacity() > CHUNK_BYTES {
-                chunk.clear();
-                chunk.shrink_to(CHUNK_BYTES);
-            }
-            want = CHUNK_BYTES;
-        }
-    }
-
-    fn piece(
-        &mut self,
-        source: &str,
-        path: &Path,
-        bytes: &[u8],
-        more: bool,
-        give: &mut dyn FnMut(Item<'_>),
-    ) {
-        give(Item::Piece {
-            source,
-            path,
-            offset: self.position.offset,
-            bytes,
-            more,
-        });
-        self.passed(bytes);
-        self.position.pieces = if more {
-            self.position.pieces + bytes.len() as u64
-        } else {
-            0
-        };
-        if !more {
-            self.position.lines += 1;
-        }
-    }
-
-    /// Gives out what is left in a file that has lost its name, the unfinished line too; `true` when
-    /// the budget ended first.
-    fn drain(
-        &mut self,
-        file: &mut File,
-        source: &str,
-        path: &Path,
-        chunk: &mut Vec<u8>,
-        left: &mut u64,
-        give: &mut dyn FnMut(Item<'_>),
-    ) -> io::Result<bool> {
-        let len = file.metadata()?.len();
-        // Only when it still holds what was read: it may have been rewritten before it was removed.
-        if len < self.position.offset || (self.position.offset > 0 && !self.ends_as_before(file)?) {
-            return Ok(false);
-        }
-        if self.read(file, source, path, chunk, left, give)? {
-            return Ok(true);
-        }
-        let rest = read_at(file, self.position.offset, LINE_BYTES_MAX)?;
-        if !rest.is_empty() && self.position.pieces > 0 {
-            self.piece(source, path, &rest, false, give);
-        } else if !rest.is_empty() {
-            let offset = self.position.offset;
-            give(Item::Line {
-                source,
-                path,
-                offset,
-                bytes: &rest,
-                unterminated: true,
-            });
-            self.position.lines += 1;
-            self.passed(&rest);
-        }
-        Ok(false)
-    }
-}
-
 fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
-}
-
-fn fill(file: &mut File, offset: u64, want: usize, chunk: &mut Vec<u8>) -> io::Result<()> {
-    chunk.clear();
-    chunk.reserve(want);
-    file.seek(SeekFrom::Start(offset))?;
-    file.take(want as u64).read_to_end(chunk)?;
-    Ok(())
-}
-
-fn read_at(file: &mut File, offset: u64, want: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(offset))?;
-    file.take(want as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

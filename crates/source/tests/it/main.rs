@@ -1,6 +1,7 @@
 //! Files that grow, rotate, shrink, are rewritten, vanish and come back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod pieces;
 #[cfg(target_os = "linux")]
 mod unreadable;
 
@@ -8,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use jurat_source::{Item, LINE_BYTES_MAX, Root, Tail};
+use jurat_source::{Item, Root, Tail};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -202,6 +203,17 @@ fn a_long_file_that_is_removed_while_it_is_read_comes_in_portions_and_whole() {
 }
 
 #[test]
+fn a_file_of_nothing_but_line_ends_does_not_hold_the_reader() {
+    let mut bench = Bench::new();
+    bench.write("a.jsonl", &"\n".repeat(3 << 20));
+    bench.tail.scan();
+    for portion in [true, true, true, false] {
+        let more = bench.tail.read(1 << 20, &mut |item| panic!("{item:?}"));
+        assert_eq!(more, portion);
+    }
+}
+
+#[test]
 fn a_rotated_file_is_read_to_its_end_and_the_new_one_from_its_front() {
     let mut bench = Bench::new();
     bench.write("a.jsonl", "one\n");
@@ -224,27 +236,6 @@ fn a_renamed_file_goes_on_under_its_new_name() {
         found.contains(&"two".to_owned()) && !found.contains(&"one".to_owned()),
         "{found:?}"
     );
-}
-
-#[test]
-fn a_line_that_is_too_long_comes_in_pieces_and_the_next_one_whole() {
-    let mut bench = Bench::new();
-    let long = "x".repeat(LINE_BYTES_MAX + 5);
-    bench.write("a.jsonl", &format!("one\n{long}\ntwo\n"));
-    let found = bench.read();
-    assert_eq!(found.first().map(String::as_str), Some("one"));
-    assert_eq!(found.last().map(String::as_str), Some("two"));
-    let pieces: usize = found[1..found.len() - 1]
-        .iter()
-        .map(|piece| {
-            piece
-                .trim_start_matches('<')
-                .trim_end_matches('+')
-                .parse::<usize>()
-                .unwrap()
-        })
-        .sum();
-    assert_eq!(pieces, long.len());
 }
 
 #[test]
