@@ -10,6 +10,7 @@ use crate::{Item, Lost};
 /// What was being done when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doing {
+    Checking,
     Listing,
     Reading,
 }
@@ -17,6 +18,7 @@ pub(crate) enum Doing {
 impl Doing {
     fn words(self) -> &'static str {
         match self {
+            Self::Checking => "checking what was read",
             Self::Listing => "listing a folder",
             Self::Reading => "reading",
         }

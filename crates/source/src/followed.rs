@@ -1,9 +1,11 @@
 //! One file: what was read of it, whether that is still there, and reading on.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::time::SystemTime;
 
+use crate::os;
 use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
 use crate::{Item, LINE_BYTES_MAX, Lost, Position};
 
@@ -11,6 +13,16 @@ use crate::{Item, LINE_BYTES_MAX, Lost, Position};
 pub(crate) const LINE_COST: u64 = 1024;
 /// How much of one file is read at a time, and how long a piece of a line is.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// What opening a file costs of a comparison's budget.
+const CHECK_COST: u64 = 64 * 1024;
+/// After how many scans a file that began to change is compared.
+const CHECK_SCANS: u32 = 2;
+/// For each of so many bytes a file rests one scan after a comparison: however often it changes,
+/// comparing a long file costs no more than this for each scan.
+const CHECK_BYTES_A_SCAN: u64 = 64 * 1024 * 1024;
+/// A file's time of change says nothing about changes that come so soon after it: the coarsest file
+/// systems count in 2 s.
+const SETTLE_NS: u64 = 3_000_000_000;
 
 pub(crate) struct Followed {
     pub(crate) position: Position,
@@ -21,6 +33,37 @@ pub(crate) struct Followed {
     /// Whether the file was looked at since the start.
     pub(crate) verified: bool,
     pub(crate) len: u64,
+    /// When the file was changed last, as of the last look.
+    seen: u64,
+    /// The comparison of all that was read, while it is under way.
+    check: Option<Check>,
+    /// How many scans must pass before what was read is compared because the file grew.
+    wait: u32,
+    /// How many scans must pass before it is compared again for any reason.
+    rest: u32,
+}
+
+/// How far a comparison has come.
+struct Check {
+    at: u64,
+    crc: u32,
+    /// As it was when the comparison began; the file may be read on meanwhile.
+    until: u64,
+    expected: u32,
+    /// When the file was changed last before that; 0 when that was too short a time ago to tell
+    /// from a change that comes next.
+    changed: u64,
+}
+
+/// What a slice of a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// So far everything is there, and there is more to compare.
+    More,
+    Same,
+    Different,
+    /// It is another file or a shorter one: a look will say what happened.
+    LookAgain,
 }
 
 /// Where what is read goes, and how much of it may go there now.
@@ -51,6 +94,10 @@ impl Followed {
             prefix: Vec::new(),
             verified: false,
             len: 0,
+            seen: 0,
+            check: None,
+            wait: 0,
+            rest: 0,
         }
     }
 
@@ -113,6 +160,102 @@ impl Followed {
     pub(crate) fn ends_as_before(&self, file: &mut File) -> io::Result<bool> {
         let at = self.position.offset - self.before.len() as u64;
         Ok(read_at(file, at, self.before.len())? == self.before)
+    }
+
+    /// Takes note of a look at the file, before it is read on. `true` when all that was read must be
+    /// compared now, because something was changed and nothing was appended, or because we were not
+    /// there to see. A file that grows is compared some scans later, see [`Self::scanned`].
+    pub(crate) fn looked(&mut self, metadata: &Metadata) -> bool {
+        let changed = os::changed(metadata);
+        let grew = self.verified && metadata.len() > self.len;
+        let is_news = !self.verified || changed != self.seen;
+        let was_clean = self.is_clean();
+        self.verified = true;
+        self.len = metadata.len();
+        self.seen = changed;
+        if self.position.offset == 0 {
+            // What is read from now on is in the file as long as this time stands.
+            self.position.checked = settled(changed);
+        }
+        if was_clean && !self.is_clean() {
+            self.wait = CHECK_SCANS;
+        }
+        let due = self.position.offset > 0 && !self.is_clean();
+        due && is_news && !grew && self.rest == 0
+    }
+
+    /// Whether the file is as it was when all that was read was known to be in it.
+    fn is_clean(&self) -> bool {
+        self.position.checked == self.seen
+    }
+
+    /// Takes note of a scan; says whether the file was changed since it was looked at, and whether
+    /// what was read should be compared now.
+    pub(crate) fn scanned(&mut self, metadata: &Metadata) -> (bool, bool) {
+        self.wait = self.wait.saturating_sub(1);
+        self.rest = self.rest.saturating_sub(1);
+        let changed = !self.verified
+            || metadata.len() != self.len
+            || os::changed(metadata) != self.seen
+            || os::identity(metadata) != self.position.identity;
+        let due = self.verified && self.position.offset > 0 && !self.is_clean();
+        (changed, due && self.wait == 0 && self.rest == 0)
+    }
+
+    /// Compares the next bytes of what was read, `left` at most, with what they were.
+    pub(crate) fn check(
+        &mut self,
+        file: &mut File,
+        chunk: &mut Vec<u8>,
+        left: &mut u64,
+    ) -> io::Result<Checked> {
+        let metadata = file.metadata()?;
+        let is_same = os::identity(&metadata) == self.position.identity;
+        if !is_same || metadata.len() < self.position.offset {
+            self.check = None;
+            return Ok(Checked::LookAgain);
+        }
+        let check = self.check.get_or_insert_with(|| Check {
+            at: 0,
+            crc: 0,
+            until: self.position.offset,
+            expected: self.position.crc,
+            changed: settled(os::changed(&metadata)),
+        });
+        *left = left.saturating_sub(CHECK_COST);
+        while check.at < check.until {
+            if *left == 0 {
+                return Ok(Checked::More);
+            }
+            let want = (check.until - check.at).min(*left).min(CHUNK_BYTES as u64);
+            fill(file, check.at, want as usize, chunk)?;
+            if chunk.is_empty() {
+                self.check = None;
+                return Ok(Checked::LookAgain);
+            }
+            check.crc = crc32c::crc32c_append(check.crc, chunk);
+            check.at += chunk.len() as u64;
+            *left -= chunk.len() as u64;
+        }
+        let is_same = check.crc == check.expected;
+        self.rest = u32::try_from(check.until / CHECK_BYTES_A_SCAN).unwrap_or(u32::MAX);
+        if is_same && check.changed != 0 {
+            self.position.checked = check.changed;
+        } else {
+            self.wait = CHECK_SCANS;
+        }
+        self.check = None;
+        Ok(if is_same {
+            Checked::Same
+        } else {
+            Checked::Different
+        })
+    }
+
+    /// A comparison could not be done: it begins anew some scans later.
+    pub(crate) fn check_failed(&mut self) {
+        self.check = None;
+        self.rest = CHECK_SCANS;
     }
 
     /// Gives out lines from the position on; `true` when the budget ended first. A line that has not
@@ -232,7 +375,14 @@ impl Followed {
         self.before.drain(..self.before.len() - keep);
         self.before.extend_from_slice(tail);
         self.position.offset += bytes.len() as u64;
+        self.position.crc = crc32c::crc32c_append(self.position.crc, bytes);
     }
+}
+
+/// A time of change, 0 when it is too fresh to be told from a change that comes next.
+fn settled(changed: u64) -> u64 {
+    let age = os::since_1970(SystemTime::now()).abs_diff(changed);
+    if age >= SETTLE_NS { changed } else { 0 }
 }
 
 /// How long the first piece of these bytes is: as long as may be without splitting a character.

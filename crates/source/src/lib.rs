@@ -6,8 +6,12 @@
 //! the front, with a notice that says what was lost. What cannot be read is said once, and said again
 //! when it works. Nothing buffers a whole file.
 //!
-//! Known gap: a change of bytes already read, in place and of the same length, outside the first
-//! 4 KiB and the last 256 bytes before the position, is not noticed here.
+//! What was read is compared as a whole (CRC32C) when a file was changed without growing, some scans
+//! after it began to grow, and at the start when it is not as it was: so a change in its middle is
+//! noticed too. That is a notice; the evidence is the seal.
+//!
+//! Known gap: what is changed between its writing and its reading is not seen, and a change that
+//! leaves the CRC as it was (which can be constructed) is not noticed.
 //!
 //! Not here: what the lines mean.
 

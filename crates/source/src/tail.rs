@@ -6,12 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failing::{Doing, Failing};
-use crate::followed::{Followed, LINE_COST, Out};
+use crate::followed::{Checked, Followed, LINE_COST, Out};
 use crate::os::{self, identity};
 use crate::{Position, Root};
 
 /// The longest line that is given out whole; a longer one comes in pieces.
 pub const LINE_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// How much of what was read is compared between two looks at other files.
+const CHECK_BYTES: u64 = 4 * 1024 * 1024;
 /// How many files are kept open between reads, so that what is written to a file just before it is
 /// removed can still be read.
 const OPEN_MAX: usize = 256;
@@ -103,6 +105,8 @@ pub struct Tail {
     files: BTreeMap<PathBuf, Followed>,
     /// Files with something to do.
     dirty: BTreeSet<PathBuf>,
+    /// Files of which everything that was read is compared, a slice with each read.
+    checks: BTreeSet<PathBuf>,
     /// Changed since [`Tail::changes`] was asked.
     changed: BTreeSet<PathBuf>,
     removed: BTreeSet<PathBuf>,
@@ -123,6 +127,7 @@ impl Tail {
             roots,
             files,
             dirty: BTreeSet::new(),
+            checks: BTreeSet::new(),
             changed: BTreeSet::new(),
             removed: BTreeSet::new(),
             failing: Failing::default(),
@@ -173,16 +178,15 @@ impl Tail {
                 unlisted.insert(path);
             }
             for path in listing.files {
-                let grown = match (self.files.get(&path), fs::metadata(&path)) {
-                    (Some(known), Ok(metadata)) => {
-                        !known.verified
-                            || metadata.len() != known.len
-                            || identity(&metadata) != known.position.identity
-                    }
-                    _ => true,
+                let (changed, check) = match (self.files.get_mut(&path), fs::metadata(&path)) {
+                    (Some(known), Ok(metadata)) => known.scanned(&metadata),
+                    _ => (true, false),
                 };
-                if grown {
+                if changed {
                     self.dirty.insert(path.clone());
+                }
+                if check {
+                    self.checks.insert(path.clone());
                 }
                 seen.insert(path);
             }
@@ -210,7 +214,7 @@ impl Tail {
 
     /// Whether anything waits to be read.
     pub fn is_idle(&self) -> bool {
-        self.dirty.is_empty() && !self.failing.has_notices()
+        self.dirty.is_empty() && self.checks.is_empty() && !self.failing.has_notices()
     }
 
     /// Reads until about `budget` bytes were given out or nothing is left; `true` when more waits.
@@ -220,6 +224,7 @@ impl Tail {
     /// file is looked at again with the next scan.
     pub fn read(&mut self, budget: usize, give: &mut dyn FnMut(Item<'_>)) -> bool {
         let mut left = budget as u64;
+        self.check(give);
         while left > 0 {
             if let Some(notice) = self.failing.next_notice() {
                 give(notice.item());
@@ -252,6 +257,50 @@ impl Tail {
         if let Some(source) = source {
             self.failing
                 .fails(path, Doing::Reading, &source, offset, error);
+        }
+    }
+
+    /// Compares one slice of what was read with what it was.
+    fn check(&mut self, give: &mut dyn FnMut(Item<'_>)) {
+        let mut left = CHECK_BYTES;
+        while left > 0
+            && let Some(path) = self.checks.pop_first()
+        {
+            let Some(known) = self.files.get_mut(&path) else {
+                continue;
+            };
+            let checked = match os::open(&path) {
+                Ok(mut file) => known.check(&mut file, &mut self.chunk, &mut left),
+                Err(error) if is_gone(&error) => Ok(Checked::LookAgain),
+                Err(error) => Err(error),
+            };
+            let offset = known.position.offset;
+            let source = known.position.source.clone();
+            match checked {
+                Ok(Checked::More) => {
+                    self.checks.insert(path);
+                    continue;
+                }
+                Ok(Checked::Same) => {}
+                Ok(Checked::Different) => {
+                    let len = known.len;
+                    give(known.lost(&source, &path, Lost::Rewritten, len));
+                    *known = Followed::new(&source, known.position.identity);
+                    self.dirty.insert(path.clone());
+                }
+                Ok(Checked::LookAgain) => {
+                    self.dirty.insert(path);
+                    continue;
+                }
+                Err(error) => {
+                    known.check_failed();
+                    self.failing
+                        .fails(&path, Doing::Checking, &source, offset, &error);
+                    continue;
+                }
+            }
+            self.failing.works(&path, Doing::Checking, offset);
+            self.changed.insert(path);
         }
     }
 
@@ -394,13 +443,16 @@ impl Tail {
                 (out.give)(known.lost(&source, path, what, len));
                 *known = Followed::new(&source, identity);
             }
+            // Whatever its length is now: we did not see it become so.
+            known.verified = false;
         } else if known.position.offset > 0 && !known.ends_as_before(&mut file)? {
             (out.give)(known.lost(&source, path, Lost::Rewritten, len));
             *known = Followed::new(&source, identity);
         }
         known.position.identity = identity;
-        known.verified = true;
-        known.len = len;
+        if known.looked(&metadata) {
+            self.checks.insert(path.to_path_buf());
+        }
         self.changed.insert(path.to_path_buf());
         let more = known.read(&mut file, &mut self.chunk, &mut out, false)?;
         self.failing

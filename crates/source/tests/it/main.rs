@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod pieces;
+mod rewritten;
 #[cfg(target_os = "linux")]
 mod unreadable;
 

@@ -1,7 +1,7 @@
 //! Files and folders that cannot be read are said, once, and said again when they can.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use jurat_source::Root;
@@ -191,4 +191,35 @@ fn folders_without_an_end_are_said_and_those_that_no_pattern_reaches_are_left_al
     assert_eq!(globs(&["x/**/*.jsonl", "d/*/*.jsonl", "a.jsonl"]), (1, 0));
     assert_eq!(globs(&["[d]/d/**/*.jsonl"]), (0, 1));
     assert_eq!(globs(&["{d/d,x}/**/*.jsonl"]), (0, 1));
+}
+
+/// What was read can no longer be compared: that is said too, also when nothing new is to be read.
+#[test]
+fn a_comparison_that_fails_is_said_and_so_is_the_next_that_does_not() {
+    let mut bench = Bench::new();
+    let line = format!("{}\n", "x".repeat(1023));
+    bench.write("a.jsonl", &line.repeat(9 * 1024));
+    bench.read();
+    // Changed, not grown: the first slices of the comparison are done, then the file is shut.
+    let changed = |path: &Path| fs::metadata(path).unwrap().ctime_nsec();
+    let before = changed(&bench.path("a.jsonl"));
+    while changed(&bench.path("a.jsonl")) == before {
+        mode(&bench.path("a.jsonl"), 0o444);
+    }
+    bench.tail.touch([bench.path("a.jsonl")]);
+    for _ in 0..2 {
+        assert!(bench.tail.read(1 << 20, &mut |item| panic!("{item:?}")));
+    }
+    mode(&bench.path("a.jsonl"), 0o000);
+    let nobody = Nobody::new(bench.dir.path());
+    let said = "checking what was read a.jsonl at";
+    let failed = format!("failed {said} 9437184: {DENIED}");
+    check(&[&failed], bench.read_on());
+    drop(nobody);
+    mode(&bench.path("a.jsonl"), 0o444);
+    let mut found = Vec::new();
+    for _ in 0..4 {
+        found.extend(bench.read());
+    }
+    check(&[&format!("recovered {said} 9437184")], found);
 }
