@@ -123,6 +123,8 @@ const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 const ROOM_S: u64 = 5;
 /// How often the status file is written while things move.
 const STATUS_MS: u64 = 2_000;
+/// How many of the files that cannot be read the status names.
+const EXAMPLES_MAX: usize = 100;
 
 /// Runs the endpoint until it is told to stop or `finish` is reached. Returns the last status.
 ///
@@ -506,16 +508,11 @@ impl Agent {
     fn read(&mut self) -> Result<(), AgentError> {
         let (sealer, pipeline) = (&mut self.sealer, &mut self.pipeline);
         let mut result = Ok(());
-        self.tail.read(
-            READ_BYTES,
-            &mut |item| {
-                if result.is_ok() {
-                    result = pipeline.take(sealer, &item);
-                }
-            },
-            // A file that cannot be read now is looked at again with the next scan; nothing is lost.
-            &mut |path, error| tracing::warn!(path = %path.display(), %error, "cannot be read"),
-        );
+        self.tail.read(READ_BYTES, &mut |item| {
+            if result.is_ok() {
+                result = pipeline.take(sealer, &item);
+            }
+        });
         Ok(result?)
     }
 
@@ -790,6 +787,7 @@ impl Agent {
         let waiting_s = self
             .waiting_since
             .map_or(0, |since| since.elapsed().as_secs());
+        let (unreadable, unreadable_examples) = self.tail.failing(EXAMPLES_MAX);
         Status {
             time: self.host.clock.now().rfc3339(),
             pid: std::process::id(),
@@ -801,6 +799,8 @@ impl Agent {
             collector: self.enrolment.url.clone(),
             files: self.tail.len() as u64,
             unread_bytes: self.tail.behind(),
+            unreadable: unreadable as u64,
+            unreadable_examples,
             lines_in: counters.lines_in,
             records_sealed: counters.records_sealed,
             records_filtered: counters.records_filtered.clone(),

@@ -135,11 +135,44 @@ impl Pipeline {
                 event.source = Some(place(source, path, 0, 0));
                 self.counters.lost += 1;
                 self.urgent |= severity >= Severity::High;
-                self.counters.events += 1;
-                let redacted = self.redactor.redact(event);
-                sealer.push(&redacted, None).map(drop)
+                self.own(sealer, event)
+            }
+            Item::Failed {
+                source,
+                path,
+                doing,
+                error,
+                offset,
+            } => {
+                tracing::warn!(path = %path.display(), doing, error, "cannot be read");
+                let mut event = Event::own(Kind::SourceFailed)
+                    .severity(Severity::Medium)
+                    .detail("doing", *doing)
+                    .detail("error", *error)
+                    .detail("read_bytes", *offset);
+                event.source = Some(place(source, path, *offset, 0));
+                self.own(sealer, event)
+            }
+            Item::Recovered {
+                source,
+                path,
+                doing,
+                offset,
+            } => {
+                let mut event = Event::own(Kind::SourceRecovered)
+                    .detail("doing", *doing)
+                    .detail("read_bytes", *offset);
+                event.source = Some(place(source, path, *offset, 0));
+                self.own(sealer, event)
             }
         }
+    }
+
+    /// Seals an event of our own; its path may hold a secret.
+    fn own(&mut self, sealer: &mut Sealer, event: Event) -> Result<(), SealError> {
+        self.counters.events += 1;
+        let redacted = self.redactor.redact(event);
+        sealer.push(&redacted, None).map(drop)
     }
 
     fn record(&mut self, sealer: &mut Sealer, mut decoded: Decoded) -> Result<(), SealError> {

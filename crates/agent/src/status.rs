@@ -33,6 +33,10 @@ pub struct Status {
     pub files: u64,
     /// Bytes in files that were not read yet.
     pub unread_bytes: u64,
+    /// Files and folders that cannot be read now.
+    pub unreadable: u64,
+    /// The first of them, each with what the system said.
+    pub unreadable_examples: Vec<String>,
     /// Lines read since the start.
     pub lines_in: u64,
     /// Records sealed since the start.

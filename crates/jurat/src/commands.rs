@@ -75,6 +75,12 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
         }
     })?;
     eprint!("{}", words::status(&status, true));
+    if args.once && status.unreadable > 0 {
+        for example in &status.unreadable_examples {
+            eprintln!("jurat: not read: {example}");
+        }
+        return Ok(exit::COULD_NOT_TELL);
+    }
     Ok(exit::YES)
 }
 

@@ -231,6 +231,10 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         number(status.files),
         bytes(status.unread_bytes)
     );
+    if let Some(example) = status.unreadable_examples.first() {
+        let count = number(status.unreadable);
+        let _ = writeln!(out, "unreadable {count}, for example {example}");
+    }
     let _ = writeln!(
         out,
         "records    {} lines read, {} sealed, filtered: {}, shed {}",
