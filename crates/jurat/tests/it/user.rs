@@ -263,8 +263,9 @@ fn a_failing_file_is_sealed_once_and_so_is_its_recovery() {
     std::os::unix::fs::symlink("b.jsonl", &link).unwrap();
     fleet.start_run();
     wait_for("the failure", || fleet.status()["unreadable"] == 1);
-    fs::remove_file(&link).unwrap();
-    fleet.append("p/b.jsonl", "{\"type\":\"summary\"}\n");
+    // In one step: a link that is removed first is gone, when someone looks in between.
+    fleet.append("p/b.new", "{\"type\":\"summary\"}\n");
+    fs::rename(fleet.path("agent/projects/p/b.new"), &link).unwrap();
     wait_for("the recovery", || {
         let status = fleet.status();
         status["unreadable"] == 0 && status["records_sealed"] == 1
