@@ -339,7 +339,7 @@ impl Agent {
             .detail("policy", policy)
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
-        agent.sealer.push(&started, None)?;
+        agent.sealer.push(started, None)?;
         agent.note_letters()?;
         Ok(agent)
     }
@@ -472,7 +472,7 @@ impl Agent {
                 first_pending = None;
             }
             if now >= sealed_at + every(seal.heartbeat_s) && in_batch_since.is_none() {
-                self.sealer.push_own(&Event::own(Kind::Heartbeat))?;
+                self.sealer.push_own(Event::own(Kind::Heartbeat))?;
                 sealed_at = now;
             }
 
@@ -632,7 +632,7 @@ impl Agent {
             .detail("message", letter.message.as_str());
         // The words are the collector's: foreign.
         let redacted = self.pipeline.redactor.redact(event);
-        self.sealer.push(&redacted, None)?;
+        self.sealer.push(redacted, None)?;
         self.pipeline.urgent |= !letter.delivered;
         self.commit()?;
         if letter.delivered {
@@ -688,7 +688,7 @@ impl Agent {
                 .detail("why", why)
                 .detail("bytes_max", quota);
             self.pipeline.urgent = true;
-            self.sealer.push_own(&event)?;
+            self.sealer.push_own(event)?;
         }
         Ok(())
     }
@@ -720,7 +720,7 @@ impl Agent {
                 .detail("entries", pruned.entries)
                 .detail("bytes", pruned.bytes);
             self.pipeline.urgent = true;
-            self.sealer.push_own(&event)?;
+            self.sealer.push_own(event)?;
             self.commit()?;
             if self.unsaved.is_some() {
                 // Not even this fits: nothing goes before a leaf says so.
@@ -773,7 +773,7 @@ impl Agent {
     }
 
     fn stop(&mut self) -> Result<Status, AgentError> {
-        self.sealer.push_own(&Event::own(Kind::AgentStopped))?;
+        self.sealer.push_own(Event::own(Kind::AgentStopped))?;
         self.seal_batch()?;
         let status = self.status("stopped");
         self.write_status(&status);

@@ -107,7 +107,7 @@ impl Pipeline {
                 self.counters.withheld += 1;
                 let redacted = self.redactor.withhold(event);
                 self.counters.events += 1;
-                sealer.push(&redacted, None).map(drop)
+                sealer.push(redacted, None).map(drop)
             }
             Item::Lost {
                 source,
@@ -172,7 +172,7 @@ impl Pipeline {
     fn own(&mut self, sealer: &mut Sealer, event: Event) -> Result<(), SealError> {
         self.counters.events += 1;
         let redacted = self.redactor.redact(event);
-        sealer.push(&redacted, None).map(drop)
+        sealer.push(redacted, None).map(drop)
     }
 
     fn record(&mut self, sealer: &mut Sealer, mut decoded: Decoded) -> Result<(), SealError> {
@@ -198,7 +198,7 @@ impl Pipeline {
                     event.labels.insert("cwd".into(), cwd.clone());
                 }
                 let redacted = self.redactor.redact(event);
-                sealer.push(&redacted, None)?;
+                sealer.push(redacted, None)?;
             }
             self.sessions.insert(session, Instant::now());
         }
@@ -214,13 +214,13 @@ impl Pipeline {
         let redacted = self.redactor.redact(decoded.record);
         self.counters.redactions += redacted.redactions();
         self.counters.withheld += u64::from(redacted.is_withheld());
-        let seq = sealer.push(&redacted, None)?;
+        let seq = sealer.push(redacted, None)?;
         self.counters.records_sealed += 1;
         self.counters.events += 1 + decoded.blocks.len() as u64;
         for mut block in decoded.blocks {
             block.actor = Some(self.actor.clone());
             let redacted = self.redactor.redact(block);
-            sealer.push(&redacted, Some(seq))?;
+            sealer.push(redacted, Some(seq))?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod chain;
 mod checkpoint;
 mod digest;
 mod entry;
+mod many;
 mod note;
 mod record;
 mod replay;
@@ -25,6 +26,7 @@ pub use chain::Chain;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
+pub use many::{Message, sha256_many};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
 };

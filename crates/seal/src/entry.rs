@@ -88,8 +88,12 @@ struct Header<'a> {
     cut: BTreeMap<String, Cut>,
 }
 
-/// Writes the entry of an event: one compact JSON line of at most [`ENTRY_BYTES_MAX`].
+/// Appends the entry of an event: one compact JSON line of at most [`ENTRY_BYTES_MAX`].
+///
+/// Sealed is for good: what is written here is what every reader accepts. Texts are escaped, maps have no
+/// key twice, names are ours, and what is nested deeper or wider than a reader allows is cut.
 pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
     let mut cut = BTreeMap::new();
     let mut labels = BTreeMap::new();
     for (index, (name, value)) in event.labels.iter().enumerate() {
@@ -154,27 +158,31 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         detail: (!event.detail.is_empty()).then_some(&event.detail),
         cut,
     };
-    out.clear();
+    if !fits(&event.detail, NESTED_MAX) {
+        header.detail = None;
+        let bytes = serde_json::to_vec(&event.detail).unwrap_or_default();
+        note_cut("detail", &bytes, &mut header.cut);
+    }
     // Writing to memory does not fail, and every type here can be written.
     let _ = serde_json::to_writer(&mut *out, &header);
     // Escapes can make text six times longer. Then the free-form parts go, largest first.
-    if out.len() > ENTRY_BYTES_MAX
+    if out.len() - start > ENTRY_BYTES_MAX
         && let Some(detail) = header.detail.take()
     {
         let bytes = serde_json::to_vec(detail).unwrap_or_default();
         note_cut("detail", &bytes, &mut header.cut);
-        out.clear();
+        out.truncate(start);
         let _ = serde_json::to_writer(&mut *out, &header);
     }
-    if out.len() > ENTRY_BYTES_MAX {
+    if out.len() - start > ENTRY_BYTES_MAX {
         let bytes = serde_json::to_vec(&header.labels).unwrap_or_default();
         header.labels.clear();
         header.cut.retain(|name, _| !name.starts_with("labels."));
         note_cut("labels", &bytes, &mut header.cut);
-        out.clear();
+        out.truncate(start);
         let _ = serde_json::to_writer(&mut *out, &header);
     }
-    if out.len() > ENTRY_BYTES_MAX {
+    if out.len() - start > ENTRY_BYTES_MAX {
         let fields = [
             ("object", &mut header.object),
             ("action", &mut header.action),
@@ -189,8 +197,26 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         header.source = None;
         header.agent = None;
         header.actor = None;
-        out.clear();
+        out.truncate(start);
         let _ = serde_json::to_writer(&mut *out, &header);
+    }
+}
+
+/// How deep the facts of an event may be nested, and how many fields one object may have.
+const NESTED_MAX: usize = 16;
+const FIELDS_MAX: usize = 128;
+
+fn fits(map: &Map<String, Value>, depth: usize) -> bool {
+    map.len() <= FIELDS_MAX && map.values().all(|value| value_fits(value, depth))
+}
+
+fn value_fits(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Object(map) => depth > 0 && fits(map, depth - 1),
+        Value::Array(values) => {
+            depth > 0 && values.iter().all(|value| value_fits(value, depth - 1))
+        }
+        _ => true,
     }
 }
 
