@@ -38,9 +38,17 @@ fn nibble(byte: u8) -> Option<u8> {
     }
 }
 
+fn digit(nibble: u8) -> u8 {
+    b"0123456789abcdef"[usize::from(nibble)]
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut hex = [0; 64];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        f.write_str(std::str::from_utf8(&hex).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -91,6 +99,24 @@ impl Hasher {
 
 /// The SHA-256 of these parts, one after the other.
 pub fn sha256(parts: &[&[u8]]) -> Digest {
+    // Nodes, links and entries are short: copying them costs less than a context in pieces.
+    let mut short = [0; SHORT_BYTES];
+    let mut len = 0;
+    for part in parts {
+        match short.get_mut(len..len + part.len()) {
+            Some(place) => place.copy_from_slice(part),
+            None => return sha256_in_pieces(parts),
+        }
+        len += part.len();
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, &short[..len]).as_ref());
+    Digest(out)
+}
+
+const SHORT_BYTES: usize = 2048;
+
+fn sha256_in_pieces(parts: &[&[u8]]) -> Digest {
     let mut hasher = Hasher::default();
     for part in parts {
         hasher.update(part);
