@@ -28,6 +28,8 @@ use super::{JURAT, Row, cpu, fill, usage};
 const DEVICES: usize = 4;
 /// Uploads of each device before the measurement begins.
 const WARM: usize = 2;
+/// Uploads of each device before it is the other's turn.
+const TURN: usize = 8;
 /// The outbox's kind of a checkpoint.
 const CHECKPOINT: u8 = 3;
 
@@ -37,6 +39,13 @@ struct Device {
     hmac: Secret,
     key: VerifierKey,
     uploads: Vec<Batch>,
+}
+
+impl Device {
+    fn cut(&self, which: &Range<usize>) -> &[Batch] {
+        let len = self.uploads.len();
+        &self.uploads[which.start.min(len)..which.end.min(len)]
+    }
 }
 
 pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
@@ -55,12 +64,9 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
     copy(&home, &with_siem)?;
 
     let facts = Facts::of(&devices)?;
-    let before = least(&settings, &devices)?;
-    let (used, memory) = serve(&settings, &home, None, &devices)?;
-    let after = least(&settings, &devices)?;
-    let floor = (before + after) / 2.0;
+    let (used, floor, memory) = serve(&settings, &home, None, &devices)?;
     let siem = dir.path().join("siem.jsonl");
-    let (projected, _) = serve(&settings, &with_siem, Some(&siem), &devices)?;
+    let (projected, floor_then, _) = serve(&settings, &with_siem, Some(&siem), &devices)?;
     let anew = compress_anew(&devices)?;
 
     let (ratio, rate) = (used / floor, facts.leaves as f64 / used);
@@ -82,13 +88,21 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
         },
         Row {
             what: "collector: events per CPU-second",
-            result: format!("{:.0}", rate),
+            result: format!(
+                "{rate:.0} (the least alone: {:.0})",
+                facts.leaves as f64 / floor
+            ),
             floor: "80,000",
             met: Some(rate >= 80_000.0),
         },
         Row {
             what: "collector: the same with the SIEM file",
-            result: format!("{:.2} ({:.0} us)", projected / floor, each(projected)),
+            result: format!(
+                "{:.2} ({:.0} us against {:.0} us)",
+                projected / floor_then,
+                each(projected),
+                each(floor_then)
+            ),
             floor: "-",
             met: None,
         },
@@ -241,13 +255,14 @@ fn device(state: &Path) -> Result<Device> {
     })
 }
 
-/// CPU seconds and peak MiB of a real collector that takes everything, all devices at once.
+/// CPU seconds of a real collector that takes everything, all devices at once, and of the least,
+/// in turns, because the machine is not always equally fast; and its peak MiB.
 fn serve(
     settings: &Settings,
     home: &Path,
     siem: Option<&Path>,
     devices: &[Device],
-) -> Result<(f64, u64)> {
+) -> Result<(f64, f64, u64)> {
     let mut serve = start(settings, home, siem)?;
     let url = format!("https://localhost:{}", settings.listen.port());
     let ca = fs::read(settings.dir.join("ca.pem"))?;
@@ -255,7 +270,12 @@ fn serve(
     // The first uploads find a process that has just started: they are not counted.
     send_all(&runtime, &url, &ca, devices, 0..WARM)?;
     let began = usage(serve.id()).context("the collector is gone")?.0;
-    send_all(&runtime, &url, &ca, devices, WARM..usize::MAX)?;
+    let longest = devices.iter().map(|device| device.uploads.len()).max();
+    let mut floor = 0.0;
+    for from in (WARM..longest.unwrap_or(0)).step_by(TURN) {
+        floor += least(settings, devices, from..from + TURN)?;
+        send_all(&runtime, &url, &ca, devices, from..from + TURN)?;
+    }
     if let Some(siem) = siem {
         let all = |device: &Device| device.uploads.last().map_or(0, |batch| batch.to);
         let leaves = devices.iter().map(all).sum();
@@ -271,7 +291,7 @@ fn serve(
     let (ended, memory) = usage(serve.id()).context("the collector is gone")?;
     serve.kill()?;
     serve.wait()?;
-    Ok((ended - began, memory))
+    Ok((ended - began, floor, memory))
 }
 
 /// All devices at once, each with a connection of its own.
@@ -286,8 +306,7 @@ fn send_all(
         let sending: Vec<_> = devices
             .iter()
             .map(|device| {
-                let end = which.end.min(device.uploads.len());
-                let uploads = &device.uploads[which.start..end];
+                let uploads = device.cut(&which);
                 scope.spawn(move || runtime.block_on(send(url, ca, device, uploads)))
             })
             .collect();
@@ -320,14 +339,13 @@ async fn send(url: &str, ca: &[u8], device: &Device, uploads: &[Batch]) -> Resul
 }
 
 fn lines(path: &Path) -> Result<u64> {
-    let bytes = fs::read(path)?;
-    Ok(bytes.iter().filter(|byte| **byte == b'\n').count() as u64)
+    Ok(fs::read(path)?.split(|byte| *byte == b'\n').count() as u64 - 1)
 }
 
 /// CPU seconds of threads that take the same bodies over TLS, all devices at once as for the
 /// collector, and do with each the least that the protocol asks for. No HTTP, no JSON, no tree, no
 /// disk, no signature of its own.
-fn least(settings: &Settings, devices: &[Device]) -> Result<f64> {
+fn least(settings: &Settings, devices: &[Device], which: Range<usize>) -> Result<f64> {
     let server = Arc::new(tls::server(&settings.certificate, &settings.key)?);
     let ca = fs::read(settings.dir.join("ca.pem"))?;
     let client = Arc::new(tls::client(Some(&ca))?);
@@ -337,8 +355,9 @@ fn least(settings: &Settings, devices: &[Device]) -> Result<f64> {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let address = listener.local_addr()?;
             let (server, client) = (server.clone(), client.clone());
-            threads.push(scope.spawn(move || take(&listener, server, device)));
-            threads.push(scope.spawn(move || give(address, client, device)));
+            let uploads = device.cut(&which);
+            threads.push(scope.spawn(move || take(&listener, server, device, uploads.len())));
+            threads.push(scope.spawn(move || give(address, client, device, uploads)));
         }
         let used = threads.into_iter().map(|thread| {
             thread
@@ -350,11 +369,18 @@ fn least(settings: &Settings, devices: &[Device]) -> Result<f64> {
 }
 
 /// The client signs as a device does. Its CPU time does not count.
-fn give(address: SocketAddr, client: Arc<rustls::ClientConfig>, device: &Device) -> Result<f64> {
+fn give(
+    address: SocketAddr,
+    client: Arc<rustls::ClientConfig>,
+    device: &Device,
+    uploads: &[Batch],
+) -> Result<f64> {
     let connection = ClientConnection::new(client, ServerName::try_from("localhost")?)?;
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address)?);
     let key = hmac::Key::new(hmac::HMAC_SHA256, device.hmac.expose());
-    for batch in &device.uploads {
+    // What comes before the first byte, the handshake, is not counted.
+    stream.write_all(&[1])?;
+    for batch in uploads {
         std::hint::black_box(hmac::sign(&key, &batch.body));
         stream.write_all(&(batch.body.len() as u32).to_le_bytes())?;
         stream.write_all(&batch.body)?;
@@ -364,17 +390,20 @@ fn give(address: SocketAddr, client: Arc<rustls::ClientConfig>, device: &Device)
     Ok(0.0)
 }
 
-fn take(listener: &TcpListener, server: Arc<rustls::ServerConfig>, device: &Device) -> Result<f64> {
+fn take(
+    listener: &TcpListener,
+    server: Arc<rustls::ServerConfig>,
+    device: &Device,
+    uploads: usize,
+) -> Result<f64> {
     let (socket, _) = listener.accept()?;
     let mut stream = StreamOwned::new(ServerConnection::new(server)?, socket);
     let key = hmac::Key::new(hmac::HMAC_SHA256, device.hmac.expose());
     let note = last_note(device)?;
     let (mut body, mut raw) = (Vec::new(), Vec::new());
-    let mut begin = cpu();
-    for number in 0..device.uploads.len() {
-        if number == WARM {
-            begin = cpu();
-        }
+    stream.read_exact(&mut [0])?;
+    let begin = cpu();
+    for _ in 0..uploads {
         let mut len = [0; 4];
         stream.read_exact(&mut len)?;
         body.resize(u32::from_le_bytes(len) as usize, 0);
