@@ -1,5 +1,7 @@
 //! Benchmarks: every row is a ratio to a limit that is measured in the same run.
 
+mod collector;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -42,8 +44,13 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
         if wanted("pipeline") {
             rows.extend(pipeline(corpus)?);
         }
+        if wanted("collector") {
+            rows.extend(collector::collector(corpus)?);
+        }
     } else {
-        println!("SKIPPED redact, pipeline: set JURAT_SHARED to the folder that holds corpus/");
+        println!(
+            "SKIPPED redact, pipeline, collector: set JURAT_SHARED to the folder that holds corpus/"
+        );
     }
     if wanted("idle") {
         rows.push(idle()?);

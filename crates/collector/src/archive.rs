@@ -211,8 +211,8 @@ impl Keys {
 pub(crate) const NONCE_WINDOW_S: u64 = 600;
 /// The most nonces remembered; a collector with more traffic than this answers 429.
 const NONCES_MAX: usize = 1_000_000;
-/// The most buffer kept for the next upload.
-const BUFFER_BYTES_KEPT: usize = 1024 * 1024;
+/// The most that a buffer may have held to be kept for the next upload.
+const BUFFER_BYTES_KEPT: usize = 2 * 1024 * 1024;
 /// The largest snapshot that is read, uncompressed.
 const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
@@ -496,8 +496,10 @@ impl Archive {
                 None => judge(&raw, origin, key, &known),
             }
         });
-        raw.shrink_to(BUFFER_BYTES_KEPT);
-        self.buffers().push(raw);
+        // A buffer that a rare huge upload filled is given back; the others stay warm.
+        if raw.len() <= BUFFER_BYTES_KEPT {
+            self.buffers().push(raw);
+        }
         Ok(match (judged, before) {
             (Ok(Some(judged)), Some(before)) if let Some((withheld, known)) = withheld => {
                 let upload =

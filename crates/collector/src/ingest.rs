@@ -1,11 +1,10 @@
 //! Judging one upload. Pure but for what it is given: nothing is stored here.
 
-use std::io::Read;
-
 use jurat_proof::{
     Chain, Checkpoint, Digest, Frontier, Note, Record, RecordReader, Replay, VerifierKey,
 };
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 /// Why an upload is refused, with its HTTP status. Nothing of it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,20 +77,35 @@ pub(crate) struct Known {
 /// A frame's window may not need more memory than this many bits say: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// Decompresses an upload, up to the limit.
+/// Decompresses an upload, up to the limit, straight into `out`.
 pub(crate) fn decompress(body: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
-    let bad =
-        |error: std::io::Error| Refused::new(400, "bad_encoding", format!("not zstd: {error}"));
+    let bad = |what: &str| Refused::new(400, "bad_encoding", format!("not zstd: {what}"));
     out.clear();
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(bad)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(bad)?;
-    decoder
-        .take(UPLOAD_BYTES_MAX as u64 + 1)
-        .read_to_end(out)
-        .map_err(bad)?;
+    // Address space; only what is written to is memory.
+    out.reserve(UPLOAD_BYTES_MAX + 1);
+    let mut context = DCtx::create();
+    context
+        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .map_err(|code| bad(get_error_name(code)))?;
+    let mut input = InBuffer::around(body);
+    let mut missing = 0;
+    while input.pos() < body.len() && out.len() <= UPLOAD_BYTES_MAX {
+        let at = out.len();
+        let before = input.pos();
+        let mut output = OutBuffer::around_pos(out, at);
+        missing = context
+            .decompress_stream(&mut output, &mut input)
+            .map_err(|code| bad(get_error_name(code)))?;
+        if input.pos() == before && out.len() == at {
+            return Err(bad("no progress"));
+        }
+    }
     if out.len() > UPLOAD_BYTES_MAX {
         let message = format!("more than {UPLOAD_BYTES_MAX} bytes after decompression");
         return Err(Refused::new(413, "too_large", message));
+    }
+    if missing > 0 {
+        return Err(bad("incomplete frame"));
     }
     Ok(())
 }
@@ -232,5 +246,53 @@ fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkp
             "the checkpoint is not signed by the enrolled key",
         )),
         Err(error) => Err(Refused::new(403, "bad_signature", error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &[u8]) -> Result<usize, (u16, String)> {
+        let mut out = Vec::new();
+        let done = decompress(body, &mut out).map(|()| out.len());
+        done.map_err(|refused| (refused.status, refused.refusal.code))
+    }
+
+    #[test]
+    fn frames_give_what_was_compressed_and_a_cut_or_foreign_one_is_refused() {
+        let parts = [vec![1; 300_000], b"second".to_vec(), Vec::new()];
+        let frames = parts
+            .clone()
+            .map(|part| zstd::bulk::compress(&part, 1).unwrap());
+        let body = frames.concat();
+        let mut out = vec![9; 3];
+        decompress(&body, &mut out).unwrap();
+        assert_eq!(out, parts.concat());
+        // A frame that does not say its length, as a streaming encoder writes it.
+        let streamed = zstd::stream::encode_all(&out[..], 1).unwrap();
+        assert_eq!(code(&streamed), Ok(out.len()));
+        for cut in 1..body.len() {
+            let whole = cut == frames[0].len() || cut == frames[0].len() + frames[1].len();
+            assert_eq!(code(&body[..cut]).is_ok(), whole, "cut at {cut}");
+        }
+        let foreign = [&body[..], b"tail"].concat();
+        assert_eq!(code(&foreign), Err((400, "bad_encoding".into())));
+    }
+
+    #[test]
+    fn the_limit_holds_for_frames_with_and_without_their_length() {
+        let most = vec![0; UPLOAD_BYTES_MAX];
+        let more = vec![0; UPLOAD_BYTES_MAX + 1];
+        let refused = Err((413, "too_large".into()));
+        assert_eq!(
+            code(&zstd::bulk::compress(&most, 1).unwrap()),
+            Ok(UPLOAD_BYTES_MAX)
+        );
+        assert_eq!(code(&zstd::bulk::compress(&more, 1).unwrap()), refused);
+        assert_eq!(
+            code(&zstd::stream::encode_all(&more[..], 1).unwrap()),
+            refused
+        );
     }
 }

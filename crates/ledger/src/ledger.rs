@@ -57,6 +57,8 @@ pub struct Ledger {
     dir: PathBuf,
     options: Options,
     active: Active,
+    /// The length at which the active segment is closed.
+    roll_at: u64,
     poisoned: bool,
     _lock: Box<dyn Lock>,
 }
@@ -127,6 +129,7 @@ impl Ledger {
             dir: dir.to_path_buf(),
             options,
             active,
+            roll_at: options.segment_bytes,
             poisoned: false,
             _lock: lock,
         };
@@ -258,13 +261,20 @@ impl Ledger {
             }
         }
         group.clear();
-        if self.active.durable >= self.options.segment_bytes {
+        if self.active.durable >= self.roll_at {
             // A full disk here costs nothing as long as the new name does not exist: the group is
             // durable, the segment just grows on.
             match create(&*self.disk, &*self.rng, &self.dir, self.end(), &snapshot()) {
-                Ok(active) => self.active = active,
+                Ok(active) => {
+                    self.active = active;
+                    self.roll_at = self.options.segment_bytes;
+                }
                 // A state too large to be one record: the segment grows on, and opening takes longer.
-                Err(LedgerError::TooLong { .. } | LedgerError::Full { .. }) => {}
+                // Asked for again when it has grown by as much again, not at every commit.
+                Err(LedgerError::TooLong { .. }) => {
+                    self.roll_at = self.active.durable + self.options.segment_bytes;
+                }
+                Err(LedgerError::Full { .. }) => {}
                 Err(error) => {
                     self.poisoned = true;
                     return Err(error);

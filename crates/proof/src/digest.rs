@@ -101,6 +101,24 @@ impl Hasher {
 
 /// The SHA-256 of these parts, one after the other.
 pub fn sha256(parts: &[&[u8]]) -> Digest {
+    // Nodes, links and entries are short: copying them costs less than a context in pieces.
+    let mut short = [0; SHORT_BYTES];
+    let mut len = 0;
+    for part in parts {
+        match short.get_mut(len..len + part.len()) {
+            Some(place) => place.copy_from_slice(part),
+            None => return sha256_in_pieces(parts),
+        }
+        len += part.len();
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, &short[..len]).as_ref());
+    Digest(out)
+}
+
+const SHORT_BYTES: usize = 2048;
+
+fn sha256_in_pieces(parts: &[&[u8]]) -> Digest {
     let mut hasher = Hasher::default();
     for part in parts {
         hasher.update(part);

@@ -351,11 +351,6 @@ mod tests {
             assert_eq!(frontier.root(), root_of(&all));
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn leaves_appended_in_crowds_of_any_size_give_the_tree_of_single_ones() {
