@@ -9,9 +9,12 @@
 //! Not here: whether a found secret is valid; who may see what.
 
 mod json;
+mod names;
+mod prefilter;
 mod redactor;
 mod rules;
 mod scan;
+mod walk;
 
 pub use redactor::{Mode, Redacted, Redactor};
 pub use rules::{Rule, RuleError, Rules};
