@@ -34,10 +34,9 @@ pub(crate) fn skim_string(json: &[u8], from: usize) -> Skimmed {
     skimmed
 }
 
-/// Decodes the inside of a string into `decoded`; returns up to where. When nothing follows (`last`),
+/// Appends the decoded inside of a string to `decoded`; returns up to where. When nothing follows (`last`),
 /// that is its end, otherwise it may be before an escape that is cut.
 pub(crate) fn decode(inside: &[u8], last: bool, decoded: &mut Vec<u8>) -> usize {
-    decoded.clear();
     let mut at = 0;
     loop {
         let run = backslash(inside, at);

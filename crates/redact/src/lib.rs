@@ -14,7 +14,9 @@ mod prefilter;
 mod redactor;
 mod rules;
 mod scan;
+mod stream;
 mod walk;
 
 pub use redactor::{Mode, Redacted, Redactor};
 pub use rules::{Rule, RuleError, Rules};
+pub use stream::{Cleaned, Stream, WINDOW_BYTES};

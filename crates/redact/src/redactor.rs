@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::names::Named;
 use crate::scan::{Fingerprint, Found, Scan};
+use crate::stream::{Stream, UNSCANNED};
 use crate::walk::{Edits, Walk};
 use crate::{RuleError, Rules};
 
@@ -86,7 +87,7 @@ const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// No rule matches a shorter text; half of all strings in a transcript are shorter.
 const TEXT_BYTES_MIN: usize = 8;
 /// How much longer than its original a redacted record may be.
-const GROWTH_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const GROWTH_BYTES_MAX: usize = 1024 * 1024;
 
 impl Redactor {
     /// A redactor with the built-in rules, these categories of personal data, and the tenant's
@@ -177,6 +178,36 @@ impl Redactor {
         }
     }
 
+    /// Takes the secrets out of an event that carries the next piece of a line too long to be held;
+    /// `last` when the line ends with it. The payload is what became safe with this piece, see
+    /// [`Stream`]: the payloads of a line's pieces, joined, are the line without its secrets. From where
+    /// the line cannot be scanned, its pieces are withheld, beginning with this one.
+    ///
+    /// The pieces of one line go through one stream, in order: [`Stream::new`] for the first one,
+    /// [`Stream::resumed`] when the first one was seen by a process before this. In custody mode the
+    /// piece is kept as it is.
+    pub fn piece(&mut self, stream: &mut Stream, mut event: Event, last: bool) -> Redacted {
+        if self.mode == Mode::Custody {
+            return self.redact(event);
+        }
+        let original = event.context.take().unwrap_or_default();
+        let cleaned = stream.push(self, &original, last);
+        if cleaned.withheld {
+            event.context = Some(original);
+            return self.withhold(event);
+        }
+        self.header(&mut event);
+        let changed = cleaned.bytes != original;
+        Redacted {
+            event,
+            payload: Some(cleaned.bytes),
+            original: changed.then_some(original),
+            redactions: cleaned.redactions,
+            withheld: false,
+            custody: false,
+        }
+    }
+
     fn header(&mut self, event: &mut Event) {
         let mut texts: Vec<&mut String> = [
             &mut event.action,
@@ -238,7 +269,7 @@ impl Redactor {
         let before = std::mem::take(&mut self.exhausted);
         let found = self.bytes(text.as_bytes());
         if std::mem::replace(&mut self.exhausted, before) {
-            return Some(self.replacement("unscanned", text.as_bytes()));
+            return Some(self.replacement(UNSCANNED, text.as_bytes()));
         }
         let (clean, _) = found?;
         // Spans were widened to whole characters, so UTF-8 in gives UTF-8 out.
@@ -281,10 +312,6 @@ impl Redactor {
 
     pub(crate) fn count(&mut self, kind: &str) {
         *self.counts.entry(kind.to_owned()).or_default() += 1;
-    }
-
-    pub(crate) fn is_custody(&self) -> bool {
-        self.mode == Mode::Custody
     }
 
     /// Whether a text could not be looked at to its end since this was asked last.

@@ -43,15 +43,14 @@ pub(crate) struct Scan {
 impl Scan {
     /// Finds what the rules find in this text: [`Scan::found`], sorted, without overlaps.
     pub(crate) fn run(&mut self, rules: &Rules, text: &[u8]) {
-        self.found.clear();
         // Some rules want a delimiter before a token; the beginning of a text counts as a new line.
         self.line.clear();
         self.line.shrink_to(LINE_BYTES_KEPT);
         self.line.push(b'\n');
         self.line.extend_from_slice(text);
-        self.search.begin();
+        self.search.restart();
         self.exhausted = !self.search.run(rules, &self.line, true);
-        self.search.take_found(usize::MAX, &mut self.found);
+        self.found = self.search.take_found(usize::MAX);
         for found in &mut self.found {
             found.start = found.start.saturating_sub(1);
             found.end -= 1;
@@ -63,7 +62,9 @@ impl Scan {
 const LINE_BYTES_KEPT: usize = 1024 * 1024;
 
 /// A search through one text, which it may be given window by window.
-#[derive(Default)]
+///
+/// The text begins with a byte that stands before it and is no part of it: a line feed, and in a later
+/// window the last byte of the one before.
 pub(crate) struct Search {
     /// The next position to look for a keyword.
     at: usize,
@@ -77,9 +78,21 @@ pub(crate) struct Search {
     found: Vec<Found>,
 }
 
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            at: 0,
+            looked: Vec::new(),
+            budget: WORK_BASE,
+            paid: 0,
+            found: Vec::new(),
+        }
+    }
+}
+
 impl Search {
-    /// Makes ready for a new text.
-    pub(crate) fn begin(&mut self) {
+    /// Makes ready for a new text, with the lists of the old one.
+    fn restart(&mut self) {
         self.at = 0;
         self.looked.clear();
         self.budget = WORK_BASE;
@@ -105,7 +118,9 @@ impl Search {
             };
             found.end = end;
             found.open = open.then_some(matched);
-            open || is_secret(rule, &text[found.start..end])
+            let secret = open || is_secret(rule, &text[found.start..end]);
+            *found = widen_to_characters(text, *found);
+            secret
         });
         self.found = found;
         let limit = self.limit(rules, text, last);
@@ -114,15 +129,20 @@ impl Search {
             for (keyword, range) in rules.prefilter().keywords(text, at) {
                 for owner in rules.owners(keyword) {
                     if self.rule(rules, *owner, text, &range, last).is_none() {
+                        self.sort();
                         return false;
                     }
                 }
             }
         }
         self.at = self.at.max(limit);
+        self.sort();
+        true
+    }
+
+    fn sort(&mut self) {
         self.found
             .sort_by_key(|found| (found.start, std::cmp::Reverse(found.end)));
-        true
     }
 
     /// Before where keywords can be looked at in this window.
@@ -149,14 +169,16 @@ impl Search {
     }
 
     /// Takes what was found before here, sorted, without overlaps.
-    pub(crate) fn take_found(&mut self, before: usize, to: &mut Vec<Found>) {
+    pub(crate) fn take_found(&mut self, before: usize) -> Vec<Found> {
         let count = self.found.partition_point(|found| found.start < before);
+        let mut to: Vec<Found> = Vec::with_capacity(count);
         for next in self.found.drain(..count) {
             match to.last_mut() {
                 Some(last) if next.start < last.end => last.end = last.end.max(next.end),
                 _ => to.push(next),
             }
         }
+        to
     }
 
     /// Goes on in a window that begins `by` later.

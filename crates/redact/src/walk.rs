@@ -121,6 +121,7 @@ impl Walk {
             }
             let raw = &json[inside.clone()];
             let text = if string.escaped {
+                decoded.clear();
                 decode(raw, true, &mut decoded);
                 decoded.as_slice()
             } else {

@@ -3,4 +3,5 @@
 
 mod planted;
 mod rules;
+mod stream;
 mod template;

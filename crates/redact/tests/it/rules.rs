@@ -13,7 +13,8 @@ fn rules() -> Rules {
     Rules::builtin(&PERSONAL.map(str::to_owned)).unwrap()
 }
 
-static BUILTIN: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(Rules::builtin(&[]).unwrap()));
+pub(crate) static BUILTIN: LazyLock<Arc<Rules>> =
+    LazyLock::new(|| Arc::new(Rules::builtin(&[]).unwrap()));
 
 pub(crate) fn redactor() -> Redactor {
     Redactor::with_rules(Mode::Redact, &[7; 32], BUILTIN.clone())
@@ -42,7 +43,7 @@ fn there_are_rules_for_at_least_150_providers_and_no_kind_stands_twice() {
 }
 
 /// Which part of an example has to disappear: everything a template's placeholders filled in.
-fn secret_pieces(template: &str, filled: &str) -> Vec<String> {
+pub(crate) fn secret_pieces(template: &str, filled: &str) -> Vec<String> {
     // The literal parts of the template cut the filled text into the pieces that were drawn.
     let mut pieces = Vec::new();
     let mut rest = filled;
