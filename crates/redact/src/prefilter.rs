@@ -78,9 +78,10 @@ impl Prefilter {
                 }
                 // With whatever comes after; after a prefix, that is a token.
                 (_, &[a, b, c]) => {
+                    let prefix = c.is_ascii_alphanumeric() || b"_~".contains(&c);
                     let token = |d: u8| d.is_ascii_alphanumeric() || b"_.~+/-".contains(&d);
                     let mut folded: Vec<u8> = (0..=u8::MAX)
-                        .filter(|d| token(*d) || !(token(c)))
+                        .filter(|d| !prefix || token(*d))
                         .map(|d| d | FOLD as u8)
                         .collect();
                     folded.sort_unstable();

@@ -310,7 +310,7 @@ fn pem_end(text: &[u8], from: usize) -> (usize, bool) {
 
 /// Where a run of token characters ends.
 fn run_end(text: &[u8], from: usize) -> usize {
-    let is_token = |byte: &u8| is_base64url(byte) || matches!(byte, b'+' | b'/' | b'=' | b'.');
+    let is_token = |byte: &u8| is_base64url(*byte) || matches!(byte, b'+' | b'/' | b'=' | b'.');
     let rest = text.get(from..).unwrap_or_default();
     from + rest
         .iter()
@@ -318,7 +318,7 @@ fn run_end(text: &[u8], from: usize) -> usize {
         .unwrap_or(rest.len())
 }
 
-fn is_base64url(byte: &u8) -> bool {
+fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
@@ -340,7 +340,7 @@ fn compact(
         }
         let len = rest
             .iter()
-            .position(|byte| !is_base64url(byte))
+            .position(|byte| !is_base64url(*byte))
             .unwrap_or(rest.len());
         *budget = budget.saturating_sub(len);
         if at + len == text.len() && !last {

@@ -1,5 +1,7 @@
 //! A line in pieces: whatever the cuts, what comes out is what the whole line would have given.
 
+use std::fmt::Write as _;
+
 use jurat_event::{Event, Kind};
 use jurat_redact::{Mode, Redacted, Redactor, Stream, WINDOW_BYTES};
 use proptest::prelude::*;
@@ -28,7 +30,7 @@ fn write_string(text: &str, unusual: usize, draw: &mut Draw, line: &mut String) 
     for character in text.chars() {
         if unusual > 0 && draw.below(unusual) == 0 {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                line.push_str(&format!("\\u{unit:04x}"));
+                write!(line, "\\u{unit:04x}").unwrap();
             }
             continue;
         }
@@ -78,7 +80,7 @@ fn line(seed: u64) -> (String, Vec<String>) {
     let mut line = String::from("{\"n\":[1,2.5e3 , null],");
     for unusual in [0, 200, 3] {
         for len in [400_000, 30_000, 150_000] {
-            line.push_str(&format!("\"{unusual} {len}\":{{"));
+            write!(line, "\"{unusual} {len}\":{{").unwrap();
             write_string("text", unusual, draw, &mut line);
             line.push_str(": ");
             write_string(&long_text(len, &planted, draw), unusual, draw, &mut line);
