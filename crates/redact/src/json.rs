@@ -132,6 +132,8 @@ pub(crate) struct Places<'a> {
     json: &'a [u8],
     raw: usize,
     decoded: usize,
+    /// The next backslash, or the end.
+    backslash: usize,
 }
 
 impl<'a> Places<'a> {
@@ -141,25 +143,28 @@ impl<'a> Places<'a> {
             json,
             raw: from,
             decoded: 0,
+            backslash: backslash(json, from).unwrap_or(json.len()),
         }
     }
 
     /// Where the character at `place` of the decoded text begins.
     pub(crate) fn raw(&mut self, place: usize) -> usize {
         loop {
-            let rest = self.json.get(self.raw..).unwrap_or_default();
-            let run = memchr::memchr(b'\\', rest).unwrap_or(rest.len());
+            let run = self.backslash - self.raw;
             let wanted = place.saturating_sub(self.decoded);
             if wanted <= run {
                 self.raw += wanted;
                 self.decoded += wanted;
                 return self.raw;
             }
-            let Some((character, len)) = escape(&rest[run..], true) else {
-                return self.raw;
-            };
-            self.raw += (run + len).max(1);
+            let rest = self.json.get(self.backslash..).unwrap_or_default();
+            if rest.is_empty() {
+                return self.json.len();
+            }
+            let (character, len) = escape(rest, true).unwrap_or(('\\', 1));
+            self.raw = self.backslash + len;
             self.decoded += run + character.len_utf8();
+            self.backslash = backslash(self.json, self.raw).unwrap_or(self.json.len());
         }
     }
 

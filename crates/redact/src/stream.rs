@@ -141,6 +141,8 @@ impl Stream {
         match std::mem::replace(&mut self.state, State::Withholding) {
             State::Between => {
                 let mut edits = Edits::new(window);
+                // What another text left behind is not of this one.
+                redactor.was_exhausted();
                 let done = self.walk.run(redactor, window, last, &mut edits);
                 if !self.walk.is_plain() || redactor.was_exhausted() {
                     return 0;

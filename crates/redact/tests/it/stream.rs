@@ -269,7 +269,7 @@ fn cases() -> u32 {
     let cases = std::env::var("PROPTEST_CASES").ok();
     cases
         .and_then(|cases| cases.parse::<u32>().ok())
-        .map_or(4, |cases| cases.div_ceil(100))
+        .map_or(2, |cases| cases.div_ceil(100))
 }
 
 proptest! {
