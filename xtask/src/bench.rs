@@ -36,7 +36,7 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     }
     let corpus = corpus()?;
     if let Some(corpus) = &corpus {
-        if wanted("redact") {
+        if wanted("redactor") {
             rows.push(redactor(corpus)?);
         }
         if wanted("pipeline") {

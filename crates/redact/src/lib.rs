@@ -4,7 +4,8 @@
 //! finds is replaced by `[redacted:<kind>:<12 hex digits>]`, a fingerprint under a key that only
 //! the tenant has, so that equal secrets can be correlated but not guessed. Structure is kept, text
 //! without secrets comes out byte for byte, redacting twice changes nothing. What cannot be scanned
-//! is withheld: it fails closed.
+//! is withheld: it fails closed. A line too long to be held goes through a [`Stream`], with the same
+//! result.
 //!
 //! Not here: whether a found secret is valid; who may see what.
 
