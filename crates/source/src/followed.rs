@@ -342,6 +342,7 @@ impl Followed {
             path: out.path,
             offset: self.position.offset,
             bytes,
+            first: self.position.pieces == 0,
             more,
         });
         self.passed(bytes);

@@ -44,6 +44,8 @@ pub enum Item<'a> {
         offset: u64,
         /// Its bytes.
         bytes: &'a [u8],
+        /// Whether the line begins with it.
+        first: bool,
         /// Whether the line goes on.
         more: bool,
     },

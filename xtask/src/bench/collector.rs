@@ -242,7 +242,8 @@ fn device(state: &Path) -> Result<Device> {
     let (mut position, mut size, mut uploads) = (0, 0, Vec::new());
     for end in seals {
         let mut reader = Reader::new(Arc::new(RealDisk), &ledger, position, end)?;
-        let batch = read_batch(&mut reader, size, jurat_sink::Take::Many)?.context("a seal is an upload")?;
+        let batch = read_batch(&mut reader, size, jurat_sink::Take::Many)?
+            .context("a seal is an upload")?;
         (position, size) = (end, batch.to);
         uploads.push(batch);
     }

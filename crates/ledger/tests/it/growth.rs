@@ -15,6 +15,7 @@ fn a_state_too_large_to_be_kept_is_not_asked_for_at_every_commit() {
         Path::new("/ledger"),
         Options {
             segment_bytes: 10_000,
+            reserve_bytes: 0,
         },
         b"",
         &mut |_| {},
