@@ -137,10 +137,16 @@ impl Uploader {
         let mut backoff_ms = BACKOFF_MS;
         let mut take = Take::Many;
         let mut not_before = Instant::now();
+        // An upload that could not be sent is not made again.
+        let mut unsent: Option<Batch> = None;
         loop {
             self.wait_for_turn(not_before).await;
             let end = self.bell.end.load(Ordering::Acquire);
-            let batch = match self.next_batch(cursor, end, take) {
+            let made = match unsent.take() {
+                Some(batch) => Ok(Some(batch)),
+                None => self.next_batch(cursor, end, take),
+            };
+            let batch = match made {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
                     self.bell.ring.notified().await;
@@ -207,6 +213,7 @@ impl Uploader {
                     let mut jitter = [0; 8];
                     self.host.rng.fill(&mut jitter);
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
+                    unsent = Some(batch);
                     sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
                     backoff_ms = (backoff_ms * 2).min(BACKOFF_MAX_MS);
                 }

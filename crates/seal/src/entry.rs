@@ -55,7 +55,7 @@ struct Header<'a> {
     outcome: Option<Outcome>,
     witness: Witness,
     #[serde(skip_serializing_if = "Option::is_none")]
-    claimed_time: Option<Cow<'a, str>>,
+    claimed_time: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a Agent>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,9 +67,9 @@ struct Header<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<&'a Actor>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<Cow<'a, str>>,
+    action: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<Cow<'a, str>>,
+    object: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a Source>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -80,8 +80,8 @@ struct Header<'a> {
     raw: Option<Raw>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<Context>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    labels: BTreeMap<&'a str, Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a Labels>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -95,31 +95,13 @@ struct Header<'a> {
 pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     let mut cut = BTreeMap::new();
-    let mut labels = BTreeMap::new();
-    for (index, (name, value)) in event.labels.iter().enumerate() {
-        if index >= LABELS_MAX || name.len() > 64 {
-            note_cut("labels", format!("{name}={value}").as_bytes(), &mut cut);
-            continue;
-        }
-        labels.insert(
-            name.as_str(),
-            shorten(&format!("labels.{name}"), value, &mut cut),
-        );
-    }
-    let source = event.source.clone().map(|mut source| {
-        source.path = shorten("source.path", &source.path, &mut cut).into_owned();
-        source
-    });
-    let agent = event.agent.clone().map(|mut agent| {
-        agent.product = shorten("agent.product", &agent.product, &mut cut).into_owned();
-        agent.version = agent
-            .version
-            .map(|text| shorten("agent.version", &text, &mut cut).into_owned());
-        agent.id = agent
-            .id
-            .map(|text| shorten("agent.id", &text, &mut cut).into_owned());
-        agent
-    });
+    let shortened;
+    let event = if is_short(event) {
+        event
+    } else {
+        shortened = shorten(event, &mut cut);
+        &shortened
+    };
     let mut header = Header {
         v: ENTRY_VERSION,
         salt: evidence.salt,
@@ -132,29 +114,20 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         severity: event.severity,
         outcome: event.outcome,
         witness: event.witness,
-        claimed_time: event
-            .claimed_time
-            .as_deref()
-            .map(|text| shorten("claimed_time", text, &mut cut)),
-        agent: agent.as_ref(),
+        claimed_time: event.claimed_time.as_deref(),
+        agent: event.agent.as_ref(),
         session: evidence.session,
         session_seq: evidence.session_seq,
         of: evidence.of,
         actor: event.actor.as_ref(),
-        action: event
-            .action
-            .as_deref()
-            .map(|text| shorten("action", text, &mut cut)),
-        object: event
-            .object
-            .as_deref()
-            .map(|text| shorten("object", text, &mut cut)),
-        source: source.as_ref(),
+        action: event.action.as_deref(),
+        object: event.object.as_deref(),
+        source: event.source.as_ref(),
         custody: evidence.custody,
         withheld: evidence.withheld,
         raw: evidence.raw,
         context: evidence.context,
-        labels,
+        labels: (!event.labels.is_empty()).then_some(&event.labels),
         detail: (!event.detail.is_empty()).then_some(&event.detail),
         cut,
     };
@@ -175,8 +148,7 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         let _ = serde_json::to_writer(&mut *out, &header);
     }
     if out.len() - start > ENTRY_BYTES_MAX {
-        let bytes = serde_json::to_vec(&header.labels).unwrap_or_default();
-        header.labels.clear();
+        let bytes = serde_json::to_vec(&header.labels.take()).unwrap_or_default();
         header.cut.retain(|name, _| !name.starts_with("labels."));
         note_cut("labels", &bytes, &mut header.cut);
         out.truncate(start);
@@ -242,15 +214,76 @@ fn note_cut(name: &str, bytes: &[u8], cut: &mut BTreeMap<String, Cut>) {
     );
 }
 
-/// A text of at most [`FIELD_BYTES_MAX`] bytes; what was cut leaves its length and digest.
-fn shorten<'a>(name: &str, text: &'a str, cut: &mut BTreeMap<String, Cut>) -> Cow<'a, str> {
-    if text.len() <= FIELD_BYTES_MAX {
-        return Cow::Borrowed(text);
+type Labels = BTreeMap<Cow<'static, str>, String>;
+
+const LABEL_NAME_MAX: usize = 64;
+
+/// The texts of an event that a foreign source may have written, with their names.
+fn texts(event: &mut Event) -> impl Iterator<Item = (&'static str, &mut String)> {
+    let agent = event.agent.as_mut().map(|agent| {
+        [
+            ("agent.product", Some(&mut agent.product)),
+            ("agent.version", agent.version.as_mut()),
+            ("agent.id", agent.id.as_mut()),
+        ]
+    });
+    let own = [
+        (
+            "source.path",
+            event.source.as_mut().map(|source| &mut source.path),
+        ),
+        ("claimed_time", event.claimed_time.as_mut()),
+        ("action", event.action.as_mut()),
+        ("object", event.object.as_mut()),
+    ];
+    let all = agent.into_iter().flatten().chain(own);
+    all.filter_map(|(name, text)| Some((name, text?)))
+}
+
+/// Whether nothing of an event must be cut; most need nothing.
+fn is_short(event: &Event) -> bool {
+    let short = |text: &str| text.len() <= FIELD_BYTES_MAX;
+    let maybe = |text: &Option<String>| text.as_deref().is_none_or(short);
+    maybe(&event.claimed_time)
+        && maybe(&event.action)
+        && maybe(&event.object)
+        && event
+            .source
+            .as_ref()
+            .is_none_or(|source| short(&source.path))
+        && event
+            .agent
+            .as_ref()
+            .is_none_or(|agent| short(&agent.product) && maybe(&agent.version) && maybe(&agent.id))
+        && event.labels.len() <= LABELS_MAX
+        && event
+            .labels
+            .iter()
+            .all(|(name, text)| name.len() <= LABEL_NAME_MAX && short(text))
+}
+
+/// The event with texts of at most [`FIELD_BYTES_MAX`] bytes; what was cut leaves its length and digest.
+fn shorten(event: &Event, cut: &mut BTreeMap<String, Cut>) -> Event {
+    let mut event = event.clone();
+    for (name, text) in texts(&mut event) {
+        shorten_text(name, text, cut);
     }
-    note_cut(name, text.as_bytes(), cut);
-    let end = (0..=FIELD_BYTES_MAX)
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0);
-    Cow::Borrowed(&text[..end])
+    let labels = std::mem::take(&mut event.labels);
+    for (index, (name, mut text)) in labels.into_iter().enumerate() {
+        if index >= LABELS_MAX || name.len() > LABEL_NAME_MAX {
+            note_cut("labels", format!("{name}={text}").as_bytes(), cut);
+            continue;
+        }
+        shorten_text(&format!("labels.{name}"), &mut text, cut);
+        event.labels.insert(name, text);
+    }
+    event
+}
+
+fn shorten_text(name: &str, text: &mut String, cut: &mut BTreeMap<String, Cut>) {
+    if text.len() > FIELD_BYTES_MAX {
+        note_cut(name, text.as_bytes(), cut);
+        let end = text.floor_char_boundary(FIELD_BYTES_MAX);
+        text.truncate(end);
+    }
 }

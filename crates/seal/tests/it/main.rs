@@ -340,7 +340,7 @@ proptest! {
         event.agent = Some(jurat_event::Agent { product: long.clone(), version: Some(long.clone()), id: Some(long.clone()) });
         event.actor = Some(jurat_event::Actor { user: Some(long.clone()), exe: Some(long.clone()), ..Default::default() });
         for index in 0..labels {
-            event.labels.insert(format!("l{index}"), long.clone());
+            event.labels.insert(format!("l{index}").into(), long.clone());
         }
         event.detail.insert("d".into(), long.into());
         log.sealer.push_own(event).unwrap();
