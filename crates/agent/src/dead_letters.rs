@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use jurat_disk::{Host, read, replace};
-use jurat_sink::{Accepted, CollectorError, UPLOAD_BYTES_MAX};
+use jurat_sink::{CollectorError, UPLOAD_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::EnrolError;
@@ -180,17 +180,22 @@ impl DeadLetters {
         host: &Host,
         uplink: &Uplink,
         from: u64,
-    ) -> Result<Accepted, DeadLetterError> {
+    ) -> Result<(), DeadLetterError> {
         let letters = self.list(host)?;
         let letter = letters.into_iter().find(|letter| letter.from == from);
         let mut letter = letter.ok_or(DeadLetterError::Unknown(from))?;
         let path = self.path(&letter, "zst");
         let body = read(&*host.disk, &path, UPLOAD_BYTES_MAX as u64)
             .map_err(|source| failed(path, "reading a dead letter", source))?;
-        let accepted = uplink.send(host, body).await?;
+        match uplink.send(host, body).await {
+            Ok(_) => {}
+            // Taken before, and the answer was lost: nothing is withheld there.
+            Err(CollectorError::Conflict { size })
+                if size >= letter.to && uplink.frontier(host).await?.leaves_withheld == 0 => {}
+            Err(error) => return Err(error.into()),
+        }
         letter.delivered = true;
-        self.write(host, &letter)?;
-        Ok(accepted)
+        self.write(host, &letter)
     }
 }
 

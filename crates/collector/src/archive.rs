@@ -19,14 +19,14 @@ use jurat_disk::Host;
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Cosignature, Digest, EntryView, Frontier, Note, Record, RecordReader, Signer,
-    SignerError, VerifierKey,
+    Chain, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer, SignerError,
+    VerifierKey,
 };
 use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
 use serde::{Deserialize, Serialize};
 
 use crate::devices::{self, Device};
-use crate::ingest::{Judged, Known, Refused, decompress, judge};
+use crate::ingest::{Judged, Known, Refused, begins_at, decompress, judge};
 use crate::own_log::OwnLog;
 
 pub(crate) use writer::{Ask, Done, Writer};
@@ -394,11 +394,13 @@ impl Archive {
                     .known()
                     .map_or_else(Digest::default, |known| known.frontier.root()),
                 note: Some(line.note.clone()),
+                leaves_withheld: line.leaves_withheld,
             },
             None => FrontierAnswer {
                 size: 0,
                 root: Frontier::default().root(),
                 note: None,
+                leaves_withheld: 0,
             },
         };
         Ok((answer, end))
@@ -680,10 +682,11 @@ impl Archive {
 impl Line {
     /// The withheld leaves in whose place an upload begins.
     fn withheld_at(&self, raw: &[u8]) -> Option<(Withheld, Known)> {
-        let Some(Ok(Record::Entry(entry))) = RecordReader::new(raw).next() else {
+        // Hashes sent again are a resubmission like any other.
+        if !matches!(RecordReader::new(raw).next(), Some(Ok(Record::Entry(_)))) {
             return None;
-        };
-        let from = EntryView::parse(entry).ok()?.seq;
+        }
+        let from = begins_at(raw).ok()??;
         let withheld = self
             .withheld
             .iter()

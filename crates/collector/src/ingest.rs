@@ -1,7 +1,8 @@
 //! Judging one upload. Pure but for what it is given: nothing is stored here.
 
 use jurat_proof::{
-    Chain, Checkpoint, Digest, Frontier, Note, Record, RecordReader, Replay, VerifierKey,
+    Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, Record, RecordReader, Replay,
+    VerifierKey, hash_records,
 };
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
@@ -110,6 +111,18 @@ pub(crate) fn decompress(body: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> 
     Ok(())
 }
 
+/// The leaf at which an upload begins, when it begins with one.
+pub(crate) fn begins_at(raw: &[u8]) -> Result<Option<u64>, Refused> {
+    match RecordReader::new(raw).next() {
+        Some(Ok(Record::Entry(entry))) => match EntryView::parse(entry) {
+            Ok(view) => Ok(Some(view.seq)),
+            Err(error) => Err(Refused::new(422, "malformed_entry", error.to_string())),
+        },
+        Some(Ok(Record::Leaves { from, .. })) => Ok(Some(from)),
+        _ => Ok(None),
+    }
+}
+
 /// Judges the records of an upload against what is known of the log.
 ///
 /// A resubmission of the known head is not an error: it gives `Ok(None)`.
@@ -122,34 +135,30 @@ pub(crate) fn judge(
     let size = known.frontier.size();
     let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
     let mut last: Option<(Note, Checkpoint)> = None;
-    let mut first = true;
-    for record in RecordReader::new(raw) {
-        let record = record.map_err(|error| Refused::new(400, "malformed", error.to_string()))?;
+    if let Some(from) = begins_at(raw)?
+        && from != size
+    {
+        check_resubmission(raw, origin, key, known)?;
+        return Err(Refused::conflict(size));
+    }
+    let (records, malformed) = hash_records(raw);
+    if let Some(error) = malformed {
+        return Err(Refused::new(400, "malformed", error.to_string()));
+    }
+    for Hashed { record, digest } in records {
         match record {
             Record::Entry(entry) => {
-                if std::mem::take(&mut first) {
-                    let view = jurat_proof::EntryView::parse(entry)
-                        .map_err(|error| Refused::new(422, "malformed_entry", error.to_string()))?;
-                    if view.seq != size {
-                        check_resubmission(raw, origin, key, known)?;
-                        return Err(Refused::conflict(size));
-                    }
-                }
                 last = None;
                 replay
-                    .entry(entry)
+                    .hashed_entry(entry, digest)
                     .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
             }
-            Record::Payload { salt, bytes } => {
+            Record::Payload { bytes, .. } => {
                 replay
-                    .payload(salt, bytes)
+                    .hashed_payload(bytes.len(), digest)
                     .map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;
             }
             Record::Leaves { from, hashes } => {
-                if std::mem::take(&mut first) && from != size {
-                    check_resubmission(raw, origin, key, known)?;
-                    return Err(Refused::conflict(size));
-                }
                 last = None;
                 replay
                     .leaves(from, hashes)

@@ -482,7 +482,7 @@ pub(crate) fn retry_dead_letters(global: &Global, from: Option<u64>) -> Result<u
     runtime()?.block_on(async {
         for from in wanted {
             match letters.retry(&host, &uplink, from).await {
-                Ok(_) => println!("{from}: delivered"),
+                Ok(()) => println!("{from}: delivered"),
                 Err(error) => {
                     code = exit::NO;
                     eprintln!("jurat: {from}: {:#}", anyhow::Error::from(error));

@@ -26,7 +26,7 @@ pub use chain::Chain;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
-pub use many::{Message, sha256_many};
+pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
 };

@@ -10,8 +10,8 @@
 
 use std::sync::LazyLock;
 
-use crate::Digest;
 use crate::digest::sha256;
+use crate::{Digest, Record, RecordError, RecordReader};
 
 /// The most bytes of a message's head.
 const HEAD_BYTES_MAX: usize = 64;
@@ -118,6 +118,46 @@ pub fn sha256_many(messages: &[Message<'_>]) -> Vec<Digest> {
         #[cfg(target_arch = "x86_64")]
         way => x86::many(way, messages),
     }
+}
+
+/// A record with what a replay needs to have hashed.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashed<'a> {
+    /// The record.
+    pub record: Record<'a>,
+    /// The leaf hash of an entry, the commitment of a payload; zero for others.
+    pub digest: Digest,
+}
+
+/// Reads all records and hashes them, many at a time. What stands before bytes that are no record comes
+/// with the error.
+pub fn hash_records(bytes: &[u8]) -> (Vec<Hashed<'_>>, Option<RecordError>) {
+    let mut failed = None;
+    let mut messages = Vec::new();
+    let mut records = Vec::new();
+    for record in RecordReader::new(bytes) {
+        match record {
+            Ok(record) => {
+                match record {
+                    Record::Entry(entry) => messages.push(Message::leaf(entry)),
+                    Record::Payload { salt, bytes } => messages.push(Message::context(salt, bytes)),
+                    Record::Checkpoint(_) | Record::Leaves { .. } => {}
+                }
+                records.push(Hashed {
+                    record,
+                    digest: Digest::default(),
+                });
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    let mut digests = sha256_many(&messages).into_iter();
+    for hashed in &mut records {
+        if matches!(hashed.record, Record::Entry(_) | Record::Payload { .. }) {
+            hashed.digest = digests.next().expect("one digest for each message");
+        }
+    }
+    (records, failed)
 }
 
 /// How messages are hashed here.

@@ -127,6 +127,8 @@ pub struct Summary {
 pub struct Replay {
     origin: String,
     frontier: Frontier,
+    /// Leaves that are not in the frontier yet: there they go many at a time.
+    waiting: Vec<Digest>,
     chain: Chain,
     /// Sessions may have begun where this replay did not look: before its start, or in a withheld range.
     unseen: bool,
@@ -149,6 +151,7 @@ impl Replay {
         Self {
             origin: origin.to_owned(),
             unseen: frontier.size() > 0,
+            waiting: Vec::new(),
             in_batch: (frontier.size() == 0).then_some(0),
             frontier,
             chain,
@@ -163,7 +166,20 @@ impl Replay {
     /// # Errors
     /// [`ReplayError`] names the leaf; the replay must not go on.
     pub fn entry<'a>(&mut self, entry: &'a [u8]) -> Result<(EntryView<'a>, Digest), ReplayError> {
-        let seq = self.frontier.size();
+        let leaf = leaf_hash(entry);
+        Ok((self.hashed_entry(entry, leaf)?, leaf))
+    }
+
+    /// Takes the next entry with its leaf hash, as [`hash_records`](crate::hash_records) gives it.
+    ///
+    /// # Errors
+    /// As [`Replay::entry`].
+    pub fn hashed_entry<'a>(
+        &mut self,
+        entry: &'a [u8],
+        leaf: Digest,
+    ) -> Result<EntryView<'a>, ReplayError> {
+        let seq = self.size();
         let view = EntryView::parse(entry).map_err(|source| ReplayError::Entry { seq, source })?;
         if view.seq != seq {
             return Err(ReplayError::Sequence {
@@ -182,10 +198,14 @@ impl Replay {
         self.close_payload();
         self.open = view.context;
         self.count(seq, &view)?;
-        let leaf = leaf_hash(entry);
-        self.frontier.push(leaf);
+        self.waiting.push(leaf);
         self.chain.push(&leaf);
-        Ok((view, leaf))
+        Ok(view)
+    }
+
+    /// The number of leaves so far.
+    pub fn size(&self) -> u64 {
+        self.frontier.size() + self.waiting.len() as u64
     }
 
     /// Takes leaves of which only the hash is here. Tree and chain go on; what they said is not known, so
@@ -194,14 +214,14 @@ impl Replay {
     /// # Errors
     /// [`ReplayError::Sequence`] when they stand somewhere else.
     pub fn leaves(&mut self, from: u64, hashes: &[[u8; 32]]) -> Result<(), ReplayError> {
-        let expected = self.frontier.size();
+        let expected = self.size();
         if from != expected {
             let found = from;
             return Err(ReplayError::Sequence { expected, found });
         }
         self.close_payload();
         for hash in hashes {
-            self.frontier.push(Digest(*hash));
+            self.waiting.push(Digest(*hash));
             self.chain.push(&Digest(*hash));
         }
         self.unseen = true;
@@ -336,18 +356,29 @@ impl Replay {
     /// # Errors
     /// [`ReplayError`] names the leaf.
     pub fn payload(&mut self, salt: &[u8; 32], bytes: &[u8]) -> Result<(), ReplayError> {
-        let seq = self.frontier.size().saturating_sub(1);
-        let context = self.open.take().ok_or(ReplayError::StrayPayload { seq })?;
         let mut hasher = context_hasher(salt);
         hasher.update(bytes);
-        if context.len != bytes.len() as u64 || context.sha256 != hasher.finish() {
+        self.hashed_payload(bytes.len(), hasher.finish())
+    }
+
+    /// Takes the payload of the entry just before by its length and its commitment, as
+    /// [`hash_records`](crate::hash_records) gives it.
+    ///
+    /// # Errors
+    /// As [`Replay::payload`].
+    pub fn hashed_payload(&mut self, len: usize, commitment: Digest) -> Result<(), ReplayError> {
+        let seq = self.size().saturating_sub(1);
+        let context = self.open.take().ok_or(ReplayError::StrayPayload { seq })?;
+        if context.len != len as u64 || context.sha256 != commitment {
             return Err(ReplayError::Payload { seq });
         }
         Ok(())
     }
 
     /// The frontier after the last entry.
-    pub fn frontier(&self) -> &Frontier {
+    pub fn frontier(&mut self) -> &Frontier {
+        self.frontier.extend(&self.waiting);
+        self.waiting.clear();
         &self.frontier
     }
 
@@ -368,6 +399,7 @@ impl Replay {
 
     /// What was counted.
     pub fn finish(mut self) -> (Frontier, Chain, Summary) {
+        self.frontier();
         self.summary.payloads_missing = self.payloads_missing();
         (self.frontier, self.chain, self.summary)
     }

@@ -7,8 +7,8 @@ use std::io::Read;
 use serde::Serialize;
 
 use crate::{
-    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Note, NoteError, Part, Record,
-    RecordReader, Replay, Trust, VerifierKey, leaf_hash,
+    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Hashed, Note, NoteError, Part,
+    Record, Replay, Trust, VerifierKey, hash_records,
 };
 
 /// The outcome of a verification. Never a bool: what could not be checked must look neither like
@@ -339,15 +339,9 @@ fn try_verify(
                 content,
             });
         };
-        for record in RecordReader::new(&records) {
-            let next = replay.frontier().size();
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    broken = broken.or(Some((next, format!("after leaf {next}: {error}"))));
-                    break;
-                }
-            };
+        let (records, failed) = hash_records(&records);
+        for Hashed { record, digest } in records {
+            let next = replay.size();
             match record {
                 Record::Entry(entry) => {
                     if let Some((seq, hash, content)) = open.take() {
@@ -355,11 +349,10 @@ fn try_verify(
                     }
                     let prev_chain = replay.chain().0;
                     let at = listed.size();
-                    let leaf = leaf_hash(entry);
                     match hashes.next() {
                         Some(hash) => {
                             listed.push(hash);
-                            if hash != leaf && first_differing.is_none() {
+                            if hash != digest && first_differing.is_none() {
                                 first_differing = Some((at, format!("leaf {at} was changed")));
                             }
                         }
@@ -369,15 +362,15 @@ fn try_verify(
                     }
                     // After the first break only the listed hashes are read on, to name the place.
                     if broken.is_none() {
-                        match replay.entry(entry) {
-                            Ok((view, leaf)) => {
+                        match replay.hashed_entry(entry, digest) {
+                            Ok(view) => {
                                 if at == 0 {
                                     let opened = unix_seconds(&view.time).unwrap_or(0);
                                     watches.iter_mut().for_each(|watch| watch.opened(opened));
                                 }
                                 open = Some((
                                     at,
-                                    leaf,
+                                    digest,
                                     Content {
                                         entry,
                                         payload: None,
@@ -390,7 +383,7 @@ fn try_verify(
                         }
                     }
                 }
-                Record::Payload { salt, bytes } if broken.is_none() => {
+                Record::Payload { bytes, .. } if broken.is_none() => {
                     match &mut open {
                         Some((_, _, content)) => content.payload = Some(bytes),
                         None => {
@@ -400,7 +393,7 @@ fn try_verify(
                             ))
                         }
                     }
-                    if let Err(error) = replay.payload(salt, bytes) {
+                    if let Err(error) = replay.hashed_payload(bytes.len(), digest) {
                         broken = Some((error.seq(), error.to_string()));
                     }
                 }
@@ -432,13 +425,17 @@ fn try_verify(
                     }
                 }
                 Record::Checkpoint(bytes) if broken.is_none() && first_differing.is_none() => {
-                    earlier(bytes, trust, &replay, &origin, &mut watches)?;
+                    earlier(bytes, trust, &mut replay, &origin, &mut watches)?;
                 }
                 Record::Payload { .. } | Record::Checkpoint(_) => {}
             }
         }
         if let Some((seq, hash, content)) = open {
             give((seq, hash, Some(content)));
+        }
+        if let Some(error) = failed {
+            let next = replay.size();
+            broken = broken.or(Some((next, format!("after leaf {next}: {error}"))));
         }
         for hash in hashes {
             listed.push(hash);
@@ -571,7 +568,7 @@ fn signed_by<'a>(
 fn earlier(
     bytes: &[u8],
     trust: &Trust,
-    replay: &Replay,
+    replay: &mut Replay,
     origin: &str,
     watches: &mut [Watch],
 ) -> Result<(), Verdict> {

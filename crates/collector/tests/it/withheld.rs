@@ -81,6 +81,11 @@ async fn withheld_leaves_do_not_jam_a_log_and_are_not_called_archived_until_they
         !bench.is_archived(&accepted),
         "the archive does not hold them"
     );
+    // The answer was lost and the hashes come again: as with any other upload.
+    assert!(matches!(
+        bench.upload(&only_hashes(&second, 4)).await,
+        Err(CollectorError::Conflict { size: 7 })
+    ));
     let accepted = bench.upload(&third).await.unwrap();
     assert_eq!((accepted.size, accepted.leaves_withheld), (9, 3));
     assert!(!bench.is_archived(&accepted), "they are missing still");
