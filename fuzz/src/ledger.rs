@@ -30,6 +30,14 @@ impl Piece {
     }
 }
 
+/// A reserve is only bytes beside the segments: a small one does.
+fn options(segment_bytes: u64) -> Options {
+    Options {
+        segment_bytes,
+        reserve_bytes: 64,
+    }
+}
+
 /// Bytes as a segment (first byte 0), records with good checksums (1), or damage to a good ledger (2).
 pub fn ledger(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else {
@@ -105,7 +113,7 @@ fn open(disk: &SimDisk) {
         shared.clone(),
         Arc::new(Repeatable::new(1)),
         dir,
-        Options { segment_bytes: 512 },
+        options(512),
         b"first",
         &mut |_| replayed += 1,
     );
@@ -140,7 +148,7 @@ fn damaged(data: &[u8]) {
         shared.clone(),
         Arc::new(Repeatable::new(1)),
         Path::new(DIR),
-        Options::default(),
+        options(u64::MAX),
         b"",
         &mut |_| {},
     )
@@ -177,7 +185,7 @@ fn damaged(data: &[u8]) {
         shared,
         Arc::new(Repeatable::new(2)),
         Path::new(DIR),
-        Options::default(),
+        options(u64::MAX),
         b"",
         &mut |_| {},
     );

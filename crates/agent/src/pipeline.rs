@@ -1,12 +1,12 @@
 //! From an item of a source to leaves: decode, recognise, filter, redact, seal.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jurat_dialect::{Hint, claude_code};
 use jurat_event::{Actor, Decoded, Event, Kind, Severity, Source};
-use jurat_redact::Redactor;
+use jurat_redact::{Redactor, Stream};
 use jurat_seal::{SealError, Sealer};
 use jurat_source::{Item, Lost};
 use serde::Serialize;
@@ -35,6 +35,10 @@ pub(crate) struct Counters {
     pub(crate) lost: u64,
 }
 
+/// The most over-long lines that are followed at a time, one in each file; of others only the first piece
+/// is kept, the rest is withheld.
+const STREAMS_MAX: usize = 256;
+
 /// Makes leaves of items.
 pub(crate) struct Pipeline {
     pub(crate) redactor: Redactor,
@@ -42,6 +46,10 @@ pub(crate) struct Pipeline {
     pub(crate) marks: Marks,
     pub(crate) counters: Counters,
     actor: Actor,
+    /// Lines so long that they come in pieces, by their file.
+    streams: HashMap<PathBuf, Stream>,
+    /// Something severe was pushed.
+    pub(crate) urgent: bool,
     /// When each open session was last heard of.
     pub(crate) sessions: HashMap<String, Instant>,
 }
@@ -60,6 +68,8 @@ impl Pipeline {
             marks,
             counters: Counters::default(),
             actor,
+            streams: HashMap::new(),
+            urgent: false,
             sessions: HashMap::new(),
         }
     }
@@ -91,6 +101,7 @@ impl Pipeline {
                 path,
                 offset,
                 bytes,
+                first,
                 more,
             } => {
                 if !more {
@@ -101,10 +112,20 @@ impl Pipeline {
                 let mut event = Event::new(Kind::TranscriptPart).detail("more", *more);
                 event.source = Some(place(source, path, *offset, bytes.len()));
                 event.context = Some(bytes.to_vec());
-                self.counters.withheld += 1;
-                let redacted = self.redactor.withhold(event);
+                let mut stream = match self.streams.remove(*path) {
+                    Some(stream) if !first => stream,
+                    _ if *first => Stream::new(),
+                    // What encloses these bytes was seen by a process before this one.
+                    _ => Stream::resumed(),
+                };
+                let redacted = self.redactor.piece(&mut stream, event, !more);
+                if *more && self.streams.len() < STREAMS_MAX {
+                    self.streams.insert(path.to_path_buf(), stream);
+                }
+                self.counters.redactions += redacted.redactions();
+                self.counters.withheld += u64::from(redacted.is_withheld());
                 self.counters.events += 1;
-                sealer.push(&redacted, None).map(drop)
+                sealer.push(redacted, None).map(drop)
             }
             Item::Lost {
                 source,
@@ -131,11 +152,46 @@ impl Pipeline {
                     .detail("len", *len);
                 event.source = Some(place(source, path, 0, 0));
                 self.counters.lost += 1;
-                self.counters.events += 1;
-                let redacted = self.redactor.redact(event);
-                sealer.push(&redacted, None).map(drop)
+                self.streams.remove(*path);
+                self.urgent |= severity >= Severity::High;
+                self.own(sealer, event)
+            }
+            Item::Failed {
+                source,
+                path,
+                doing,
+                error,
+                offset,
+            } => {
+                tracing::warn!(path = %path.display(), doing, error, "cannot be read");
+                let mut event = Event::own(Kind::SourceFailed)
+                    .severity(Severity::Medium)
+                    .detail("doing", *doing)
+                    .detail("error", *error)
+                    .detail("read_bytes", *offset);
+                event.source = Some(place(source, path, *offset, 0));
+                self.own(sealer, event)
+            }
+            Item::Recovered {
+                source,
+                path,
+                doing,
+                offset,
+            } => {
+                let mut event = Event::own(Kind::SourceRecovered)
+                    .detail("doing", *doing)
+                    .detail("read_bytes", *offset);
+                event.source = Some(place(source, path, *offset, 0));
+                self.own(sealer, event)
             }
         }
+    }
+
+    /// Seals an event of our own; its path may hold a secret.
+    fn own(&mut self, sealer: &mut Sealer, event: Event) -> Result<(), SealError> {
+        self.counters.events += 1;
+        let redacted = self.redactor.redact(event);
+        sealer.push(redacted, None).map(drop)
     }
 
     fn record(&mut self, sealer: &mut Sealer, mut decoded: Decoded) -> Result<(), SealError> {
@@ -161,7 +217,7 @@ impl Pipeline {
                     event.labels.insert("cwd".into(), cwd.clone());
                 }
                 let redacted = self.redactor.redact(event);
-                sealer.push(&redacted, None)?;
+                sealer.push(redacted, None)?;
             }
             self.sessions.insert(session, Instant::now());
         }
@@ -177,13 +233,13 @@ impl Pipeline {
         let redacted = self.redactor.redact(decoded.record);
         self.counters.redactions += redacted.redactions();
         self.counters.withheld += u64::from(redacted.is_withheld());
-        let seq = sealer.push(&redacted, None)?;
+        let seq = sealer.push(redacted, None)?;
         self.counters.records_sealed += 1;
         self.counters.events += 1 + decoded.blocks.len() as u64;
         for mut block in decoded.blocks {
             block.actor = Some(self.actor.clone());
             let redacted = self.redactor.redact(block);
-            sealer.push(&redacted, Some(seq))?;
+            sealer.push(redacted, Some(seq))?;
         }
         Ok(())
     }

@@ -33,6 +33,10 @@ pub struct Status {
     pub files: u64,
     /// Bytes in files that were not read yet.
     pub unread_bytes: u64,
+    /// Files and folders that cannot be read now.
+    pub unreadable: u64,
+    /// The first of them, each with what the system said.
+    pub unreadable_examples: Vec<String>,
     /// Lines read since the start.
     pub lines_in: u64,
     /// Records sealed since the start.
@@ -45,7 +49,8 @@ pub struct Status {
     pub redactions: u64,
     /// Records whose content was withheld since the start.
     pub withheld: u64,
-    /// Records dropped. Always 0: what does not fit waits in its file.
+    /// Payloads and entries removed before they were archived, since the start: the disk was full and the
+    /// configuration said `when_full = "prune"`.
     pub shed: u64,
     /// Leaves in the log.
     pub size: u64,
@@ -63,6 +68,9 @@ pub struct Status {
     pub frontier_confirmed: bool,
     /// The last problem with delivery, absent when there is none.
     pub problem: Option<String>,
+    /// Uploads that the collector refused for good and that wait for `jurat dead-letters retry`.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// Bytes in the ledger.
     pub ledger_bytes: u64,
 }

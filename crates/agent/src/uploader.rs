@@ -2,24 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jurat_disk::{Host, read, replace};
-use jurat_key::Secret;
 use jurat_ledger::{LedgerError, Reader};
 use jurat_seal::kind;
 use jurat_sink::{
-    Accepted, Batch, BatchError, Collector, CollectorError, FrontierAnswer, Identity, check_note,
-    read_batch,
+    Accepted, Batch, BatchError, CollectorError, FrontierAnswer, Refusal, Take, read_batch,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::Input;
 use crate::config::DeliveryConfig;
+use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::uplink::Uplink;
 
 /// Up to where the collector archived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,8 @@ pub enum Delivery {
         /// Leaves archived.
         size: u64,
     },
+    /// An upload was refused for good and is set aside; its leaf hashes go out next.
+    DeadLetter(DeadLetter),
     /// An upload did not succeed; it will be tried again.
     Problem(String),
 }
@@ -57,6 +60,8 @@ pub enum Delivery {
 #[derive(Default)]
 pub(crate) struct Bell {
     pub(crate) end: AtomicU64,
+    /// Do not wait for the time that the collector asked for.
+    pub(crate) hurry: AtomicBool,
     pub(crate) ring: Notify,
 }
 
@@ -64,16 +69,10 @@ pub(crate) struct Uploader {
     pub(crate) host: Host,
     pub(crate) ledger_dir: PathBuf,
     pub(crate) cursor_path: PathBuf,
-    pub(crate) collector: Collector,
-    pub(crate) device: String,
-    pub(crate) token: Secret,
-    pub(crate) hmac_key: Secret,
-    /// The collector's keys and the log's name: an answer counts only when they signed.
-    pub(crate) witness: String,
-    pub(crate) archive: String,
-    pub(crate) origin: String,
+    pub(crate) uplink: Uplink,
+    pub(crate) letters: DeadLetters,
     pub(crate) bell: Arc<Bell>,
-    pub(crate) to_agent: Sender<Input>,
+    pub(crate) to_agent: mpsc::Sender<Input>,
     pub(crate) patience: DeliveryConfig,
 }
 
@@ -91,6 +90,9 @@ impl Drop for Handle {
         }
     }
 }
+
+/// The longest time between uploads that a collector can ask for.
+const PACE_MAX_S: u64 = 3_600;
 
 /// Reads the cursor; the beginning when there is none.
 pub(crate) fn load_cursor(host: &Host, path: &std::path::Path) -> Cursor {
@@ -125,54 +127,43 @@ impl Uploader {
     }
 
     async fn run(self) {
-        let token = self.token.to_base64();
-        let who = Identity {
-            device: &self.device,
-            token: &token,
-            key: self.hmac_key.expose(),
-        };
-        let asked = tokio::time::timeout(
-            Duration::from_secs(5),
-            self.collector.frontier(&self.host, &who),
-        )
-        .await;
+        let asked = timeout(Duration::from_secs(5), self.uplink.frontier(&self.host)).await;
         let frontier = asked.ok().and_then(Result::ok);
-        let _ = self
-            .to_agent
-            .send(Input::Delivery(Delivery::Frontier(frontier)));
+        self.tell(Delivery::Frontier(frontier));
         let mut cursor = load_cursor(&self.host, &self.cursor_path);
         let first_ms = self.patience.retry_ms;
         let longest_ms = self.patience.retry_max_ms;
-        // A collector that refuses this device or an upload for good is asked again this often.
+        // A collector that refuses this device, or that cannot be understood, is asked again this often.
         let refused = Duration::from_millis(longest_ms);
         let mut backoff_ms = first_ms;
+        let mut take = Take::Many;
+        let mut not_before = Instant::now();
+        // An upload that could not be sent is not made again.
+        let mut unsent: Option<Batch> = None;
         loop {
+            self.wait_for_turn(not_before).await;
             let end = self.bell.end.load(Ordering::Acquire);
-            let batch = match self.next_batch(cursor, end) {
+            let made = match unsent.take() {
+                Some(batch) => Ok(Some(batch)),
+                None => self.next_batch(cursor, end, take),
+            };
+            let batch = match made {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
                     self.bell.ring.notified().await;
                     continue;
                 }
+                Err(BatchError::TooLarge { .. }) if take != Take::Hashes => {
+                    take = Take::Hashes;
+                    continue;
+                }
                 Err(error) => {
-                    self.problem(&error.to_string());
-                    tokio::time::sleep(refused).await;
+                    self.problem(&describe(&error));
+                    sleep(refused).await;
                     continue;
                 }
             };
-            match self.collector.upload(&self.host, &who, &batch).await {
-                Ok(accepted)
-                    if let Err(what) = check_note(
-                        &accepted.note,
-                        &self.origin,
-                        accepted.size,
-                        &self.witness,
-                        &self.archive,
-                    ) =>
-                {
-                    self.problem(&format!("the collector's answer does not count: {what}"));
-                    tokio::time::sleep(refused).await;
-                }
+            let error = match self.uplink.send(&self.host, batch.body.clone()).await {
                 Ok(accepted) => {
                     let reached = if accepted.size == batch.to {
                         Some(Cursor {
@@ -186,62 +177,127 @@ impl Uploader {
                         // Genuine, and old: sent again at once it would be answered so again.
                         let size = accepted.size;
                         self.problem(&format!("the collector answered with size {size} again"));
-                        tokio::time::sleep(refused).await;
+                        sleep(refused).await;
                         continue;
                     };
                     backoff_ms = first_ms;
+                    take = Take::Many;
+                    if !batch.more {
+                        let pause = Duration::from_secs(accepted.next_upload_s.min(PACE_MAX_S));
+                        not_before = Instant::now() + pause;
+                    }
                     cursor = next;
                     self.store(cursor);
                     let position = cursor.position;
-                    let _ = self
-                        .to_agent
-                        .send(Input::Delivery(Delivery::Accepted { accepted, position }));
+                    self.tell(Delivery::Accepted { accepted, position });
+                    continue;
                 }
-                Err(CollectorError::Conflict { size }) => match self.locate(size, end) {
+                Err(error) => error,
+            };
+            match error {
+                CollectorError::Conflict { size } => match self.locate(size, end) {
                     Some(found) if found != cursor => {
                         cursor = found;
                         self.store(cursor);
-                        let known = self.collector.frontier(&self.host, &who).await.ok();
-                        let _ = self
-                            .to_agent
-                            .send(Input::Delivery(self.located(cursor, known)));
+                        let known = self.uplink.frontier(&self.host).await.ok();
+                        self.tell(self.located(cursor, known));
                         // A collector that names another size each time must not be asked without end.
-                        tokio::time::sleep(Duration::from_millis(backoff_ms)).await;
+                        sleep(Duration::from_millis(backoff_ms)).await;
                         backoff_ms = (backoff_ms * 2).min(longest_ms);
                     }
                     _ => {
                         self.problem(&format!(
                             "the collector holds {size} leaves of this log, and this ledger has no such checkpoint"
                         ));
-                        tokio::time::sleep(refused).await;
+                        sleep(refused).await;
                     }
                 },
-                Err(error @ (CollectorError::Unreachable { .. } | CollectorError::Busy { .. })) => {
+                CollectorError::Unreachable { .. } | CollectorError::Busy { .. } => {
                     self.problem(&describe(&error));
                     let asked_ms = match error {
                         CollectorError::Busy {
                             retry_after_s: Some(seconds),
                             ..
-                        } => seconds.min(3_600) * 1_000,
+                        } => seconds.min(PACE_MAX_S) * 1_000,
                         _ => 0,
                     };
                     // Jitter: a fleet that lost its collector must not come back as one.
                     let mut jitter = [0; 8];
                     self.host.rng.fill(&mut jitter);
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
-                    tokio::time::sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms))
-                        .await;
+                    unsent = Some(batch);
+                    sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
                     backoff_ms = (backoff_ms * 2).min(longest_ms);
                 }
-                Err(error) => {
+                CollectorError::Refused { status, refusal }
+                    if take != Take::Hashes && is_about_content(status, &refusal.code) =>
+                {
+                    // First alone: what is wrong with one seal is not wrong with its neighbours.
+                    if take == Take::Many {
+                        take = Take::One;
+                    } else if self.set_aside(&batch, status, refusal) {
+                        take = Take::Hashes;
+                    } else {
+                        sleep(refused).await;
+                    }
+                }
+                error => {
                     self.problem(&describe(&error));
-                    tokio::time::sleep(refused).await;
+                    sleep(refused).await;
                 }
             }
         }
     }
 
-    fn next_batch(&self, cursor: Cursor, end: u64) -> Result<Option<Batch>, BatchError> {
+    /// Waits for the time that the collector asked for, unless something cannot wait.
+    async fn wait_for_turn(&self, not_before: Instant) {
+        while !self.bell.hurry.swap(false, Ordering::AcqRel) {
+            if timeout_at(not_before, self.bell.ring.notified())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Sets a refused seal aside; `false` when that is not possible.
+    fn set_aside(&self, batch: &Batch, status: u16, refusal: Refusal) -> bool {
+        let letter = DeadLetter {
+            from: batch.from,
+            to: batch.to,
+            status,
+            code: refusal.code,
+            message: refusal.message.chars().take(1_000).collect(),
+            time: self.host.clock.now().rfc3339(),
+            bytes: batch.body.len() as u64,
+            noted: false,
+            delivered: false,
+        };
+        tracing::error!(
+            from = letter.from,
+            to = letter.to,
+            code = letter.code,
+            "refused for good; set aside"
+        );
+        match self.letters.keep(&self.host, &letter, &batch.body) {
+            Ok(()) => {
+                self.tell(Delivery::DeadLetter(letter));
+                true
+            }
+            Err(error) => {
+                self.problem(&describe(&error));
+                false
+            }
+        }
+    }
+
+    fn next_batch(
+        &self,
+        cursor: Cursor,
+        end: u64,
+        take: Take,
+    ) -> Result<Option<Batch>, BatchError> {
         if cursor.position >= end {
             return Ok(None);
         }
@@ -251,7 +307,7 @@ impl Uploader {
             cursor.position,
             end,
         )?;
-        read_batch(&mut reader, cursor.size)
+        read_batch(&mut reader, cursor.size, take)
     }
 
     /// Finds the place in the ledger after the checkpoint of this size.
@@ -278,18 +334,17 @@ impl Uploader {
     /// What the collector knows of the log has the note once more.
     fn located(&self, cursor: Cursor, known: Option<FrontierAnswer>) -> Delivery {
         let (position, size) = (cursor.position, cursor.size);
-        let note = known
-            .filter(|known| known.size == size)
-            .and_then(|known| known.note);
-        match note {
-            Some(note)
-                if check_note(&note, &self.origin, size, &self.witness, &self.archive).is_ok() =>
-            {
-                let accepted = Accepted {
-                    size,
-                    note,
-                    next_upload_s: 0,
-                };
+        let accepted = known.and_then(|known| {
+            Some(Accepted {
+                size: known.size,
+                note: known.note?,
+                next_upload_s: 0,
+                leaves_withheld: known.leaves_withheld,
+                payloads_missing: 0,
+            })
+        });
+        match accepted {
+            Some(accepted) if accepted.size == size && self.uplink.check(&accepted).is_ok() => {
                 Delivery::Accepted { accepted, position }
             }
             _ => Delivery::Located { position, size },
@@ -306,10 +361,26 @@ impl Uploader {
 
     fn problem(&self, what: &str) {
         tracing::warn!(what, "delivery");
-        let _ = self
-            .to_agent
-            .send(Input::Delivery(Delivery::Problem(what.to_owned())));
+        self.tell(Delivery::Problem(what.to_owned()));
     }
+
+    fn tell(&self, delivery: Delivery) {
+        let _ = self.to_agent.send(Input::Delivery(delivery));
+    }
+}
+
+/// Whether a refusal is about what an upload holds, so that the tree can go on without it. A refusal of
+/// the device, of the address or of the signed head is not.
+fn is_about_content(status: u16, code: &str) -> bool {
+    matches!(
+        code,
+        "malformed"
+            | "malformed_entry"
+            | "inconsistent"
+            | "payload_mismatch"
+            | "too_large"
+            | "bad_encoding"
+    ) || status == 413
 }
 
 /// The second line of a checkpoint.

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jurat_collector::{Builder, Settings};
+use jurat_collector::{Archive, Builder, Settings};
 use jurat_disk::Host;
 
 #[tokio::main]
@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on https://{}", running.address);
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        println!("{:?}", running.with_archive(|archive| archive.stats()));
+        println!("{:?}", running.with_archive(Archive::stats));
     }
     running.stop().await?;
     Ok(())

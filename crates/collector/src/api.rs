@@ -1,10 +1,10 @@
 //! The HTTP interface (`docs/formats/upload.md`, `/openapi.json`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Bytes, to_bytes};
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header as http_header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,22 +13,59 @@ use jurat_disk::Host;
 use jurat_event::header;
 use jurat_key::Secret;
 use jurat_proof::Request;
-use jurat_sink::{Enrolled, Enrolment, UPLOAD_BYTES_MAX};
+use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::archive::{ArchiveError, Shared};
-use crate::devices::{DeviceError, Devices};
-use crate::{Device, Refused};
+use crate::Refused;
+use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement};
+use crate::devices::Device;
+use crate::queue::Queue;
 
 /// What every request sees.
 pub(crate) struct Api {
     pub(crate) host: Host,
-    pub(crate) archive: Shared,
-    pub(crate) devices: Mutex<Devices>,
+    pub(crate) archive: Arc<Archive>,
+    pub(crate) queue: Queue,
     pub(crate) enrol_token: Secret,
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
+    pub(crate) room: Room,
     /// Told when the archive failed: the server stops and is opened anew.
-    pub(crate) failed: tokio::sync::watch::Sender<Option<String>>,
+    pub(crate) failed: watch::Sender<Option<String>>,
+}
+
+/// How much may be under way.
+pub(crate) struct Room {
+    /// KiB of uploads, from before they are read until they are answered.
+    uploads: Arc<Semaphore>,
+    /// Uploads that are judged: each holds its records uncompressed, and one core.
+    judging: Arc<Semaphore>,
+}
+
+/// All uploads under way together, in KiB.
+const UPLOADS_KIB_MAX: u32 = 256 * 1024;
+/// What an upload takes of it at least: no more than 256 are under way.
+const UPLOAD_KIB_MIN: u32 = 1024;
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
+            judging: Arc::new(Semaphore::new(cores)),
+        }
+    }
+
+    /// Room for an upload of the length that it names, or of the greatest when it names none.
+    fn take(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Refused> {
+        let len: usize = text(headers, "content-length")
+            .parse()
+            .unwrap_or(UPLOAD_BYTES_MAX);
+        let kib = (len.min(UPLOAD_BYTES_MAX) / 1024) as u32;
+        let room = self.uploads.clone();
+        room.try_acquire_many_owned(kib.max(UPLOAD_KIB_MIN))
+            .map_err(|_| Refused::busy("too many uploads are under way"))
+    }
 }
 
 type Ctx = State<Arc<Api>>;
@@ -44,26 +81,38 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/enroll", post(enroll))
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
-        .layer(DefaultBodyLimit::max(UPLOAD_BYTES_MAX))
         .with_state(api)
 }
 
 const OPENAPI: &str = include_str!("openapi.json");
 
+/// When to try again, for who is told that we are busy. Clients add jitter.
+const RETRY_AFTER_S: &str = "5";
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST);
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let retry = [(http_header::RETRY_AFTER, RETRY_AFTER_S)];
+            return (status, retry, Json(self.refusal)).into_response();
+        }
         (status, Json(self.refusal)).into_response()
     }
 }
 
-fn ill(error: &ArchiveError) -> Refused {
+fn ill(api: &Api, error: &ArchiveError) -> Refused {
     tracing::error!(%error, "the archive failed");
-    Refused::new(
-        503,
-        "archive_failed",
-        "the archive failed; nothing was stored or signed",
-    )
+    fail(&api.failed, error.to_string());
+    Refused::archive_failed()
+}
+
+/// Stops the server: nothing more can be acknowledged by this process. The first reason counts.
+pub(crate) fn fail(failed: &watch::Sender<Option<String>>, why: String) {
+    failed.send_if_modified(|first| {
+        let new = first.is_none();
+        first.get_or_insert(why);
+        new
+    });
 }
 
 fn bearer(headers: &HeaderMap) -> &str {
@@ -80,67 +129,48 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 }
 
 async fn stats(State(api): Ctx) -> Json<crate::Stats> {
-    Json(
-        api.archive
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stats(),
-    )
+    Json(api.archive.stats())
 }
 
-async fn enroll(
-    State(api): Ctx,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Enrolled>, Refused> {
+/// The longest enrolment that is read.
+const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
+
+async fn enroll(State(api): Ctx, request: HttpRequest) -> Result<Json<Enrolled>, Refused> {
+    let enrolled = take_enrolment(&api, request).await;
+    enrolled.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Refused> {
+    let (parts, body) = request.into_parts();
     let token = api.enrol_token.to_base64();
-    let given = bearer(&headers).as_bytes();
+    let given = bearer(&parts.headers).as_bytes();
     if aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given).is_err() {
-        return Err(refuse(
-            &api,
-            Refused::new(401, "wrong_token", "the enrolment token is not accepted"),
-        ));
+        let message = "the enrolment token is not accepted";
+        return Err(Refused::new(401, "wrong_token", message));
     }
-    let enrolment: Enrolment = serde_json::from_slice(&body).map_err(|error| {
-        refuse(
-            &api,
-            Refused::new(400, "malformed", format!("not an enrolment: {error}")),
-        )
-    })?;
-    let made = api
-        .devices
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .enroll(&api.host, &api.domain, &enrolment);
-    let (device, token) = made.map_err(|error| match error {
-        DeviceError::Taken(_) => Refused::new(409, "device_taken", error.to_string()),
-        DeviceError::Invalid(_) => Refused::new(400, "malformed", error.to_string()),
-        DeviceError::Io { .. } => Refused::new(
-            503,
-            "archive_failed",
-            "the device table could not be written",
-        ),
-    })?;
-    let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
-    archive.note_enrolment(&device).map_err(|error| {
-        let _ = api.failed.send(Some(error.to_string()));
-        ill(&error)
-    })?;
-    let [witness, archive_key, log] = archive.verifier_keys().map(|key| key.to_string());
-    let hmac_key = device
-        .hmac_key()
-        .map(|key| key.to_base64())
-        .unwrap_or_default();
-    tracing::info!(device = device.id, origin = device.origin, "enrolled");
-    Ok(Json(Enrolled {
-        origin: device.origin,
+    let body = read_body(body, ENROLMENT_BYTES_MAX).await?;
+    let enrolment: Enrolment = serde_json::from_slice(&body)
+        .map_err(|error| Refused::new(400, "malformed", format!("not an enrolment: {error}")))?;
+    let (device, token) = Device::new(&api.host, &api.domain, &enrolment)?;
+    let (origin, hmac_key) = (device.row.origin.clone(), device.hmac.to_base64());
+    if let Done::Taken = api.queue.ask(Ask::Enrol(Box::new(device))).await? {
+        let message = format!(
+            "the device {} is enrolled already; a new enrolment takes a new id",
+            enrolment.device
+        );
+        return Err(Refused::new(409, "device_taken", message));
+    }
+    let [witness, archive, log] = api.archive.verifier_keys().map(|key| key.to_string());
+    tracing::info!(device = enrolment.device, origin, "enrolled");
+    Ok(Enrolled {
+        origin,
         token,
         hmac_key,
         fingerprint_key: api.fingerprint_key.to_base64(),
         witness,
-        archive: archive_key,
+        archive,
         log,
-    }))
+    })
 }
 
 /// Counts a refusal and logs it.
@@ -150,45 +180,31 @@ fn refuse(api: &Api, refused: Refused) -> Refused {
         message = refused.refusal.message,
         "refused"
     );
-    api.archive
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .count_refusal(&refused.refusal.code);
+    api.archive.count_refusal(&refused.refusal.code);
     refused
 }
 
 /// The device that a request names, when its bearer token is the right one.
-fn known_device(api: &Api, headers: &HeaderMap) -> Result<Device, Refused> {
-    let devices = api.devices.lock().unwrap_or_else(PoisonError::into_inner);
-    let device = devices
-        .find(text(headers, header::DEVICE))
-        .filter(|device| device.accepts_token(bearer(headers)));
-    device.cloned().ok_or_else(|| {
-        Refused::new(
-            401,
-            "wrong_token",
-            "unknown device or wrong token; enrol it first",
-        )
-    })
+fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
+    let device = api.archive.device(text(headers, header::DEVICE));
+    device
+        .filter(|device| device.accepts_token(bearer(headers)))
+        .ok_or_else(|| {
+            let message = "unknown device or wrong token; enrol it first";
+            Refused::new(401, "wrong_token", message)
+        })
 }
 
-/// Authenticates a request: bearer token, signature, time, nonce, in this order.
+/// Authenticates a request of this device: signature, time, nonce, in this order.
 fn authenticate(
     api: &Api,
+    device: &Device,
     headers: &HeaderMap,
     method: &str,
     path: &str,
     body: &[u8],
-) -> Result<(Device, (String, u64)), Refused> {
-    let id = text(headers, header::DEVICE);
-    let device = known_device(api, headers)?;
-    let unknown = || {
-        Refused::new(
-            401,
-            "wrong_token",
-            "unknown device or wrong token; enrol it first",
-        )
-    };
+) -> Result<(String, u64), Refused> {
+    let id = &device.row.id;
     let timestamp: u64 = text(headers, header::TIMESTAMP).parse().map_err(|_| {
         Refused::new(
             401,
@@ -206,99 +222,135 @@ fn authenticate(
         nonce,
         body,
     };
-    let key = device.hmac_key().ok_or_else(unknown)?;
-    if !request.verify(key.expose(), text(headers, header::SIGNATURE)) {
+    if !request.verify(device.hmac.expose(), text(headers, header::SIGNATURE)) {
         return Err(Refused::new(
             401,
             "bad_hmac",
             "X-Siem-Signature does not belong to this request",
         ));
     }
-    let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
-    archive.take_nonce(id, nonce, timestamp)?;
-    Ok((device, (format!("{id}/{nonce}"), timestamp)))
+    api.archive.take_nonce(id, nonce, timestamp)?;
+    Ok((format!("{id}/{nonce}"), timestamp))
 }
 
 async fn frontier(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refused> {
-    let (device, _) = authenticate(&api, &headers, "GET", "/v1/frontier", b"")
+    let device = known_device(&api, &headers)
+        .and_then(|device| {
+            authenticate(&api, &device, &headers, "GET", "/v1/frontier", b"")?;
+            Ok(device)
+        })
         .map_err(|refused| refuse(&api, refused))?;
     let answer = api
         .archive
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .frontier(&device.origin)
-        .map_err(|error| ill(&error))?;
+        .frontier(&device.row.origin)
+        .map_err(|error| ill(&api, &error))?;
     Ok(Json(answer).into_response())
 }
 
-/// How long a client may take to send an upload.
+/// How long a client may take to send a body.
 const BODY_S: u64 = 60;
 
-async fn batches(State(api): Ctx, request: axum::extract::Request) -> Result<Response, Refused> {
-    let (parts, body) = request.into_parts();
-    let headers = parts.headers;
-    // Who we do not know does not get to fill our memory.
-    known_device(&api, &headers).map_err(|refused| refuse(&api, refused))?;
-    let read = tokio::time::timeout(
-        Duration::from_secs(BODY_S),
-        to_bytes(body, UPLOAD_BYTES_MAX),
-    )
-    .await;
-    let body = match read {
-        Ok(Ok(body)) => body,
+async fn read_body(body: Body, max: usize) -> Result<Bytes, Refused> {
+    match tokio::time::timeout(Duration::from_secs(BODY_S), to_bytes(body, max)).await {
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {
-            let message =
-                format!("the body was cut, or is larger than {UPLOAD_BYTES_MAX} bytes: {error}");
-            return Err(refuse(&api, Refused::new(413, "too_large", message)));
+            let message = format!("the body was cut, or is larger than {max} bytes: {error}");
+            Err(Refused::new(413, "too_large", message))
         }
         Err(_) => {
-            return Err(refuse(
-                &api,
-                Refused::new(408, "too_slow", "the body did not come in time"),
-            ));
-        }
-    };
-    // Hashing and disk: not on a thread that serves sockets.
-    let done = tokio::task::spawn_blocking(move || take_batch(&api, &headers, &body)).await;
-    match done {
-        Ok(answer) => answer.map(IntoResponse::into_response),
-        Err(error) => {
-            tracing::error!(%error, "a bug: taking an upload panicked");
-            Err(Refused::new(
-                500,
-                "bug",
-                "the collector failed; nothing was acknowledged",
-            ))
+            let message = "the body did not come in time";
+            Err(Refused::new(408, "too_slow", message))
         }
     }
 }
 
-fn take_batch(
-    api: &Api,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<Json<jurat_sink::Accepted>, Refused> {
-    let accepted = (|| {
-        let (device, nonce) = authenticate(api, headers, "POST", "/v1/batches", body)?;
-        if text(headers, "content-encoding") != "zstd" {
-            return Err(Refused::new(
-                415,
-                "bad_encoding",
-                "an upload is sent with Content-Encoding: zstd",
-            ));
-        }
-        let key = device
-            .verifier_key()
-            .ok_or_else(|| Refused::new(403, "unknown_key", "no usable key on record"))?;
-        let mut archive = api.archive.lock().unwrap_or_else(PoisonError::into_inner);
-        match archive.accept(&device.origin, &key, nonce, body) {
-            Ok(judged) => judged,
-            Err(error) => {
-                // The ledger is poisoned: nothing more can be acknowledged by this process.
-                let _ = api.failed.send(Some(error.to_string()));
-                Err(ill(&error))
+async fn batches(State(api): Ctx, request: HttpRequest) -> Result<Json<Accepted>, Refused> {
+    // A task of its own: a client that goes away does not take the bound on what is under way along.
+    let done = tokio::spawn({
+        let api = api.clone();
+        async move { take_batch(&api, request).await }
+    });
+    let done = done.await.unwrap_or_else(|error| Err(bug(&error)));
+    done.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+fn bug(error: &tokio::task::JoinError) -> Refused {
+    tracing::error!(%error, "a bug: taking an upload panicked");
+    let message = "the collector failed; nothing was acknowledged";
+    Refused::new(500, "bug", message)
+}
+
+/// How often an upload is judged again because another one of the same log came first.
+const ROUNDS: usize = 4;
+
+async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Refused> {
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    // Who we do not know does not get to fill our memory; who we know, no more than there is room.
+    let device = known_device(api, &headers)?;
+    let _room = api.room.take(&headers)?;
+    let body = read_body(body, UPLOAD_BYTES_MAX).await?;
+    let mut nonce = None;
+    for _ in 0..ROUNDS {
+        let judging = api.room.judging.clone().acquire_owned().await;
+        let (api_, device_, headers_, body_) =
+            (api.clone(), device.clone(), headers.clone(), body.clone());
+        // Hashing: not on a thread that serves sockets.
+        let judged = tokio::task::spawn_blocking(move || {
+            let _judging = judging;
+            let nonce = match nonce {
+                Some(nonce) => nonce,
+                None => authenticate(&api_, &device_, &headers_, "POST", "/v1/batches", &body_)?,
+            };
+            if text(&headers_, "content-encoding") != "zstd" {
+                let message = "an upload is sent with Content-Encoding: zstd";
+                return Err(Refused::new(415, "bad_encoding", message));
             }
+            let judged = api_
+                .archive
+                .judge(&device_.row.origin, &device_.key, &nonce, &body_)
+                .map_err(|error| ill(&api_, &error))?;
+            Ok((judged, nonce))
+        });
+        let (judged, taken) = judged.await.unwrap_or_else(|error| Err(bug(&error)))?;
+        match judged {
+            Judgement::Answer(answer) => return answer,
+            Judgement::Store(ask) => match api.queue.ask(ask).await? {
+                Done::Accepted(accepted) => return Ok(accepted),
+                Done::Refused(refused) => return Err(refused),
+                Done::Stale | Done::Enrolled | Done::Taken => nonce = Some(taken),
+            },
         }
-    })();
-    accepted.map(Json).map_err(|refused| refuse(api, refused))
+    }
+    Err(Refused::busy("other uploads of this log came first"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(len: usize) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(http_header::CONTENT_LENGTH, len.into());
+        headers
+    }
+
+    #[test]
+    fn uploads_under_way_hold_a_bounded_memory_and_the_next_is_told_when_to_come_back() {
+        for (headers, most) in [
+            (headers(100_000), 256),
+            (headers(UPLOAD_BYTES_MAX), 32),
+            (headers(usize::MAX), 32),
+            // Chunked: as if it were the greatest.
+            (HeaderMap::new(), 32),
+        ] {
+            let room = Room::new();
+            let held: Vec<_> = (0..most).map(|_| room.take(&headers).unwrap()).collect();
+            let refused = room.take(&headers).unwrap_err().into_response();
+            assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(refused.headers()["retry-after"], RETRY_AFTER_S);
+            drop(held);
+            assert!(room.take(&headers).is_ok());
+        }
+    }
 }

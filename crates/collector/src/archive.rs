@@ -1,26 +1,35 @@
 //! The archive: uploads, frontiers and the collector's own log in one ledger.
 //!
-//! One group makes an upload, the frontier it moves, the note that will be sent and the leaf in the
-//! collector's own log durable together. Everything else is a projection of it.
+//! One group makes uploads, the frontiers they move, the notes that will be sent and the leaves in
+//! the collector's own log durable together. Everything else is a projection of it.
+//!
+//! [`Archive`] is what everybody may look at: its lock is held for a look at memory, never while a
+//! disk works or bytes are hashed. What changes it goes through the one [`Writer`].
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+mod writer;
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
 use jurat_disk::Host;
-use jurat_event::Kind;
 use jurat_key::{KeyError, Secret, SoftwareKey};
-use jurat_ledger::{Group, Ledger, LedgerError, Options, Reader, Replayed};
+use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer, SignerError,
-    VerifierKey, leaf_hash,
+    VerifierKey,
 };
-use jurat_sink::{Accepted, FileSink, FileSinkError, FrontierAnswer, line};
+use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
 
-use crate::ingest::{Judged, Known, Refused, decompress, judge};
+use crate::devices::{self, Device};
+use crate::ingest::{Judged, Known, Refused, begins_at, decompress, judge};
 use crate::own_log::OwnLog;
+
+pub(crate) use writer::{Ask, Done, Writer};
 
 /// Kinds of archive records.
 pub(crate) mod kind {
@@ -47,7 +56,7 @@ pub enum ArchiveError {
     /// A key could not sign.
     #[error(transparent)]
     Signer(#[from] SignerError),
-    /// The SIEM file failed.
+    /// The SIEM file cannot be opened.
     #[error(transparent)]
     Sink(#[from] FileSinkError),
     /// An earlier commit failed; open the archive anew.
@@ -67,10 +76,29 @@ pub(crate) struct UploadHeader {
     pub(crate) received_at: u64,
     /// The chain before its first leaf.
     pub(crate) chain: Digest,
+    /// It came instead of an earlier one of the same leaves that held only their hashes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) late: bool,
 }
 
-/// What is known of one log, as it is stored.
+/// An archived upload that holds only the hashes of some leaves; their entries may still come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+struct Withheld {
+    from: u64,
+    to: u64,
+    /// The frontier and the chain before it, and the root after it.
+    roots: Vec<Digest>,
+    chain: Digest,
+    root: Digest,
+    leaves: u64,
+    payloads: u64,
+}
+
+/// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
+const WITHHELD_MAX: usize = 1_000;
+
+/// What is known of one log, as it is stored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Line {
     size: u64,
     roots: Vec<Digest>,
@@ -80,26 +108,67 @@ struct Line {
     /// Payloads that never came: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
+    /// Leaves of which only the hash came. Likewise.
+    #[serde(default)]
+    leaves_withheld: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    withheld: Vec<Withheld>,
+    /// Uploads that came late instead of withheld ones.
+    #[serde(default)]
+    late: u64,
     /// A signed head that contradicts `note`. No cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Change {
+impl Line {
+    fn known(&self) -> Option<Known> {
+        let frontier = Frontier::from_parts(self.size, self.roots.clone())?;
+        Some(Known {
+            frontier,
+            chain: Chain(self.chain),
+        })
+    }
+
+    /// The same head, cosigned at this time, as far as it may be.
+    fn cosign(&mut self, keys: &Keys, note: Note, time: u64) -> Result<(), SignerError> {
+        let mut note = note;
+        // Cosignature times never run backwards, even when the clock does.
+        self.time = time.max(self.time);
+        if self.fork.is_none() {
+            note.signatures
+                .push(Cosignature::sign(&keys.witness, self.time, &note.text)?);
+            if self.payloads_missing == 0 && self.leaves_withheld == 0 {
+                note.signatures
+                    .push(Cosignature::sign(&keys.archive, self.time, &note.text)?);
+            }
+        }
+        self.note = note.encode();
+        Ok(())
+    }
+}
+
+/// What a group changes, or, in a snapshot, everything.
+#[derive(Default, Serialize, Deserialize)]
+struct Change<'a> {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    lines: BTreeMap<String, Line>,
+    lines: BTreeMap<Cow<'a, str>, Cow<'a, Line>>,
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    nonces: BTreeMap<String, u64>,
+    nonces: BTreeMap<Cow<'a, str>, u64>,
     own_size: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    own_roots: Vec<Digest>,
+    #[serde(default)]
+    own_roots: Cow<'a, [Digest]>,
+    /// Up to where the device table counts.
+    #[serde(default)]
+    devices_end: u64,
 }
 
 /// Numbers about a collector since it was started, and what it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
+    /// Devices enrolled.
+    pub devices: u64,
     /// Logs with at least one leaf.
     pub logs: u64,
     /// Leaves archived.
@@ -142,37 +211,68 @@ impl Keys {
 pub(crate) const NONCE_WINDOW_S: u64 = 600;
 /// The most nonces remembered; a collector with more traffic than this answers 429.
 const NONCES_MAX: usize = 1_000_000;
+/// The most that a buffer may have held to be kept for the next upload.
+const BUFFER_BYTES_KEPT: usize = 2 * 1024 * 1024;
+/// The largest snapshot that is read, uncompressed.
+const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// Uploads, frontiers, the collector's own log.
-pub struct Archive {
-    host: Host,
-    ledger: Ledger,
-    lines: BTreeMap<String, Line>,
-    nonces: BTreeMap<String, u64>,
-    own: OwnLog,
-    own_signed: u64,
-    keys: Keys,
-    siem: Option<FileSink>,
+/// What is durable, and the nonces that were taken.
+#[derive(Default)]
+struct State {
+    lines: BTreeMap<Arc<str>, Arc<Line>>,
+    devices: HashMap<String, Arc<Device>>,
+    nonces: HashMap<String, u64>,
+    /// Old nonces are looked for when there are this many.
+    nonces_prune: usize,
+    /// The position after the last durable group.
+    end: u64,
     stats: Stats,
-    next_upload_s: u64,
-    raw: Vec<u8>,
     /// A commit failed: what is in memory may be ahead of the disk, so nothing is said any more.
     failed: bool,
-    siem_problem: Option<String>,
+}
+
+/// Uploads, frontiers, devices, the collector's own log, for everybody to look at.
+pub struct Archive {
+    host: Host,
+    dir: PathBuf,
+    keys: Keys,
+    next_upload_s: u64,
+    state: Mutex<State>,
+    /// Buffers for decompressed uploads, one for each that is judged at a time.
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What follows from judging an upload.
+pub(crate) enum Judgement {
+    /// The answer; nothing is to be stored.
+    Answer(Result<Accepted, Refused>),
+    /// The writer must store this first.
+    Store(Ask),
+}
+
+/// An upload that holds together, with everything that its commit needs.
+pub(crate) struct Prepared {
+    header: UploadHeader,
+    /// What it was judged against: it is stale when the log has moved since.
+    before: Option<Arc<Line>>,
+    line: Line,
+    body: Bytes,
+    root: Digest,
+    nonce: (String, u64),
 }
 
 impl Archive {
-    /// Opens the archive in `dir/archive` with the keys in `dir/keys`, or begins them.
+    /// Opens the archive in `dir/archive` with the keys in `dir/keys` and the devices in
+    /// `dir/devices`, or begins them. Who holds the [`Writer`] is the one who may write.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub fn open(
+    pub(crate) fn open(
         host: Host,
         dir: &Path,
         domain: &str,
-        siem: Option<&Path>,
         next_upload_s: u64,
-    ) -> Result<Self, ArchiveError> {
+    ) -> Result<(Arc<Self>, Writer), ArchiveError> {
         let key_dir = dir.join("keys");
         host.disk
             .create_dir_all(&key_dir)
@@ -182,8 +282,8 @@ impl Archive {
                 source,
             })?;
         let keys = Keys::open(&host, &key_dir, domain)?;
-        let first = serde_json::to_vec(&Change::default()).unwrap_or_default();
-        let mut state = Change::default();
+        let first = pack(&Change::default());
+        let mut whole = Change::default();
         let mut damaged = None;
         let archive_dir = dir.join("archive");
         let ledger = Ledger::open(
@@ -192,19 +292,21 @@ impl Archive {
             &archive_dir,
             Options {
                 segment_bytes: 64 * 1024 * 1024,
+                reserve_bytes: 0,
             },
             &first,
             &mut |replayed| match replayed {
-                Replayed::Snapshot(bytes) => match serde_json::from_slice(bytes) {
-                    Ok(snapshot) => state = snapshot,
+                Replayed::Snapshot(bytes) => match unpack(bytes) {
+                    Ok(snapshot) => whole = snapshot,
                     Err(error) => damaged = Some(format!("snapshot: {error}")),
                 },
-                Replayed::State(bytes) => match serde_json::from_slice::<Change>(bytes) {
+                Replayed::State(bytes) => match serde_json::from_slice::<Change<'_>>(bytes) {
                     Ok(change) => {
-                        state.lines.extend(change.lines);
-                        state.nonces.extend(change.nonces);
-                        state.own_size = change.own_size;
-                        state.own_roots = change.own_roots;
+                        whole.lines.extend(change.lines);
+                        whole.nonces.extend(change.nonces);
+                        whole.own_size = change.own_size;
+                        whole.own_roots = change.own_roots;
+                        whole.devices_end = change.devices_end;
                     }
                     Err(error) => damaged = Some(format!("state: {error}")),
                 },
@@ -214,29 +316,58 @@ impl Archive {
         if let Some(what) = damaged {
             return Err(ArchiveError::Damaged(what));
         }
-        let own = Frontier::from_parts(state.own_size, state.own_roots)
+        let own = Frontier::from_parts(whole.own_size, whole.own_roots.into_owned())
             .ok_or_else(|| ArchiveError::Damaged("the own log's frontier".into()))?;
-        let siem = siem
-            .map(|path| FileSink::open(host.disk.clone(), path, &dir.join("siem.cursor")))
-            .transpose()?;
-        let boot = jurat_disk::boot_id(&*host.rng);
-        let mut archive = Self {
-            own: OwnLog::new(&keys.log.verifier_key().name, boot, own),
-            own_signed: 0,
-            host,
-            ledger,
-            lines: state.lines,
-            nonces: state.nonces,
-            keys,
-            siem,
-            stats: Stats::default(),
-            next_upload_s,
-            raw: Vec::new(),
-            failed: false,
-            siem_problem: None,
+        let (device_ledger, devices) =
+            devices::open(&host, &dir.join("devices"), whole.devices_end)?;
+        let lines: BTreeMap<Arc<str>, Arc<Line>> = whole
+            .lines
+            .into_iter()
+            .map(|(origin, line)| (origin.into(), Arc::new(line.into_owned())))
+            .collect();
+        let stats = Stats {
+            logs: lines.len() as u64,
+            devices: devices.len() as u64,
+            leaves: lines.values().map(|line| line.size).sum(),
+            forks: lines.values().filter(|line| line.fork.is_some()).count() as u64,
+            archive_bytes: ledger.end(),
+            own_leaves: own.size(),
+            ..Stats::default()
         };
-        archive.project()?;
-        Ok(archive)
+        let nonces = whole.nonces.into_iter();
+        let state = State {
+            lines,
+            devices,
+            nonces: nonces
+                .map(|(name, time)| (name.into_owned(), time))
+                .collect(),
+            nonces_prune: 0,
+            end: ledger.end(),
+            stats,
+            failed: false,
+        };
+        let boot = jurat_disk::boot_id(&*host.rng);
+        let own = OwnLog::new(&keys.log.verifier_key().name, boot, own);
+        let archive = Arc::new(Self {
+            host,
+            dir: archive_dir,
+            keys,
+            next_upload_s,
+            state: Mutex::new(state),
+            buffers: Mutex::default(),
+        });
+        let writer = Writer::new(
+            archive.clone(),
+            ledger,
+            device_ledger,
+            own,
+            whole.devices_end,
+        );
+        Ok((archive, writer))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The verifier keys of witness, archive and own log.
@@ -250,31 +381,52 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Failed`] when a commit failed.
     pub fn frontier(&self, origin: &str) -> Result<FrontierAnswer, ArchiveError> {
-        self.check()?;
-        Ok(match self.lines.get(origin) {
+        Ok(self.frontier_at(origin)?.0)
+    }
+
+    /// What is known of a log, and the end of the archive that says so.
+    pub(crate) fn frontier_at(&self, origin: &str) -> Result<(FrontierAnswer, u64), ArchiveError> {
+        let (line, end) = self.line(origin)?;
+        let answer = match line {
             Some(line) => FrontierAnswer {
                 size: line.size,
-                root: known(line).map_or_else(Digest::default, |known| known.frontier.root()),
+                root: line
+                    .known()
+                    .map_or_else(Digest::default, |known| known.frontier.root()),
                 note: Some(line.note.clone()),
+                leaves_withheld: line.leaves_withheld,
             },
             None => FrontierAnswer {
                 size: 0,
                 root: Frontier::default().root(),
                 note: None,
+                leaves_withheld: 0,
             },
-        })
+        };
+        Ok((answer, end))
     }
 
-    fn check(&self) -> Result<(), ArchiveError> {
-        if self.failed {
+    fn line(&self, origin: &str) -> Result<(Option<Arc<Line>>, u64), ArchiveError> {
+        let state = self.state();
+        if state.failed {
             return Err(ArchiveError::Failed);
         }
-        Ok(())
+        Ok((state.lines.get(origin).cloned(), state.end))
+    }
+
+    /// The position after the last durable group.
+    pub(crate) fn end(&self) -> u64 {
+        self.state().end
+    }
+
+    /// An enrolled device.
+    pub(crate) fn device(&self, id: &str) -> Option<Arc<Device>> {
+        self.state().devices.get(id).cloned()
     }
 
     /// Takes a nonce, or refuses a request whose nonce was taken or whose time is off.
     pub(crate) fn take_nonce(
-        &mut self,
+        &self,
         device: &str,
         nonce: &str,
         timestamp: u64,
@@ -294,383 +446,301 @@ impl Archive {
                 "a nonce has 16 to 64 characters",
             ));
         }
-        if self.nonces.len() >= NONCES_MAX {
-            self.nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
-            if self.nonces.len() >= NONCES_MAX {
-                return Err(Refused::new(
-                    429,
-                    "busy",
-                    "too many requests in the last ten minutes",
-                ));
+        let name = format!("{device}/{nonce}");
+        let mut state = self.state();
+        if state.nonces.len() >= state.nonces_prune {
+            state.nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
+            // Looked for again when there are twice as many: the search costs each request little.
+            state.nonces_prune = (state.nonces.len() * 2).clamp(1_000, NONCES_MAX);
+            if state.nonces.len() >= NONCES_MAX {
+                return Err(Refused::busy("too many requests in the last ten minutes"));
             }
         }
-        let name = format!("{device}/{nonce}");
-        if self.nonces.contains_key(&name) {
+        if state.nonces.contains_key(&name) {
             return Err(Refused::new(
                 401,
                 "replayed_nonce",
                 "this nonce was used before",
             ));
         }
-        self.nonces.insert(name, timestamp);
+        state.nonces.insert(name, timestamp);
         Ok(())
     }
 
-    /// Judges an upload, archives it and cosigns its head. Durable on return.
-    ///
-    /// `Err` is the collector's own failure; a refusal is `Ok(Err(..))`.
+    /// Judges an upload against what is known of its log, and cosigns its head. Nothing is stored
+    /// yet, and the signatures must not leave before it is.
     ///
     /// # Errors
-    /// [`ArchiveError`]: nothing was cosigned; open the archive anew.
-    pub(crate) fn accept(
-        &mut self,
+    /// [`ArchiveError`]: the collector's own failure.
+    pub(crate) fn judge(
+        &self,
         origin: &str,
         key: &VerifierKey,
-        nonce: (String, u64),
-        body: &[u8],
-    ) -> Result<Result<Accepted, Refused>, ArchiveError> {
-        self.check()?;
-        let before = match self.lines.get(origin) {
-            Some(line) => known(line)
+        nonce: &(String, u64),
+        body: &Bytes,
+    ) -> Result<Judgement, ArchiveError> {
+        let (before, _) = self.line(origin)?;
+        let known = match &before {
+            Some(line) => line
+                .known()
                 .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
             None => Known {
                 frontier: Frontier::default(),
                 chain: Chain::new(origin),
             },
         };
-        let mut raw = std::mem::take(&mut self.raw);
-        let judged = decompress(body, &mut raw).and_then(|()| judge(&raw, origin, key, &before));
-        raw.shrink_to(1024 * 1024);
-        self.raw = raw;
-        match judged {
-            Ok(Some(judged)) => Ok(Ok(self.archive(origin, key, nonce, body, &before, &judged)?)),
-            Ok(None) => Ok(match self.lines.get(origin) {
-                Some(line) if line.fork.is_none() => Ok(self.answer(line.size, line.note.clone())),
-                _ => Err(Refused::conflict(before.frontier.size())),
-            }),
-            Err(refused) => {
-                if let Some(fork) = &refused.fork {
-                    self.keep_fork(origin, fork)?;
-                }
-                Ok(Err(refused))
+        let mut raw = self.buffers().pop().unwrap_or_default();
+        let mut withheld = None;
+        let judged = decompress(body, &mut raw).and_then(|()| {
+            withheld = before.as_ref().and_then(|line| line.withheld_at(&raw));
+            match &withheld {
+                Some((withheld, known)) => judge_late(&raw, origin, key, known, withheld),
+                None => judge(&raw, origin, key, &known),
             }
+        });
+        // A buffer that a rare huge upload filled is given back; the others stay warm.
+        if raw.len() <= BUFFER_BYTES_KEPT {
+            self.buffers().push(raw);
         }
+        Ok(match (judged, before) {
+            (Ok(Some(judged)), Some(before)) if let Some((withheld, known)) = withheld => {
+                let upload =
+                    self.prepare_late(key, nonce, body, &known, before, &withheld, &judged)?;
+                Judgement::Store(Ask::Upload(Box::new(upload)))
+            }
+            (Ok(Some(judged)), before) => {
+                let upload = self.prepare(origin, key, nonce, body, &known, before, &judged)?;
+                Judgement::Store(Ask::Upload(Box::new(upload)))
+            }
+            (Ok(None), Some(line)) if line.fork.is_none() => {
+                Judgement::Answer(Ok(self.answer(&line)))
+            }
+            (Ok(None), _) => Judgement::Answer(Err(Refused::conflict(known.frontier.size()))),
+            (Err(refused), Some(line)) if refused.fork.is_some() && line.fork.is_none() => {
+                Judgement::Store(Ask::Fork {
+                    origin: origin.to_owned(),
+                    witnessed: line.note.clone(),
+                    refused,
+                })
+            }
+            (Err(refused), _) => Judgement::Answer(Err(refused)),
+        })
     }
 
-    fn answer(&self, size: u64, note: String) -> Accepted {
+    fn buffers(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, line: &Line) -> Accepted {
         Accepted {
-            size,
-            note,
+            size: line.size,
+            note: line.note.clone(),
             next_upload_s: self.next_upload_s,
+            leaves_withheld: line.leaves_withheld,
+            payloads_missing: line.payloads_missing,
         }
     }
 
-    fn archive(
-        &mut self,
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that was found out about one upload"
+    )]
+    fn prepare(
+        &self,
         origin: &str,
         key: &VerifierKey,
-        nonce: (String, u64),
-        body: &[u8],
-        before: &Known,
+        nonce: &(String, u64),
+        body: &Bytes,
+        known: &Known,
+        before: Option<Arc<Line>>,
         judged: &Judged,
-    ) -> Result<Accepted, ArchiveError> {
-        let now = self.host.clock.now();
-        let known = self.lines.get(origin);
-        // Cosignature times never run backwards, even when the clock does.
-        let time = now.unix_s().max(known.map_or(0, |line| line.time));
-        let fork = known.and_then(|line| line.fork.clone());
-        let payloads_missing =
-            known.map_or(0, |line| line.payloads_missing) + judged.payloads_missing;
+    ) -> Result<Prepared, ArchiveError> {
+        let size = judged.frontier.size();
+        let mut line = Line {
+            size,
+            roots: judged.frontier.roots().to_vec(),
+            chain: judged.chain.0,
+            payloads_missing: judged.payloads_missing,
+            leaves_withheld: judged.leaves_withheld,
+            ..Line::default()
+        };
+        if let Some(last) = before.as_deref() {
+            line.payloads_missing += last.payloads_missing;
+            line.leaves_withheld += last.leaves_withheld;
+            line.withheld.clone_from(&last.withheld);
+            line.late = last.late;
+            line.time = last.time;
+            line.fork.clone_from(&last.fork);
+        }
+        if judged.leaves_withheld > 0 && line.withheld.len() < WITHHELD_MAX {
+            line.withheld.push(Withheld {
+                from: judged.from,
+                to: size,
+                roots: known.frontier.roots().to_vec(),
+                chain: known.chain.0,
+                root: judged.root,
+                leaves: judged.leaves_withheld,
+                payloads: judged.payloads_missing,
+            });
+        }
+        let now = self.host.clock.now().unix_s();
         let mut note = judged.note.clone();
         // Only the device's own signature is kept: foreign lines would be stored for nothing.
         note.signatures.retain(|signature| key.made(signature));
-        if fork.is_none() {
-            note.signatures
-                .push(Cosignature::sign(&self.keys.witness, time, &note.text)?);
-            if payloads_missing == 0 {
-                note.signatures
-                    .push(Cosignature::sign(&self.keys.archive, time, &note.text)?);
-            }
-        }
-        let size = judged.frontier.size();
-        let text = note.encode();
+        line.cosign(&self.keys, note, now)?;
         let header = UploadHeader {
             origin: origin.to_owned(),
             from: judged.from,
             to: size,
-            received_at: now.unix_s(),
-            chain: before.chain.0,
+            received_at: now,
+            chain: known.chain.0,
+            late: false,
         };
-        let header = serde_json::to_vec(&header).unwrap_or_default();
-        let mut detail = Map::new();
-        detail.insert("origin".into(), origin.into());
-        detail.insert("size".into(), size.into());
-        detail.insert("root".into(), judged.root.to_string().into());
-        let entry = self
-            .own
-            .entry(&self.host, 0, Kind::FrontierAccepted, now, detail);
-        let mut group = Group::new();
-        group.push(
-            kind::UPLOAD,
-            &[&(header.len() as u32).to_le_bytes(), &header, body],
-        )?;
-        group.push(kind::NOTE, &[text.as_bytes()])?;
-        group.push(kind::OWN_ENTRY, &[&entry])?;
-        let line = Line {
-            size,
-            roots: judged.frontier.roots().to_vec(),
-            chain: judged.chain.0,
-            note: text.clone(),
-            time,
-            payloads_missing,
-            fork: fork.clone(),
-        };
-        self.commit(&mut group, &entry, Some((origin, line)), Some(nonce))?;
-        self.stats.accepted += 1;
-        Ok(self.answer(size, text))
+        Ok(Prepared {
+            header,
+            before,
+            line,
+            body: body.clone(),
+            root: judged.root,
+            nonce: nonce.clone(),
+        })
     }
 
-    /// Commits a group, an entry of the own log among it, with the change of at most one log. What is
-    /// in memory moves only when the disk has it; after a failure nothing is said any more.
-    fn commit(
-        &mut self,
-        group: &mut Group,
-        own_entry: &[u8],
-        line: Option<(&str, Line)>,
-        nonce: Option<(String, u64)>,
-    ) -> Result<(), ArchiveError> {
-        self.check()?;
+    /// What came instead of withheld leaves: the head stays, and may now be cosigned as archived.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that was found out about one upload"
+    )]
+    fn prepare_late(
+        &self,
+        key: &VerifierKey,
+        nonce: &(String, u64),
+        body: &Bytes,
+        known: &Known,
+        before: Arc<Line>,
+        withheld: &Withheld,
+        judged: &Judged,
+    ) -> Result<Prepared, ArchiveError> {
+        let damaged = |what: String| ArchiveError::Damaged(what);
+        let mut line = Line::clone(&before);
+        line.withheld.retain(|other| other.from != withheld.from);
+        line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
+        line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
+        line.payloads_missing += judged.payloads_missing;
+        line.late += 1;
         let now = self.host.clock.now().unix_s();
-        let mut own = self.own.frontier.clone();
-        own.push(leaf_hash(own_entry));
-        let line = line.map(|(origin, line)| (origin.to_owned(), line));
-        let change = Change {
-            lines: line.into_iter().collect(),
-            nonces: nonce.into_iter().collect(),
-            own_size: own.size(),
-            own_roots: own.roots().to_vec(),
+        let mut note =
+            Note::parse(line.note.as_bytes()).map_err(|error| damaged(error.to_string()))?;
+        note.signatures.retain(|signature| key.made(signature));
+        line.cosign(&self.keys, note, now)?;
+        let header = UploadHeader {
+            origin: key.name.clone(),
+            from: withheld.from,
+            to: withheld.to,
+            received_at: now,
+            chain: known.chain.0,
+            late: true,
         };
-        let (lines, nonces) = (&self.lines, &self.nonces);
-        let mut snapshot = || whole(lines, nonces, &change, now);
-        let state = serde_json::to_vec(&change).unwrap_or_default();
-        if let Err(error) = self.ledger.append(group, &state, &mut snapshot) {
-            self.failed = true;
-            return Err(error.into());
-        }
-        self.own.frontier = own;
-        self.lines.extend(change.lines);
-        Ok(())
+        Ok(Prepared {
+            header,
+            before: Some(before),
+            line,
+            body: body.clone(),
+            root: judged.root,
+            nonce: nonce.clone(),
+        })
     }
 
-    /// Keeps a signed head that contradicts what was witnessed: no cosignature any more, and a leaf
-    /// in the own log that holds both notes.
-    fn keep_fork(&mut self, origin: &str, note: &str) -> Result<(), ArchiveError> {
-        let Some(line) = self.lines.get(origin).cloned() else {
-            return Ok(());
-        };
-        if line.fork.is_some() {
-            return Ok(());
-        }
-        let mut detail = Map::new();
-        detail.insert("origin".into(), origin.into());
-        detail.insert("witnessed".into(), line.note.clone().into());
-        detail.insert(
-            "contradicts".into(),
-            note.chars().take(4_000).collect::<String>().into(),
-        );
-        let entry = self.own.entry(
-            &self.host,
-            0,
-            Kind::ForkProof,
-            self.host.clock.now(),
-            detail,
-        );
-        let mut group = Group::new();
-        group.push(kind::OWN_ENTRY, &[&entry])?;
-        let line = Line {
-            fork: Some(note.chars().take(4_000).collect()),
-            ..line
-        };
-        self.commit(&mut group, &entry, Some((origin, line)), None)
-    }
-
-    /// Seals an enrolment in the own log.
-    pub(crate) fn note_enrolment(&mut self, device: &crate::Device) -> Result<(), ArchiveError> {
-        let mut detail = Map::new();
-        detail.insert("origin".into(), device.origin.clone().into());
-        detail.insert("key".into(), device.key.clone().into());
-        detail.insert("key_kind".into(), device.key_kind.clone().into());
-        detail.insert("hostname".into(), json!(device.hostname));
-        let entry = self.own.entry(
-            &self.host,
-            0,
-            Kind::DeviceEnrolled,
-            self.host.clock.now(),
-            detail,
-        );
-        let mut group = Group::new();
-        group.push(kind::OWN_ENTRY, &[&entry])?;
-        self.commit(&mut group, &entry, None, None)
-    }
-
-    /// Signs the own log's head when there is news. Called about once a second.
-    ///
-    /// # Errors
-    /// [`ArchiveError`].
-    pub fn seal_own_log(&mut self) -> Result<(), ArchiveError> {
-        self.check()?;
-        let size = self.own.frontier.size();
-        if size == 0 || size == self.own_signed {
-            return Ok(());
-        }
-        let note = self.own.checkpoint(&self.keys.log)?;
-        let mut group = Group::new();
-        group.push(kind::OWN_CHECKPOINT, &[note.encode().as_bytes()])?;
-        let now = self.host.clock.now().unix_s();
-        let change = Change {
-            own_size: self.own.frontier.size(),
-            own_roots: self.own.frontier.roots().to_vec(),
-            ..Change::default()
-        };
-        let (lines, nonces) = (&self.lines, &self.nonces);
-        let appended = self
-            .ledger
-            .append(&mut group, b"", &mut || whole(lines, nonces, &change, now));
-        if let Err(error) = appended {
-            self.failed = true;
-            return Err(error.into());
-        }
-        self.own_signed = size;
-        Ok(())
-    }
-
-    /// Writes to the SIEM file what is archived and not written yet. A projection: after a crash it
-    /// goes on from its own cursor.
-    ///
-    /// # Errors
-    /// [`ArchiveError`].
-    pub fn project(&mut self) -> Result<(), ArchiveError> {
-        self.siem_problem = None;
-        match self.try_project() {
-            // Evidence is safe in the archive; the lines are written when the file can be written.
-            Err(ArchiveError::Sink(error)) => {
-                tracing::error!(%error, "the SIEM file cannot be written");
-                self.siem_problem = Some(error.to_string());
-                if let Some(siem) = &mut self.siem {
-                    siem.rewind();
-                }
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    fn try_project(&mut self) -> Result<(), ArchiveError> {
-        let Some(siem) = &mut self.siem else {
-            return Ok(());
-        };
-        if siem.position() >= self.ledger.end() {
-            return Ok(());
-        }
-        let mut reader = self.ledger.read(siem.position())?;
-        let mut raw = Vec::new();
-        let mut out = Vec::new();
-        while let Some(item) = reader.next_record()? {
-            if item.kind != kind::UPLOAD {
-                continue;
-            }
-            let next = item.next;
-            let (header, body) = split_upload(item.body)?;
-            let damaged = |what: String| ArchiveError::Damaged(what);
-            decompress(body, &mut raw).map_err(|refused| damaged(refused.refusal.message))?;
-            let mut chain = Chain(header.chain);
-            let mut records = RecordReader::new(&raw).peekable();
-            let mut seq = header.from;
-            while let Some(record) = records.next() {
-                let record = record.map_err(|error| damaged(error.to_string()))?;
-                let Record::Entry(entry) = record else {
-                    continue;
-                };
-                let payload = match records.peek() {
-                    Some(Ok(Record::Payload { bytes, .. })) => Some(*bytes),
-                    _ => None,
-                };
-                let leaf = leaf_hash(entry);
-                let prev = chain.0;
-                let proof = line::Proof {
-                    device: header.origin.clone(),
-                    seq,
-                    leaf_hash: leaf,
-                    chain_hash: chain.push(&leaf),
-                    prev_chain_hash: prev,
-                    sink_seq: siem.sink_seq(),
-                    batch: header.to,
-                    judged: "verified".into(),
-                };
-                line::write(&proof, entry, payload, &mut out);
-                siem.push(&out);
-                self.stats.siem_lines += 1;
-                seq += 1;
-            }
-            siem.commit(next)?;
-        }
-        let position = self.ledger.end();
-        if position > siem.position() {
-            siem.commit(position)?;
-        }
-        Ok(())
-    }
-
-    /// A reader over the archive from its beginning.
-    pub(crate) fn reader(&self) -> Result<Reader, ArchiveError> {
-        Ok(self.ledger.read(0)?)
+    /// A reader over the archive, from one position to another that is durable.
+    pub(crate) fn reader(&self, from: u64, to: u64) -> Result<Reader, ArchiveError> {
+        Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
     }
 
     /// Counts a refusal.
-    pub(crate) fn count_refusal(&mut self, code: &str) {
-        *self.stats.refused.entry(code.to_owned()).or_default() += 1;
+    pub(crate) fn count_refusal(&self, code: &str) {
+        *self
+            .state()
+            .stats
+            .refused
+            .entry(code.to_owned())
+            .or_default() += 1;
+    }
+
+    /// Says how the SIEM file is doing.
+    pub(crate) fn note_siem(&self, lines: u64, problem: Option<String>) {
+        let mut state = self.state();
+        state.stats.siem_lines += lines;
+        state.stats.siem_problem = problem;
     }
 
     /// Numbers.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.stats.clone();
-        stats.logs = self.lines.len() as u64;
-        stats.leaves = self.lines.values().map(|line| line.size).sum();
-        stats.forks = self
-            .lines
-            .values()
-            .filter(|line| line.fork.is_some())
-            .count() as u64;
-        stats.archive_bytes = self.ledger.len().unwrap_or(0);
-        stats.own_leaves = self.own.frontier.size();
-        stats.siem_problem.clone_from(&self.siem_problem);
-        stats
+        self.state().stats.clone()
     }
 }
 
-/// Everything as it is after this change.
-fn whole(
-    lines: &BTreeMap<String, Line>,
-    nonces: &BTreeMap<String, u64>,
-    change: &Change,
-    now: u64,
-) -> Vec<u8> {
-    let mut whole = Change {
-        lines: lines.clone(),
-        nonces: nonces.clone(),
-        ..change.clone()
-    };
-    whole.nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
-    whole.lines.extend(change.lines.clone());
-    serde_json::to_vec(&whole).unwrap_or_default()
+impl Line {
+    /// The withheld leaves in whose place an upload begins.
+    fn withheld_at(&self, raw: &[u8]) -> Option<(Withheld, Known)> {
+        // Hashes sent again are a resubmission like any other.
+        if !matches!(RecordReader::new(raw).next(), Some(Ok(Record::Entry(_)))) {
+            return None;
+        }
+        let from = begins_at(raw).ok()??;
+        let withheld = self
+            .withheld
+            .iter()
+            .find(|withheld| withheld.from == from)?;
+        let frontier = Frontier::from_parts(from, withheld.roots.clone())?;
+        let known = Known {
+            frontier,
+            chain: Chain(withheld.chain),
+        };
+        Some((withheld.clone(), known))
+    }
 }
 
-fn known(line: &Line) -> Option<Known> {
-    let frontier = Frontier::from_parts(line.size, line.roots.clone())?;
-    Some(Known {
-        frontier,
-        chain: Chain(line.chain),
-    })
+/// Judges what came instead of withheld leaves: the very ones that were accepted, all of them.
+fn judge_late(
+    raw: &[u8],
+    origin: &str,
+    key: &VerifierKey,
+    known: &Known,
+    withheld: &Withheld,
+) -> Result<Option<Judged>, Refused> {
+    let judged = judge(raw, origin, key, known)?;
+    let Some(judged) = judged.filter(|judged| judged.frontier.size() == withheld.to) else {
+        let message = format!(
+            "leaves {}..{} are withheld here; exactly these may come late",
+            withheld.from, withheld.to
+        );
+        return Err(Refused::new(422, "size_mismatch", message));
+    };
+    if judged.root != withheld.root {
+        let message = format!("another root was witnessed at size {}", withheld.to);
+        return Err(Refused {
+            fork: Some(judged.note.encode()),
+            ..Refused::new(422, "fork", message)
+        });
+    }
+    if judged.leaves_withheld > 0 {
+        let message = "some of the withheld leaves are still withheld";
+        return Err(Refused::new(422, "still_withheld", message));
+    }
+    Ok(Some(judged))
+}
+
+/// A snapshot's bytes: digests in hex are half air.
+fn pack(whole: &Change<'_>) -> Vec<u8> {
+    let json = serde_json::to_vec(whole).expect("maps with text keys can be written as JSON");
+    zstd::bulk::compress(&json, 1).expect("the buffer is as large as zstd may need")
+}
+
+fn unpack(bytes: &[u8]) -> std::io::Result<Change<'static>> {
+    let decoder = zstd::stream::read::Decoder::with_buffer(bytes)?;
+    let mut json = Vec::new();
+    decoder.take(SNAPSHOT_BYTES_MAX).read_to_end(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
 }
 
 /// The header and the compressed records of an archived upload.
@@ -683,13 +753,37 @@ pub(crate) fn split_upload(body: &[u8]) -> Result<(UploadHeader, &[u8]), Archive
     Ok((serde_json::from_slice(header).map_err(|_| damaged())?, body))
 }
 
-/// Replays everything archived of one log: what `export` and audits stand on.
+/// Where the uploads stand that came late, by their first leaf.
+fn late_uploads(
+    archive: &Archive,
+    origin: &str,
+    end: u64,
+) -> Result<HashMap<u64, u64>, ArchiveError> {
+    let mut found = HashMap::new();
+    if archive.line(origin)?.0.is_none_or(|line| line.late == 0) {
+        return Ok(found);
+    }
+    let mut reader = archive.reader(0, end)?;
+    while let Some(item) = reader.next_record()? {
+        if item.kind == kind::UPLOAD {
+            let (header, _) = split_upload(item.body)?;
+            if header.late && header.origin == origin {
+                found.insert(header.from, item.position);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Replays everything archived of one log up to a position: what `export` and audits stand on.
 pub(crate) fn replay_log(
     archive: &Archive,
     origin: &str,
+    end: u64,
     give: &mut dyn FnMut(Record<'_>, Option<&Note>) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let mut reader = archive.reader()?;
+    let late = late_uploads(archive, origin, end)?;
+    let mut reader = archive.reader(0, end)?;
     let mut raw = Vec::new();
     let mut mine = false;
     while let Some(item) = reader.next_record()? {
@@ -697,9 +791,17 @@ pub(crate) fn replay_log(
             kind::UPLOAD => {
                 let (header, body) = split_upload(item.body)?;
                 mine = header.origin == origin;
-                if mine {
-                    decompress(body, &mut raw)
-                        .map_err(|refused| ArchiveError::Damaged(refused.refusal.message))?;
+                if mine && !header.late {
+                    let damaged = |refused: Refused| ArchiveError::Damaged(refused.refusal.message);
+                    match late.get(&header.from) {
+                        Some(position) => {
+                            let mut reader = archive.reader(*position, end)?;
+                            let item = reader.next_record()?;
+                            let body = item.map_or(&[][..], |item| item.body);
+                            decompress(split_upload(body)?.1, &mut raw).map_err(damaged)?;
+                        }
+                        None => decompress(body, &mut raw).map_err(damaged)?,
+                    }
                     for record in RecordReader::new(&raw) {
                         let record =
                             record.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
@@ -718,9 +820,6 @@ pub(crate) fn replay_log(
     }
     Ok(())
 }
-
-/// An archive shared between requests.
-pub(crate) type Shared = Arc<std::sync::Mutex<Archive>>;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, leaf_hash};
+use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record};
 
 use crate::archive::{Archive, ArchiveError, replay_log};
 
@@ -26,28 +26,23 @@ pub enum ExportError {
 /// # Errors
 /// [`ExportError`].
 pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, ExportError> {
-    let frontier = archive.frontier(origin)?;
+    let (frontier, end) = archive.frontier_at(origin)?;
     let note = frontier
         .note
         .ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
     let mut bundle =
         BundleWriter::new(out, &Manifest::new(origin, frontier.size), note.as_bytes())?;
     let mut failed: Option<std::io::Error> = None;
-    replay_log(archive, origin, &mut |record, cosigned| {
-        match (&record, cosigned) {
-            (Record::Entry(entry), _) => {
-                if let Err(error) = bundle.entry(entry, &leaf_hash(entry)) {
-                    failed = failed.take().or(Some(error));
-                }
+    replay_log(archive, origin, end, &mut |record, cosigned| {
+        // The device's own checkpoints come again, cosigned, where an upload ended.
+        let wanted = match (&record, cosigned) {
+            (Record::Checkpoint(_), note) => {
+                note.is_some_and(|note| is_earlier(note, frontier.size))
             }
-            (Record::Payload { .. }, _) => bundle.record(&record),
-            // The device's own checkpoints come again, cosigned, where an upload ended.
-            (Record::Checkpoint(_), None) => {}
-            (Record::Checkpoint(_), Some(note)) => {
-                if is_earlier(note, frontier.size) {
-                    bundle.record(&record);
-                }
-            }
+            _ => true,
+        };
+        if wanted && let Err(error) = bundle.record(&record) {
+            failed = failed.take().or(Some(error));
         }
         Ok(())
     })?;

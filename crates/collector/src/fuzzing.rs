@@ -1,12 +1,10 @@
 //! What strangers send, without a socket: for the fuzz targets (`fuzz/`).
 
-use std::path::Path;
-
 use jurat_disk::Host;
 use jurat_proof::{Chain, Frontier, VerifierKey};
 use jurat_sink::Enrolment;
 
-use crate::devices::{DeviceError, Devices};
+use crate::devices::Device;
 use crate::ingest::{Known, Refused, decompress, judge};
 
 /// Judges an upload as the first of its log. Returns the size that it would be archived at.
@@ -24,13 +22,17 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
     Ok(judged.map_or(0, |judged| judged.frontier.size()))
 }
 
-/// Enrols a device in a new table, and reads the table back.
+/// Makes the row of a device, and reads it back as the next start would. Returns id and origin.
 ///
 /// # Errors
-/// [`DeviceError`].
-pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<crate::Device, DeviceError> {
-    let path = Path::new("/devices.json");
-    let (device, _) = Devices::open(host, path)?.enroll(host, "example.org", enrolment)?;
-    let kept = Devices::open(host, path)?;
-    Ok(kept.find(&device.id).cloned().unwrap_or(device))
+/// [`Refused`].
+///
+/// # Panics
+/// When a row that was made cannot be read: what this is for.
+pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<(String, String), Refused> {
+    let (device, token) = Device::new(host, "example.org", enrolment)?;
+    let row = serde_json::to_vec(&device.row).expect("a row can be written");
+    let read = Device::read(&row).expect("a row that was written can be read");
+    assert!(read.accepts_token(&token) && read.key == device.key);
+    Ok((read.row.id, read.row.origin))
 }

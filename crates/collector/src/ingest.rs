@@ -1,11 +1,11 @@
 //! Judging one upload. Pure but for what it is given: nothing is stored here.
 
-use std::io::Read;
-
 use jurat_proof::{
-    Chain, Checkpoint, Digest, Frontier, Note, Record, RecordReader, Replay, VerifierKey,
+    Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, Record, RecordReader, Replay,
+    VerifierKey, hash_records,
 };
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 /// Why an upload is refused, with its HTTP status. Nothing of it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,15 @@ impl Refused {
         }
     }
 
+    pub(crate) fn busy(message: &str) -> Self {
+        Self::new(429, "busy", message)
+    }
+
+    pub(crate) fn archive_failed() -> Self {
+        let message = "the archive failed; nothing was stored or signed";
+        Self::new(503, "archive_failed", message)
+    }
+
     pub(crate) fn conflict(size: u64) -> Self {
         let message = format!("this log has {size} leaves here; an upload starts at the next one");
         let refusal = Refusal {
@@ -55,6 +64,8 @@ pub(crate) struct Judged {
     pub(crate) note: Note,
     pub(crate) root: Digest,
     pub(crate) payloads_missing: u64,
+    /// Leaves of which only the hash came.
+    pub(crate) leaves_withheld: u64,
 }
 
 /// What is known of a log.
@@ -67,22 +78,49 @@ pub(crate) struct Known {
 /// A frame's window may not need more memory than this many bits say: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// Decompresses an upload, up to the limit.
+/// Decompresses an upload, up to the limit, straight into `out`.
 pub(crate) fn decompress(body: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
-    let bad =
-        |error: std::io::Error| Refused::new(400, "bad_encoding", format!("not zstd: {error}"));
+    let bad = |what: &str| Refused::new(400, "bad_encoding", format!("not zstd: {what}"));
     out.clear();
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(bad)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(bad)?;
-    decoder
-        .take(UPLOAD_BYTES_MAX as u64 + 1)
-        .read_to_end(out)
-        .map_err(bad)?;
+    // Address space; only what is written to is memory.
+    out.reserve(UPLOAD_BYTES_MAX + 1);
+    let mut context = DCtx::create();
+    context
+        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .map_err(|code| bad(get_error_name(code)))?;
+    let mut input = InBuffer::around(body);
+    let mut missing = 0;
+    while input.pos() < body.len() && out.len() <= UPLOAD_BYTES_MAX {
+        let at = out.len();
+        let before = input.pos();
+        let mut output = OutBuffer::around_pos(out, at);
+        missing = context
+            .decompress_stream(&mut output, &mut input)
+            .map_err(|code| bad(get_error_name(code)))?;
+        if input.pos() == before && out.len() == at {
+            return Err(bad("no progress"));
+        }
+    }
     if out.len() > UPLOAD_BYTES_MAX {
         let message = format!("more than {UPLOAD_BYTES_MAX} bytes after decompression");
         return Err(Refused::new(413, "too_large", message));
     }
+    if missing > 0 {
+        return Err(bad("incomplete frame"));
+    }
     Ok(())
+}
+
+/// The leaf at which an upload begins, when it begins with one.
+pub(crate) fn begins_at(raw: &[u8]) -> Result<Option<u64>, Refused> {
+    match RecordReader::new(raw).next() {
+        Some(Ok(Record::Entry(entry))) => match EntryView::parse(entry) {
+            Ok(view) => Ok(Some(view.seq)),
+            Err(error) => Err(Refused::new(422, "malformed_entry", error.to_string())),
+        },
+        Some(Ok(Record::Leaves { from, .. })) => Ok(Some(from)),
+        _ => Ok(None),
+    }
 }
 
 /// Judges the records of an upload against what is known of the log.
@@ -95,30 +133,36 @@ pub(crate) fn judge(
     known: &Known,
 ) -> Result<Option<Judged>, Refused> {
     let size = known.frontier.size();
-    let mut replay = Replay::resume(known.frontier.clone(), known.chain);
+    let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
     let mut last: Option<(Note, Checkpoint)> = None;
-    let mut first = true;
-    for record in RecordReader::new(raw) {
-        let record = record.map_err(|error| Refused::new(400, "malformed", error.to_string()))?;
+    if let Some(from) = begins_at(raw)?
+        && from != size
+    {
+        check_resubmission(raw, origin, key, known)?;
+        return Err(Refused::conflict(size));
+    }
+    let (records, malformed) = hash_records(raw);
+    if let Some(error) = malformed {
+        return Err(Refused::new(400, "malformed", error.to_string()));
+    }
+    for Hashed { record, digest } in records {
         match record {
             Record::Entry(entry) => {
-                if std::mem::take(&mut first) {
-                    let view = jurat_proof::EntryView::parse(entry)
-                        .map_err(|error| Refused::new(422, "malformed_entry", error.to_string()))?;
-                    if view.seq != size {
-                        check_resubmission(raw, origin, key, known)?;
-                        return Err(Refused::conflict(size));
-                    }
-                }
                 last = None;
                 replay
-                    .entry(entry)
+                    .hashed_entry(entry, digest)
                     .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
             }
-            Record::Payload { salt, bytes } => {
+            Record::Payload { bytes, .. } => {
                 replay
-                    .payload(salt, bytes)
+                    .hashed_payload(bytes.len(), digest)
                     .map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;
+            }
+            Record::Leaves { from, hashes } => {
+                last = None;
+                replay
+                    .leaves(from, hashes)
+                    .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
             }
             Record::Checkpoint(bytes) => {
                 let (note, checkpoint) = signed(bytes, origin, key)?;
@@ -155,7 +199,7 @@ pub(crate) fn judge(
         return Ok(None);
     }
     let payloads_missing = replay.payloads_missing();
-    let (frontier, chain, _) = replay.finish();
+    let (frontier, chain, summary) = replay.finish();
     Ok(Some(Judged {
         from: size,
         frontier,
@@ -163,6 +207,7 @@ pub(crate) fn judge(
         note,
         root: checkpoint.root,
         payloads_missing,
+        leaves_withheld: summary.leaves_withheld,
     }))
 }
 
@@ -210,5 +255,53 @@ fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkp
             "the checkpoint is not signed by the enrolled key",
         )),
         Err(error) => Err(Refused::new(403, "bad_signature", error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &[u8]) -> Result<usize, (u16, String)> {
+        let mut out = Vec::new();
+        let done = decompress(body, &mut out).map(|()| out.len());
+        done.map_err(|refused| (refused.status, refused.refusal.code))
+    }
+
+    #[test]
+    fn frames_give_what_was_compressed_and_a_cut_or_foreign_one_is_refused() {
+        let parts = [vec![1; 300_000], b"second".to_vec(), Vec::new()];
+        let frames = parts
+            .clone()
+            .map(|part| zstd::bulk::compress(&part, 1).unwrap());
+        let body = frames.concat();
+        let mut out = vec![9; 3];
+        decompress(&body, &mut out).unwrap();
+        assert_eq!(out, parts.concat());
+        // A frame that does not say its length, as a streaming encoder writes it.
+        let streamed = zstd::stream::encode_all(&out[..], 1).unwrap();
+        assert_eq!(code(&streamed), Ok(out.len()));
+        for cut in 1..body.len() {
+            let whole = cut == frames[0].len() || cut == frames[0].len() + frames[1].len();
+            assert_eq!(code(&body[..cut]).is_ok(), whole, "cut at {cut}");
+        }
+        let foreign = [&body[..], b"tail"].concat();
+        assert_eq!(code(&foreign), Err((400, "bad_encoding".into())));
+    }
+
+    #[test]
+    fn the_limit_holds_for_frames_with_and_without_their_length() {
+        let most = vec![0; UPLOAD_BYTES_MAX];
+        let more = vec![0; UPLOAD_BYTES_MAX + 1];
+        let refused = Err((413, "too_large".into()));
+        assert_eq!(
+            code(&zstd::bulk::compress(&most, 1).unwrap()),
+            Ok(UPLOAD_BYTES_MAX)
+        );
+        assert_eq!(code(&zstd::bulk::compress(&more, 1).unwrap()), refused);
+        assert_eq!(
+            code(&zstd::stream::encode_all(&more[..], 1).unwrap()),
+            refused
+        );
     }
 }

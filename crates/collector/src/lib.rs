@@ -17,11 +17,12 @@ mod export;
 pub mod fuzzing;
 mod ingest;
 mod own_log;
+mod queue;
 mod serve;
 mod settings;
+mod siem;
 
 pub use archive::{Archive, ArchiveError, Stats};
-pub use devices::{Device, DeviceError};
 pub use export::{ExportError, export};
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};

@@ -23,11 +23,11 @@ impl OwnLog {
         }
     }
 
-    /// Makes the next entry. It counts only once it was committed.
+    /// Makes the entry of this number. It counts only once it was committed.
     pub(crate) fn entry(
         &self,
         host: &Host,
-        offset: u64,
+        seq: u64,
         kind: Kind,
         time: Time,
         detail: Map<String, Value>,
@@ -36,7 +36,7 @@ impl OwnLog {
         host.rng.fill(&mut salt);
         let entry = json!({
             "salt": URL_SAFE_NO_PAD.encode(salt),
-            "seq": self.frontier.size() + offset,
+            "seq": seq,
             "boot": self.boot,
             "time": time.rfc3339(),
             "mono_us": time.mono_us,

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -14,10 +15,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::api::{Api, router};
-use crate::archive::Shared;
-use crate::devices::Devices;
-use crate::{Archive, ArchiveError, DeviceError, Settings};
+use crate::api::{Api, Room, fail, router};
+use crate::queue::{self, Queue};
+use crate::siem::{Progress, Projection};
+use crate::{Archive, ArchiveError, Settings};
 
 /// The most connections at a time; the next one waits.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -31,9 +32,6 @@ pub enum ServeError {
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// The device table failed.
-    #[error(transparent)]
-    Devices(#[from] DeviceError),
     /// A key or certificate cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -55,6 +53,12 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// A thread cannot be started.
+    #[error("starting a thread")]
+    Thread(#[source] std::io::Error),
+    /// The SIEM file cannot be written.
+    #[error("the SIEM file cannot be written: {0}")]
+    Siem(String),
     /// The archive failed while the server ran.
     #[error("stopped, because the archive failed: {0}")]
     Stopped(String),
@@ -70,7 +74,8 @@ pub struct Builder {
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
-    archive: Shared,
+    archive: Arc<Archive>,
+    siem: Option<watch::Receiver<Progress>>,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
@@ -97,14 +102,20 @@ impl Builder {
     /// [`ServeError`] names what cannot be used.
     pub async fn start(self) -> Result<Running, ServeError> {
         let Self { settings, host } = self;
-        let archive = Archive::open(
+        let (archive, writer) = Archive::open(
             host.clone(),
             &settings.dir,
             &settings.domain,
-            settings.siem_file.as_deref(),
             settings.next_upload_s,
         )?;
-        let devices = Devices::open(&host, &settings.dir.join("devices.json"))?;
+        let siem = match &settings.siem_file {
+            Some(path) => {
+                let cursor = settings.dir.join("siem.cursor");
+                let (archive, disk) = (archive.clone(), host.disk.clone());
+                Some(Projection::open(archive, disk, path, &cursor)?)
+            }
+            None => None,
+        };
         let token = read(&*host.disk, &settings.token_file, 1024)
             .and_then(|bytes| {
                 let secret = std::str::from_utf8(&bytes)
@@ -132,32 +143,116 @@ impl Builder {
             address: settings.listen,
             source,
         })?;
-        let archive: Shared = Arc::new(Mutex::new(archive));
         let (failed, failure) = watch::channel(None);
+        let (queue, inbox) = queue::queue();
+        let (bell, rung) = std::sync::mpsc::sync_channel(1);
+        let writing = start("jurat-archive", &failed, move || {
+            queue::write(writer, &inbox, &bell)
+        })?;
+        let mut threads = vec![writing];
+        let mut siem_progress = None;
+        if let Some(siem) = siem {
+            let (progress, watched) = watch::channel(Progress::default());
+            siem_progress = Some(watched);
+            threads.push(start("jurat-siem", &failed, move || {
+                siem.run(&rung, &progress)
+            })?);
+        }
         let api = Api {
             host,
             archive: archive.clone(),
-            devices: Mutex::new(devices),
+            queue: queue.clone(),
             enrol_token: token,
             fingerprint_key,
             domain: settings.domain,
+            room: Room::new(),
             failed,
         };
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(serve(listener, tls, Arc::new(api), stopped, failure));
+        let task = tokio::spawn(async move {
+            let served = serve(listener, tls, Arc::new(api), stopped, failure).await;
+            let ended = tokio::task::spawn_blocking(move || end(&queue, threads)).await;
+            let ended = ended.unwrap_or_else(|error| Err(ServeError::Stopped(error.to_string())));
+            // What ended the server first is why it stopped.
+            served.and(ended)
+        });
         Ok(Running {
             address,
             archive,
+            siem: siem_progress,
             stop,
             task,
         })
     }
 }
 
+type Thread = thread::JoinHandle<Result<(), ArchiveError>>;
+
+/// Starts a thread whose failure stops the server.
+fn start(
+    name: &str,
+    failed: &watch::Sender<Option<String>>,
+    work: impl FnOnce() -> Result<(), ArchiveError> + Send + 'static,
+) -> Result<Thread, ServeError> {
+    let failed = failed.clone();
+    let builder = thread::Builder::new().name(name.to_owned());
+    let work = move || {
+        let guard = Guard(failed);
+        let done = work();
+        if let Err(error) = &done {
+            tracing::error!(%error, "the archive failed");
+            fail(&guard.0, error.to_string());
+        }
+        done
+    };
+    builder.spawn(work).map_err(ServeError::Thread)
+}
+
+/// Without the writer nothing can be acknowledged: a thread that panics stops the server, too.
+struct Guard(watch::Sender<Option<String>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            fail(&self.0, "a bug: a thread panicked".into());
+        }
+    }
+}
+
+/// Lets the writer end, and then the projection: it hears no bell any more.
+fn end(queue: &Queue, threads: Vec<Thread>) -> Result<(), ServeError> {
+    queue.stop();
+    for thread in threads {
+        let done = thread.join();
+        done.map_err(|_| ServeError::Stopped("a bug: a thread panicked".into()))??;
+    }
+    Ok(())
+}
+
 impl Running {
     /// Looks at the archive while the server runs.
-    pub fn with_archive<T>(&self, look: impl FnOnce(&mut Archive) -> T) -> T {
-        look(&mut self.archive.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn with_archive<T>(&self, look: impl FnOnce(&Archive) -> T) -> T {
+        look(&self.archive)
+    }
+
+    /// Waits until the SIEM file holds everything that is archived now. At once when there is none.
+    ///
+    /// # Errors
+    /// [`ServeError::Siem`] when the file cannot be written, [`ServeError::Stopped`] when the server
+    /// ended meanwhile.
+    pub async fn siem_caught_up(&self) -> Result<(), ServeError> {
+        let Some(mut siem) = self.siem.clone() else {
+            return Ok(());
+        };
+        let end = self.archive.end();
+        let now = siem
+            .wait_for(|now| now.position >= end || now.problem.is_some())
+            .await
+            .map_err(|error| ServeError::Stopped(error.to_string()))?;
+        match &now.problem {
+            Some(problem) if now.position < end => Err(ServeError::Siem(problem.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the server stopped by itself; [`Running::wait`] says why.
@@ -192,7 +287,6 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
     mut failure: watch::Receiver<Option<String>>,
 ) -> Result<(), ServeError> {
-    let archive = api.archive.clone();
     let router = router(api);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
@@ -206,8 +300,6 @@ async fn serve(
         .max_concurrent_streams(64);
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (connected, mut connections) = tokio::sync::mpsc::channel(64);
     let result = loop {
         tokio::select! {
@@ -215,16 +307,6 @@ async fn serve(
             _ = failure.changed() => {
                 let why = failure.borrow().clone().unwrap_or_default();
                 break Err(ServeError::Stopped(why));
-            }
-            _ = tick.tick() => {
-                let archive = archive.clone();
-                let done = tokio::task::spawn_blocking(move || {
-                    let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
-                    archive.seal_own_log().and_then(|()| archive.project())
-                });
-                if let Ok(Err(error)) = done.await {
-                    break Err(error.into());
-                }
             }
             (slot, accepted) = async { (slots.clone().acquire_owned().await, listener.accept().await) } => {
                 let Ok(slot) = slot else { continue };
@@ -255,14 +337,5 @@ async fn serve(
     };
     drop(listener);
     let _ = tokio::time::timeout(Duration::from_secs(5), graceful.shutdown()).await;
-    let last = tokio::task::spawn_blocking(move || {
-        let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
-        archive.seal_own_log().and_then(|()| archive.project())
-    });
-    if let Ok(Err(error)) = last.await
-        && result.is_ok()
-    {
-        return Err(error.into());
-    }
     result
 }

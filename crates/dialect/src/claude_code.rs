@@ -88,9 +88,9 @@ fn identity(session: Option<&str>, uuid: Option<&str>) -> Option<String> {
     Some(format!("{}/{}", session?, uuid?))
 }
 
-fn label(event: &mut Event, name: &str, value: Option<impl Into<String>>) {
+fn label(event: &mut Event, name: &'static str, value: Option<impl Into<String>>) {
     if let Some(value) = value {
-        event.labels.insert(name.to_owned(), value.into());
+        event.labels.insert(name.into(), value.into());
     }
 }
 
@@ -103,7 +103,7 @@ fn readable(line: &[u8], hint: Hint<'_>, parsed: &Line<'_>) -> Decoded {
     let mut decoded = base(kind_of(parsed, content), line, hint);
     let record = &mut decoded.record;
     if let Some(session) = &parsed.session_id {
-        record.session = Some(session.to_string());
+        record.session = Some((**session).to_owned());
     }
     record.claimed_time = parsed.timestamp.as_deref().map(str::to_owned);
     if let Some(agent) = &mut record.agent {
@@ -256,21 +256,21 @@ fn object_of(input: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Input<'a> {
         #[serde(borrow, default)]
-        command: Option<Cow<'a, str>>,
+        command: Option<Text<'a>>,
         #[serde(borrow, default)]
-        file_path: Option<Cow<'a, str>>,
+        file_path: Option<Text<'a>>,
         #[serde(borrow, default)]
-        notebook_path: Option<Cow<'a, str>>,
+        notebook_path: Option<Text<'a>>,
         #[serde(borrow, default)]
-        path: Option<Cow<'a, str>>,
+        path: Option<Text<'a>>,
         #[serde(borrow, default)]
-        url: Option<Cow<'a, str>>,
+        url: Option<Text<'a>>,
         #[serde(borrow, default)]
-        query: Option<Cow<'a, str>>,
+        query: Option<Text<'a>>,
         #[serde(borrow, default)]
-        pattern: Option<Cow<'a, str>>,
+        pattern: Option<Text<'a>>,
         #[serde(borrow, default)]
-        description: Option<Cow<'a, str>>,
+        description: Option<Text<'a>>,
     }
     let input: Input<'_> = serde_json::from_str(input.get()).ok()?;
     let fields = [
@@ -283,41 +283,72 @@ fn object_of(input: &RawValue) -> Option<String> {
         input.pattern,
         input.description,
     ];
-    fields.into_iter().flatten().next().map(Cow::into_owned)
+    let found = fields.into_iter().flatten().next();
+    found.map(|text| text.0.into_owned())
+}
+
+/// A string that borrows when it holds no escape; serde's own `Option<Cow<str>>` never does.
+struct Text<'a>(Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
     #[serde(rename = "type", borrow, default)]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
     #[serde(borrow, default)]
-    subtype: Option<Cow<'a, str>>,
+    subtype: Option<Text<'a>>,
     #[serde(borrow, default)]
-    uuid: Option<Cow<'a, str>>,
+    uuid: Option<Text<'a>>,
     #[serde(borrow, default)]
-    session_id: Option<Cow<'a, str>>,
+    session_id: Option<Text<'a>>,
     /// A string in transcripts, milliseconds in the prompt history.
     #[serde(borrow, default)]
     timestamp: Stamp<'a>,
     #[serde(borrow, default)]
-    cwd: Option<Cow<'a, str>>,
+    cwd: Option<Text<'a>>,
     #[serde(borrow, default)]
-    project: Option<Cow<'a, str>>,
+    project: Option<Text<'a>>,
     #[serde(borrow, default)]
-    version: Option<Cow<'a, str>>,
+    version: Option<Text<'a>>,
     #[serde(borrow, default)]
-    git_branch: Option<Cow<'a, str>>,
+    git_branch: Option<Text<'a>>,
     #[serde(borrow, default)]
-    agent_id: Option<Cow<'a, str>>,
+    agent_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    entrypoint: Option<Cow<'a, str>>,
+    entrypoint: Option<Text<'a>>,
     #[serde(borrow, default)]
-    request_id: Option<Cow<'a, str>>,
+    request_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    permission_mode: Option<Cow<'a, str>>,
+    permission_mode: Option<Text<'a>>,
     #[serde(borrow, default)]
-    operation: Option<Cow<'a, str>>,
+    operation: Option<Text<'a>>,
     #[serde(default)]
     is_sidechain: bool,
     #[serde(default)]
@@ -381,11 +412,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Stamp<'a> {
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
+    model: Option<Text<'a>>,
     #[serde(borrow, default)]
-    stop_reason: Option<Cow<'a, str>>,
+    stop_reason: Option<Text<'a>>,
     #[serde(default)]
     usage: Option<Tokens>,
     #[serde(borrow, default)]
@@ -418,7 +449,7 @@ impl From<Tokens> for Usage {
 #[derive(Deserialize)]
 struct Typed<'a> {
     #[serde(rename = "type", borrow, default)]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
 }
 
 #[derive(Default)]
@@ -466,15 +497,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
 #[derive(Deserialize)]
 struct Block<'a> {
     #[serde(rename = "type", borrow, default)]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Text<'a>>,
     #[serde(borrow, default)]
     input: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    tool_use_id: Option<Cow<'a, str>>,
+    tool_use_id: Option<Text<'a>>,
     #[serde(default, deserialize_with = "null_is_false")]
     is_error: bool,
 }

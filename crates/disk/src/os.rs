@@ -1,8 +1,40 @@
-//! What differs between operating systems: who and where we are.
+//! What differs between operating systems: who and where we are, files that are their owner's only,
+//! reads and writes at a place.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 
 use crate::Rng;
+
+/// How a folder is made that only its owner may enter.
+pub(crate) fn private_dir() -> DirBuilder {
+    #[allow(unused_mut, reason = "only where there are permission bits")]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
+/// How a file is opened that, when it is made, only its owner may read.
+pub(crate) fn private() -> OpenOptions {
+    #[allow(unused_mut, reason = "only where there are permission bits")]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Reads at a place, perhaps less than fits.
+#[cfg(unix)]
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+/// Writes everything at a place.
+#[cfg(unix)]
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
 
 /// The identity of this boot as 32 lower-case hex digits; random where the system names none.
 pub fn boot_id(rng: &dyn Rng) -> String {

@@ -1,10 +1,10 @@
 //! The real file system.
 
-use std::fs::{self, OpenOptions, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::os::{private, private_dir, read_at, write_all_at};
 use crate::{Disk, File, Lock, Mode, parent};
 
 /// The file system of this machine.
@@ -27,7 +27,7 @@ impl Disk for RealDisk {
         if above != path {
             self.create_dir_all(&above)?;
         }
-        match fs::DirBuilder::new().mode(0o700).create(path) {
+        match private_dir().create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
@@ -46,8 +46,8 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn File>> {
-        let mut options = OpenOptions::new();
-        options.read(true).mode(0o600);
+        let mut options = private();
+        options.read(true);
         match mode {
             Mode::Read => {}
             Mode::Write => {
@@ -73,11 +73,10 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = OpenOptions::new()
+        let file = private()
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o600)
             .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(RealLock(file))),
@@ -95,7 +94,7 @@ impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset + done as u64) {
+            match read_at(&self.0, rest, offset + done as u64) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -106,7 +105,7 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        write_all_at(&self.0, bytes, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The event and its fields.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -135,7 +136,7 @@ pub struct Event {
     /// Where the bytes stood.
     pub source: Option<Source>,
     /// Searchable facts.
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<Cow<'static, str>, String>,
     /// Facts that belong to this kind.
     pub detail: Map<String, Value>,
     /// The record itself (`full_context`), byte for byte.

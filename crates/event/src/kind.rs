@@ -141,8 +141,12 @@ kinds! {
     DeadLetter = 9109 "dead.letter",
     /// A payload was erased; says who and why.
     PayloadErased = 9110 "payload.erased",
-    /// A source could not be read.
+    /// A file or folder of a source cannot be read; said once for each reason until it works again.
     SourceFailed = 9111 "source.failed",
+    /// A file or folder that failed can be read again.
+    SourceRecovered = 9112 "source.recovered",
+    /// The ledger was too full: payloads or whole entries were removed before they were archived.
+    LedgerPruned = 9113 "ledger.pruned",
     /// A collector enrolled a device.
     DeviceEnrolled = 9120 "device.enrolled",
     /// A collector accepted a device's head.

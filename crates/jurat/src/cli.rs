@@ -73,6 +73,12 @@ enum Command {
     Log(LogArgs),
     /// Say how this endpoint is doing
     Status(StatusArgs),
+    /// Look after what the collector refused for good
+    ///
+    /// What a collector refuses for a reason that will not pass is set aside on this machine; its leaf hashes
+    /// are delivered in its place, so that the log goes on and shows the gap.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Look after the local ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -174,6 +180,21 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Subcommand)]
+enum DeadLettersCommand {
+    /// List what the collector refused for good, with its reasons
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send one again, or all: after the collector was mended
+    Retry {
+        /// The first leaf of the letter, as `list` shows it; all letters when absent
+        from: Option<u64>,
+    },
+}
+
+#[derive(Subcommand)]
 enum LedgerCommand {
     /// Read every byte of the ledger and say whether it is as it was written; changes nothing
     Fsck {
@@ -208,6 +229,12 @@ pub(crate) fn main() -> u8 {
         Command::Log(args) => commands::log(global, &args),
         Command::Status(args) => commands::status(global, &args),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),
+        Command::DeadLetters(DeadLettersCommand::List { json }) => {
+            commands::list_dead_letters(global, json)
+        }
+        Command::DeadLetters(DeadLettersCommand::Retry { from }) => {
+            commands::retry_dead_letters(global, from)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "jurat", &mut std::io::stdout());
             Ok(exit::YES)

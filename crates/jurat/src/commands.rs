@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use jurat_agent::{Config, EnrolOptions, Finish, Input, Inputs, Query, read_status};
+use jurat_agent::{
+    Config, DeadLetters, EnrolOptions, Finish, Input, Inputs, Query, Uplink, read_status,
+};
 use jurat_collector::{Builder, Settings};
 use jurat_disk::Host;
-use jurat_proof::{Digest, Trust, Verdict};
+use jurat_proof::{Trust, Verdict};
 use jurat_sink::line::{Audit, AuditReport};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -73,6 +75,12 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
         }
     })?;
     eprint!("{}", words::status(&status, true));
+    if args.once && status.unreadable > 0 {
+        for example in &status.unreadable_examples {
+            eprintln!("jurat: not read: {example}");
+        }
+        return Ok(exit::COULD_NOT_TELL);
+    }
     Ok(exit::YES)
 }
 
@@ -203,31 +211,20 @@ pub(crate) fn judge(
     siem: Option<&Path>,
 ) -> Result<(Verdict, Option<AuditReport>)> {
     let file = File::open(bundle).with_context(|| format!("opening {}", bundle.display()))?;
-    let mut leaves: Vec<Digest> = Vec::new();
-    let keep = siem.is_some();
-    let verdict = jurat_proof::verify(
-        BufReader::with_capacity(1 << 20, file),
-        trust,
-        &mut |_, leaf| {
-            if keep {
-                leaves.push(leaf);
-            }
-        },
-    );
-    let Verdict::Verified(report) = &verdict else {
-        return Ok((verdict, None));
+    let bundle = BufReader::with_capacity(1 << 20, file);
+    let Some(siem) = siem else {
+        return Ok((jurat_proof::verify(bundle, trust, &mut |_| {}), None));
     };
-    let audit = siem
-        .map(|path| -> Result<AuditReport> {
-            let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-            let mut audit = Audit::default();
-            for line in BufReader::new(file).split(b'\n') {
-                audit.line(&line.with_context(|| format!("reading {}", path.display()))?);
-            }
-            Ok(audit.finish(&report.origin, &leaves))
-        })
-        .transpose()?;
-    Ok((verdict, audit))
+    let mut audit = Audit::default();
+    let verdict = jurat_proof::verify(bundle, trust, &mut |leaf| audit.leaf(leaf));
+    if !matches!(verdict, Verdict::Verified(_)) {
+        return Ok((verdict, None));
+    }
+    let file = File::open(siem).with_context(|| format!("opening {}", siem.display()))?;
+    for line in BufReader::new(file).split(b'\n') {
+        audit.line(&line.with_context(|| format!("reading {}", siem.display()))?);
+    }
+    Ok((verdict, Some(audit.finish())))
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
@@ -429,4 +426,70 @@ pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
     } else {
         exit::NO
     })
+}
+
+pub(crate) fn list_dead_letters(global: &Global, json: bool) -> Result<u8> {
+    let (host, _, state_dir) = set_up(global)?;
+    let letters = DeadLetters::new(&state_dir).list(&host)?;
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &letters)?;
+        writeln!(out)?;
+        return Ok(exit::YES);
+    }
+    for letter in &letters {
+        writeln!(
+            out,
+            "{:>8}  leaves {}..{}  {}  {}  {}{}: {}",
+            letter.from,
+            letter.from,
+            letter.to,
+            letter.time.get(..19).unwrap_or("-"),
+            words::bytes(letter.bytes),
+            if letter.delivered {
+                "delivered since; was "
+            } else {
+                ""
+            },
+            letter.code,
+            letter.message
+        )?;
+    }
+    if letters.is_empty() {
+        writeln!(out, "none: the collector refused nothing for good")?;
+    }
+    Ok(exit::YES)
+}
+
+pub(crate) fn retry_dead_letters(global: &Global, from: Option<u64>) -> Result<u8> {
+    let (host, config, state_dir) = set_up(global)?;
+    let letters = DeadLetters::new(&state_dir);
+    let request = Duration::from_secs(config.delivery.timeout_s);
+    let uplink = Uplink::open(&host, &state_dir, request)?;
+    let wanted: Vec<u64> = match from {
+        Some(from) => vec![from],
+        None => {
+            let waiting = letters.list(&host)?.into_iter();
+            waiting
+                .filter(|letter| !letter.delivered)
+                .map(|letter| letter.from)
+                .collect()
+        }
+    };
+    if wanted.is_empty() {
+        println!("none to send");
+    }
+    let mut code = exit::YES;
+    runtime()?.block_on(async {
+        for from in wanted {
+            match letters.retry(&host, &uplink, from).await {
+                Ok(()) => println!("{from}: delivered"),
+                Err(error) => {
+                    code = exit::NO;
+                    eprintln!("jurat: {from}: {:#}", anyhow::Error::from(error));
+                }
+            }
+        }
+    });
+    Ok(code)
 }

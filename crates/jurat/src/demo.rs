@@ -17,7 +17,7 @@ use jurat_proof::{
     BundleReader, BundleWriter, Checkpoint, Digest, Frontier, Manifest, Part, Reason, Record,
     RecordReader, Report, Trust, Verdict, leaf_hash, write_record,
 };
-use jurat_sink::{Batch, Collector, CollectorError, Identity, SetUp, line};
+use jurat_sink::{Collector, CollectorError, Identity, SetUp, line};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -200,7 +200,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         bar.finish_and_clear();
         status
     };
-    running.with_archive(jurat_collector::Archive::project)?;
+    runtime.block_on(running.siem_caught_up())?;
 
     stage.say("exporting a bundle from the archive and verifying it");
     let bundle = work.join("case.jurat");
@@ -486,7 +486,7 @@ fn rewrite_history(
                         last.1 = Some((*salt, bytes.to_vec()));
                     }
                 }
-                Record::Checkpoint(_) => {}
+                Record::Checkpoint(_) | Record::Leaves { .. } => {}
             }
         }
     }
@@ -523,9 +523,9 @@ fn rewrite_history(
         note.as_bytes(),
     )?;
     for (entry, payload) in &forged {
-        writer.entry(entry, &leaf_hash(entry))?;
+        writer.record(&Record::Entry(entry))?;
         if let Some((salt, bytes)) = payload {
-            writer.record(&Record::Payload { salt, bytes });
+            writer.record(&Record::Payload { salt, bytes })?;
         }
     }
     writer.finish()?;
@@ -561,13 +561,7 @@ fn rewrite_history(
         raw.clear();
         write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
     }
-    let batch = Batch {
-        from: 0,
-        to: checkpoint.size,
-        next: 0,
-        raw_len: raw.len(),
-        body: zstd::bulk::compress(&raw, 1)?,
-    };
+    let body = zstd::bulk::compress(&raw, 1)?;
     let load = |name: &str| Secret::load(host, &state.join("keys").join(name));
     let (token, hmac_key) = (load("token.key")?.to_base64(), load("hmac.key")?);
     let collector = Collector::new(SetUp {
@@ -580,7 +574,7 @@ fn rewrite_history(
         token: &token,
         key: hmac_key.expose(),
     };
-    let answer = runtime.block_on(collector.upload(host, &who, &batch));
+    let answer = runtime.block_on(collector.upload(host, &who, body));
     let (refused, words) = match answer {
         Err(CollectorError::Refused { refusal, .. }) => (true, refusal.message),
         Err(error) => (false, error.to_string()),
@@ -629,10 +623,7 @@ fn delete_a_line(work: &Path, bundle: &Path, siem: &Path, trust: &Trust) -> Resu
         .collect();
     let copy = work.join("siem-cut.jsonl");
     fs::write(&copy, kept.join("\n") + "\n").context("writing a copy")?;
-    let number = match line::check(lines.get(victim).unwrap_or(&"").as_bytes()) {
-        line::Checked::Consistent(proof) => Some(proof.sink_seq),
-        _ => None,
-    };
+    let number = line::sink_seq(lines.get(victim).unwrap_or(&"").as_bytes());
     let (_, audit) = commands::judge(bundle, Some(trust), Some(&copy))?;
     let missing = audit
         .as_ref()

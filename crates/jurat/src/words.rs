@@ -102,6 +102,13 @@ pub(crate) fn report(report: &Report) -> String {
             "  custody    content was recorded untouched, secrets included"
         );
     }
+    if report.leaves_withheld > 0 {
+        let _ = writeln!(
+            out,
+            "  withheld   {} leaves: only their hashes are here",
+            number(report.leaves_withheld)
+        );
+    }
     if report.payloads_missing > 0 {
         let _ = writeln!(
             out,
@@ -210,6 +217,13 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         bytes(queue.bytes),
         queue.oldest_s
     );
+    if status.dead_letters > 0 {
+        let _ = writeln!(
+            out,
+            "refused    {} uploads set aside; see `jurat dead-letters list`",
+            number(status.dead_letters)
+        );
+    }
     let _ = writeln!(out, "exposure   {} s now", status.exposure_s);
     let _ = writeln!(
         out,
@@ -217,6 +231,10 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         number(status.files),
         bytes(status.unread_bytes)
     );
+    if let Some(example) = status.unreadable_examples.first() {
+        let count = number(status.unreadable);
+        let _ = writeln!(out, "unreadable {count}, for example {example}");
+    }
     let _ = writeln!(
         out,
         "records    {} lines read, {} sealed, filtered: {}, shed {}",

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::KeyError;
+use crate::{KeyError, os};
 
 /// 32 secret bytes. Never printed; wiped from memory when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -102,24 +102,12 @@ impl Secret {
     }
 }
 
-#[cfg(unix)]
 fn refuse_exposed(path: &Path) -> Result<(), KeyError> {
-    use std::os::unix::fs::PermissionsExt;
-    let Ok(metadata) = std::fs::metadata(path) else {
-        return Ok(());
-    };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(KeyError::Exposed {
+    match os::exposed(path) {
+        Some(mode) => Err(KeyError::Exposed {
             path: path.to_path_buf(),
             mode,
-        })
+        }),
+        None => Ok(()),
     }
-}
-
-#[cfg(not(unix))]
-fn refuse_exposed(_: &Path) -> Result<(), KeyError> {
-    Ok(())
 }

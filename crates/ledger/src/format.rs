@@ -2,8 +2,8 @@
 
 /// First bytes of a segment: like PNG's, they show a transfer that mangles line ends or bit 7.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89JLG\r\n\x1a\n";
-pub(crate) const VERSION: u32 = 1;
-/// magic 8 | version 4 | reserved 4 | base 8 | id 16 | crc 4 | zero to 64.
+pub(crate) const VERSION: u32 = 2;
+/// magic 8 | version 4 | reserved 4 | base 8 | id 16 | span 8 | crc 4 | zero to 64.
 pub(crate) const SEGMENT_HEADER: u64 = 64;
 /// body length 4 | kind 1 | flags 1 | reserved 2 | body crc 4 | header crc 4.
 pub(crate) const RECORD_HEADER: u64 = 16;
@@ -21,27 +21,31 @@ pub(crate) const FLAG_ERASED: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentId(pub(crate) [u8; 16]);
 
-pub(crate) fn segment_header(base: u64, id: SegmentId) -> [u8; SEGMENT_HEADER as usize] {
+/// `span`: 0, or for a segment that was rewritten shorter, the positions it stands for.
+pub(crate) fn segment_header(base: u64, id: SegmentId, span: u64) -> [u8; SEGMENT_HEADER as usize] {
     let mut bytes = [0; SEGMENT_HEADER as usize];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[16..24].copy_from_slice(&base.to_le_bytes());
     bytes[24..40].copy_from_slice(&id.0);
-    let crc = crc32c::crc32c(&bytes[..40]);
-    bytes[40..44].copy_from_slice(&crc.to_le_bytes());
+    bytes[40..48].copy_from_slice(&span.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..48]);
+    bytes[48..52].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-pub(crate) fn parse_segment_header(bytes: &[u8]) -> Option<(u64, SegmentId)> {
-    let header = bytes.first_chunk::<44>()?;
-    if header[..8] != MAGIC || crc32c::crc32c(&header[..40]).to_le_bytes() != header[40..44] {
+pub(crate) fn parse_segment_header(bytes: &[u8]) -> Option<(u64, SegmentId, u64)> {
+    let header = bytes.first_chunk::<52>()?;
+    if header[..8] != MAGIC || crc32c::crc32c(&header[..48]).to_le_bytes() != header[48..52] {
         return None;
     }
     if u32::from_le_bytes(header[8..12].try_into().ok()?) != VERSION {
         return None;
     }
     let base = u64::from_le_bytes(header[16..24].try_into().ok()?);
-    Some((base, SegmentId(header[24..40].try_into().ok()?)))
+    let id = SegmentId(header[24..40].try_into().ok()?);
+    let span = u64::from_le_bytes(header[40..48].try_into().ok()?);
+    Some((base, id, span))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -90,7 +90,13 @@ pub fn fsck(disk: &dyn Disk, dir: &Path) -> Result<Fsck, LedgerError> {
             offset += crate::format::RECORD_HEADER + u64::from(header.len);
         }
         if let Some(next) = bases.get(index + 1)
-            && *next != base + committed
+            && *next
+                != base
+                    + if segment.span > 0 {
+                        segment.span
+                    } else {
+                        committed
+                    }
         {
             found.holes.push((*base, *next));
         }

@@ -1,6 +1,6 @@
 //! A group: the records that become durable together.
 
-use crate::format::{KIND_OWN, RECORD_HEADER, RecordHeader, SegmentId, crc};
+use crate::format::{FLAG_ERASED, KIND_OWN, RECORD_HEADER, RecordHeader, SegmentId, crc};
 use crate::{LedgerError, RECORD_BYTES_MAX};
 
 /// Records that are appended in one step. Reused from commit to commit.
@@ -47,6 +47,17 @@ impl Group {
         Ok(())
     }
 
+    /// Adds a record whose body is gone: it reads as erased.
+    ///
+    /// # Errors
+    /// As [`Group::push`].
+    pub fn push_erased(&mut self, kind: u8) -> Result<(), LedgerError> {
+        let head = self.bytes.len();
+        self.push(kind, &[])?;
+        self.bytes[head + 5] = FLAG_ERASED;
+        Ok(())
+    }
+
     /// The bytes that this group will take on disk, without its commit record.
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -83,7 +94,7 @@ impl Group {
             let fixed = RecordHeader {
                 len: body.len() as u32,
                 kind: header[4],
-                flags: 0,
+                flags: header[5],
                 body_crc: crc(id, at, body),
             };
             header.copy_from_slice(&fixed.encode(id, at));

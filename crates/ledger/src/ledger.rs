@@ -18,12 +18,16 @@ use crate::{Group, LedgerError, Reader};
 pub struct Options {
     /// A segment is closed when it has grown to this many bytes.
     pub segment_bytes: u64,
+    /// Bytes set aside on the disk for what must still be written when it is full; see
+    /// [`Ledger::use_reserve`]. 0 for none.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 32 * 1024 * 1024,
+            reserve_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -53,6 +57,8 @@ pub struct Ledger {
     dir: PathBuf,
     options: Options,
     active: Active,
+    /// The length at which the active segment is closed.
+    roll_at: u64,
     poisoned: bool,
     _lock: Box<dyn Lock>,
 }
@@ -117,15 +123,91 @@ impl Ledger {
                 create(&*disk, &*rng, dir, 0, first)?
             }
         };
-        Ok(Self {
+        let ledger = Self {
             disk,
             rng,
             dir: dir.to_path_buf(),
             options,
             active,
+            roll_at: options.segment_bytes,
             poisoned: false,
             _lock: lock,
-        })
+        };
+        // Without room for it the ledger still works, until there is no room at all.
+        let _ = ledger.keep_reserve();
+        Ok(ledger)
+    }
+
+    /// Makes sure that the reserve is there. `false` when there is no room for it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the disk fails in another way.
+    pub fn keep_reserve(&self) -> Result<bool, LedgerError> {
+        if self.options.reserve_bytes == 0 {
+            return Ok(true);
+        }
+        let path = self.dir.join(RESERVE);
+        let io = |source| LedgerError::Io {
+            path: path.clone(),
+            doing: "setting bytes aside",
+            source,
+        };
+        let file = match self.disk.open(&path, Mode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.disk.open(&path, Mode::CreateNew)
+            }
+            opened => opened,
+        };
+        let file = match file {
+            Err(error) if is_full(&error) => return Ok(false),
+            file => file.map_err(io)?,
+        };
+        let mut len = file.len().map_err(io)?;
+        if len >= self.options.reserve_bytes {
+            return Ok(true);
+        }
+        // Real bytes: a hole sets nothing aside.
+        let block = vec![0; 256 * 1024];
+        while len < self.options.reserve_bytes {
+            let want = (self.options.reserve_bytes - len).min(block.len() as u64);
+            match file.write_at(&block[..want as usize], len) {
+                Ok(()) => len += want,
+                Err(error) if is_full(&error) => {
+                    let _ = file.set_len(0);
+                    return Ok(false);
+                }
+                Err(error) => return Err(io(error)),
+            }
+        }
+        match file.sync() {
+            Ok(()) => Ok(true),
+            Err(error) if is_full(&error) => Ok(false),
+            Err(error) => Err(io(error)),
+        }
+    }
+
+    /// Gives the reserve's room back to the disk, after [`LedgerError::Full`], so that the log can still
+    /// say that it is full. `false` when there was none left.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`].
+    pub fn use_reserve(&self) -> Result<bool, LedgerError> {
+        let path = self.dir.join(RESERVE);
+        let io = |source| LedgerError::Io {
+            path: path.clone(),
+            doing: "giving up the reserve",
+            source,
+        };
+        let file = match self.disk.open(&path, Mode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.map_err(io)?,
+        };
+        if file.len().map_err(io)? == 0 {
+            return Ok(false);
+        }
+        file.set_len(0).map_err(io)?;
+        file.sync().map_err(io)?;
+        Ok(true)
     }
 
     /// Appends a group with its state blob and makes both durable: one write, one fdatasync.
@@ -179,15 +261,20 @@ impl Ledger {
             }
         }
         group.clear();
-        if self.active.durable >= self.options.segment_bytes {
+        if self.active.durable >= self.roll_at {
             // A full disk here costs nothing as long as the new name does not exist: the group is
             // durable, the segment just grows on.
             match create(&*self.disk, &*self.rng, &self.dir, self.end(), &snapshot()) {
-                Ok(active) => self.active = active,
+                Ok(active) => {
+                    self.active = active;
+                    self.roll_at = self.options.segment_bytes;
+                }
                 // A state too large to be one record: the segment grows on, and opening takes longer.
-                Err(LedgerError::TooLong { .. }) => {}
-                Err(LedgerError::Io { source, path, .. })
-                    if is_full(&source) && self.disk.open(&path, Mode::Read).is_err() => {}
+                // Asked for again when it has grown by as much again, not at every commit.
+                Err(LedgerError::TooLong { .. }) => {
+                    self.roll_at = self.active.durable + self.options.segment_bytes;
+                }
+                Err(LedgerError::Full { .. }) => {}
                 Err(error) => {
                     self.poisoned = true;
                     return Err(error);
@@ -218,7 +305,80 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Io`] when the folder cannot be listed.
     pub fn len(&self) -> Result<u64, LedgerError> {
-        Ok(self.end() - self.start()?)
+        self.len_from(0)
+    }
+
+    /// The bytes on disk from this position on.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the folder cannot be listed.
+    pub fn len_from(&self, position: u64) -> Result<u64, LedgerError> {
+        let mut len = 0;
+        for closed in self.closed()? {
+            if closed.end > position {
+                let passed = position.saturating_sub(closed.base);
+                len += if closed.rewritten {
+                    closed.len
+                } else {
+                    closed.len.saturating_sub(passed)
+                };
+            }
+        }
+        Ok(len + self.end() - position.clamp(self.active.base, self.end()))
+    }
+
+    /// The segments that are closed, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when one cannot be read.
+    pub fn closed(&self) -> Result<Vec<Closed>, LedgerError> {
+        let bases = segments(&*self.disk, &self.dir)?;
+        let mut found = Vec::new();
+        for pair in bases.windows(2) {
+            let [base, end] = *pair else { break };
+            let segment = Segment::open(&*self.disk, &self.dir, base)?;
+            found.push(Closed {
+                base,
+                end,
+                len: segment.len,
+                rewritten: segment.span > 0,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Replaces the records of a closed segment by those in the group. Positions of other segments do
+    /// not change; those inside this one mean nothing any more, and a reader that starts at one begins
+    /// at the segment's front.
+    ///
+    /// A crash leaves either the old or the new segment. On return the group is emptied.
+    ///
+    /// # Errors
+    /// [`LedgerError::Full`]: nothing was changed. [`LedgerError::Io`] likewise, unless the folder could
+    /// not be synced: then either is possible.
+    ///
+    /// # Panics
+    /// When the segment is not closed, or the new one would be longer than its positions: a bug.
+    pub fn rewrite(&mut self, closed: &Closed, group: &mut Group) -> Result<(), LedgerError> {
+        assert!(
+            closed.end <= self.active.base,
+            "only a closed segment is rewritten"
+        );
+        let span = closed.end - closed.base;
+        group.push_any(
+            KIND_COMMIT,
+            &[&commit_body(
+                closed.base + SEGMENT_HEADER,
+                group.records() as u32,
+            )],
+        )?;
+        assert!(
+            SEGMENT_HEADER + group.len() as u64 <= span,
+            "a rewritten segment is shorter"
+        );
+        publish(&*self.disk, &*self.rng, &self.dir, closed.base, span, group)?;
+        group.clear();
+        Ok(())
     }
 
     /// Whether no record was ever appended.
@@ -331,6 +491,22 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// A segment that is not written to any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The position of its front.
+    pub base: u64,
+    /// The position of the next segment.
+    pub end: u64,
+    /// Its bytes on disk.
+    pub len: u64,
+    /// Whether it was rewritten before.
+    pub rewritten: bool,
+}
+
+/// The file that sets room aside.
+const RESERVE: &str = "reserve";
+
 /// Begins a segment: header, snapshot and commit are durable before the name is.
 fn create(
     disk: &dyn Disk,
@@ -339,30 +515,50 @@ fn create(
     base: u64,
     snapshot: &[u8],
 ) -> Result<Active, LedgerError> {
+    let mut group = Group::new();
+    group.push_any(KIND_SNAPSHOT, &[snapshot])?;
+    group.push_any(KIND_COMMIT, &[&commit_body(base + SEGMENT_HEADER, 1)])?;
+    publish(disk, rng, dir, base, 0, &mut group)
+}
+
+/// Writes a whole segment and gives it its name when it is durable: a segment that can be seen was
+/// written completely.
+fn publish(
+    disk: &dyn Disk,
+    rng: &dyn Rng,
+    dir: &Path,
+    base: u64,
+    span: u64,
+    group: &mut Group,
+) -> Result<Active, LedgerError> {
     let path = dir.join(segment_name(base));
+    let tmp = dir.join("next.tmp");
     let io = |source| LedgerError::Io {
         path: path.clone(),
-        doing: "beginning a segment",
+        doing: "writing a segment",
         source,
+    };
+    // Before it has its name, a full disk costs nothing.
+    let unnamed = |source| {
+        if is_full(&source) {
+            let _ = disk.remove(&tmp);
+            return LedgerError::Full { path: path.clone() };
+        }
+        io(source)
     };
     let mut id = [0; 16];
     rng.fill(&mut id);
     let id = SegmentId(id);
-    let mut group = Group::new();
-    group.push_any(KIND_SNAPSHOT, &[snapshot])?;
-    group.push_any(KIND_COMMIT, &[&commit_body(base + SEGMENT_HEADER, 1)])?;
-    let mut bytes = segment_header(base, id).to_vec();
+    let mut bytes = segment_header(base, id, span).to_vec();
     bytes.extend_from_slice(group.place(id, SEGMENT_HEADER));
-    // Under its own name only when it is whole: a segment that can be seen was begun completely.
-    let tmp = dir.join("next.tmp");
     match disk.remove(&tmp) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
-    let file = disk.open(&tmp, Mode::CreateNew).map_err(io)?;
-    file.write_at(&bytes, 0).map_err(io)?;
-    file.sync().map_err(io)?;
-    disk.rename(&tmp, &path).map_err(io)?;
+    let file = disk.open(&tmp, Mode::CreateNew).map_err(unnamed)?;
+    file.write_at(&bytes, 0).map_err(unnamed)?;
+    file.sync().map_err(unnamed)?;
+    disk.rename(&tmp, &path).map_err(unnamed)?;
     disk.sync_dir(dir).map_err(io)?;
     Ok(Active {
         path,

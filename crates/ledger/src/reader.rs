@@ -124,6 +124,10 @@ impl Reader {
                 let Some(base) = last else { return Ok(None) };
                 let segment = Segment::open(&*self.disk, &self.dir, base)?;
                 self.position = self.position.max(base + SEGMENT_HEADER);
+                if segment.span > 0 {
+                    // Rewritten: places inside it mean nothing any more, so it is read from its front.
+                    self.position = base + SEGMENT_HEADER;
+                }
                 self.current = Some(segment);
             }
             let segment = self.current.as_mut().expect("opened above");
@@ -140,6 +144,9 @@ impl Reader {
                         .iter()
                         .find(|base| **base > segment.base)
                         .copied();
+                    if segment.span > 0 && segment.base + segment.len == self.position {
+                        self.position = segment.base + segment.span;
+                    }
                     if after != Some(self.position) {
                         let offset = self.position - segment.base;
                         return Err(LedgerError::Corrupt {
@@ -175,6 +182,8 @@ pub(crate) struct Segment {
     pub(crate) base: u64,
     pub(crate) id: SegmentId,
     pub(crate) len: u64,
+    /// The positions that a rewritten segment stands for; 0 when it is as it was appended.
+    pub(crate) span: u64,
     file: Box<dyn File>,
     window: Vec<u8>,
     /// Offset in the file of the window's first byte.
@@ -201,11 +210,12 @@ impl Segment {
         file.read_at(&mut header, 0)
             .map_err(|source| io("reading a segment", source))?;
         match parse_segment_header(&header) {
-            Some((found, id)) if found == base => Ok(Self {
+            Some((found, id, span)) if found == base => Ok(Self {
                 path,
                 base,
                 id,
                 len,
+                span,
                 file,
                 window: Vec::new(),
                 window_at: 0,

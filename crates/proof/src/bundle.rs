@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Record, write_record};
+use crate::{Digest, Record, leaf_hash, write_record};
 
 /// The most bytes of one `records/` part; a part ends with the record that reaches it.
 const PART_BYTES: usize = 2 * 1024 * 1024;
@@ -89,22 +89,25 @@ impl<W: Write> BundleWriter<W> {
         self.tar.append_data(&mut header, name, bytes)
     }
 
-    /// Adds an entry with its leaf hash.
+    /// Adds the next record. A part ends only before leaves, so that a payload stands with its entry.
     ///
     /// # Errors
     /// What the writer says.
-    pub fn entry(&mut self, entry: &[u8], leaf: &Digest) -> io::Result<()> {
-        if self.records.len() >= PART_BYTES {
+    pub fn record(&mut self, record: &Record<'_>) -> io::Result<()> {
+        if matches!(record, Record::Entry(_) | Record::Leaves { .. })
+            && self.records.len() >= PART_BYTES
+        {
             self.flush()?;
         }
-        self.hashes.extend_from_slice(&leaf.0);
-        write_record(&mut self.records, &Record::Entry(entry));
-        Ok(())
-    }
-
-    /// Adds the payload of the entry just before, or a checkpoint over all entries so far.
-    pub fn record(&mut self, record: &Record<'_>) {
+        match record {
+            Record::Entry(entry) => self.hashes.extend_from_slice(&leaf_hash(entry).0),
+            Record::Leaves { hashes, .. } => {
+                self.hashes.extend_from_slice(hashes.as_flattened());
+            }
+            Record::Payload { .. } | Record::Checkpoint(_) => {}
+        }
         write_record(&mut self.records, record);
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {

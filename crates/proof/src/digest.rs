@@ -15,6 +15,14 @@ impl Digest {
         bytes.try_into().ok().map(Self)
     }
 
+    /// Writes 64 hex digits.
+    fn hex<'a>(&self, out: &'a mut [u8; 64]) -> &'a str {
+        for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+        }
+        std::str::from_utf8(out).expect("hex digits are ASCII")
+    }
+
     /// The digest written as 64 hex digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
@@ -30,6 +38,8 @@ impl Digest {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 fn nibble(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -40,7 +50,7 @@ fn nibble(byte: u8) -> Option<u8> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(self.hex(&mut [0; 64]))
     }
 }
 
@@ -52,7 +62,7 @@ impl fmt::Debug for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.hex(&mut [0; 64]))
     }
 }
 
@@ -91,6 +101,24 @@ impl Hasher {
 
 /// The SHA-256 of these parts, one after the other.
 pub fn sha256(parts: &[&[u8]]) -> Digest {
+    // Nodes, links and entries are short: copying them costs less than a context in pieces.
+    let mut short = [0; SHORT_BYTES];
+    let mut len = 0;
+    for part in parts {
+        match short.get_mut(len..len + part.len()) {
+            Some(place) => place.copy_from_slice(part),
+            None => return sha256_in_pieces(parts),
+        }
+        len += part.len();
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, &short[..len]).as_ref());
+    Digest(out)
+}
+
+const SHORT_BYTES: usize = 2048;
+
+fn sha256_in_pieces(parts: &[&[u8]]) -> Digest {
     let mut hasher = Hasher::default();
     for part in parts {
         hasher.update(part);
@@ -98,14 +126,17 @@ pub fn sha256(parts: &[&[u8]]) -> Digest {
     hasher.finish()
 }
 
+pub(crate) const CONTEXT_DOMAIN: &[u8] = b"jurat/context/v1\0";
+pub(crate) const RAW_DOMAIN: &[u8] = b"jurat/raw/v1\0";
+
 /// Begins the commitment to a payload: `SHA-256("jurat/context/v1\0" || salt32 || payload)`.
 pub fn context_hasher(salt: &[u8; 32]) -> Hasher {
     let mut hasher = Hasher::default();
-    hasher.update(b"jurat/context/v1\0").update(salt);
+    hasher.update(CONTEXT_DOMAIN).update(salt);
     hasher
 }
 
 /// The commitment to the original bytes: `SHA-256("jurat/raw/v1\0" || salt32 || original)`.
 pub fn raw_commitment(salt: &[u8; 32], original: &[u8]) -> Digest {
-    sha256(&[b"jurat/raw/v1\0", salt, original])
+    sha256(&[RAW_DOMAIN, salt, original])
 }

@@ -88,8 +88,9 @@ impl<'a> EntryView<'a> {
         }
         let text = std::str::from_utf8(entry).map_err(|_| EntryError::Encoding)?;
         // One compact line: a line end inside would be two lines in a SIEM's file.
-        if entry.iter().any(|byte| *byte < 0x20) || !text.starts_with(START) || !text.ends_with('}')
-        {
+        // (A minimum over all of it, because that is done many bytes at a time.)
+        let least = entry.iter().fold(u8::MAX, |least, byte| least.min(*byte));
+        if least < 0x20 || !text.starts_with(START) || !text.ends_with('}') {
             return Err(EntryError::Syntax(
                 "not one compact line that begins with {\"v\":".into(),
             ));
@@ -103,7 +104,9 @@ impl<'a> EntryView<'a> {
         }
         let missing = |name: &str| EntryError::Syntax(format!("no {name}"));
         if !fields.has_salt {
-            return Err(missing("salt"));
+            return Err(EntryError::Syntax(
+                "no salt of 16 bytes in base64url".into(),
+            ));
         }
         Ok(Self {
             seq: fields.seq.ok_or_else(|| missing("seq"))?,
@@ -131,6 +134,9 @@ impl<'a> EntryView<'a> {
             .unwrap_or_default()
     }
 }
+
+/// 16 random bytes in base64url without padding.
+const SALT_CHARS: usize = 22;
 
 #[derive(Default)]
 struct Fields<'a> {
@@ -187,8 +193,11 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                     match &*key {
                         "v" => fields.version = Some(map.next_value()?),
                         "salt" => {
-                            let Text(_) = map.next_value()?;
-                            fields.has_salt = true;
+                            let Text(salt) = map.next_value()?;
+                            fields.has_salt = salt.len() == SALT_CHARS
+                                && salt.bytes().all(|byte| {
+                                    byte.is_ascii_alphanumeric() || b"-_".contains(&byte)
+                                });
                         }
                         "seq" => fields.seq = Some(map.next_value()?),
                         "kind" => fields.kind = Some(map.next_value::<Text<'_>>()?.0),
@@ -307,7 +316,7 @@ impl<'de> Deserialize<'de> for StrictAny {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"{"v":1,"salt":"x","seq":3,"boot":"b","time":"t","kind":"other","new":{"a":[1,{"b":2}]}}"#;
+    const GOOD: &str = r#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":3,"boot":"b","time":"t","kind":"other","new":{"a":[1,{"b":2}]}}"#;
 
     #[test]
     fn unknown_fields_and_kinds_are_kept_and_passed_over() {
@@ -322,6 +331,8 @@ mod tests {
             GOOD.replace("\"seq\":3", "\"seq\":3,\"seq\":4"),
             GOOD.replace("{\"b\":2}", "{\"b\":2,\"b\":3}"),
             GOOD.replace("\"new\"", "\"\\u0073eq\""),
+            GOOD.replace("c2FsdHNhbHRzYWx0c2FsdA", "c2FsdA"),
+            GOOD.replace("c2FsdHNhbHRzYWx0c2FsdA", "c2FsdHNhbHRzYWx0c2Fsd="),
             GOOD.replace("\"new\":", "\"detail\":{\"x\":1,\"x\":2},\"new\":"),
         ];
         for entry in twice {

@@ -12,6 +12,7 @@ mod chain;
 mod checkpoint;
 mod digest;
 mod entry;
+mod many;
 mod note;
 mod record;
 mod replay;
@@ -25,10 +26,11 @@ pub use chain::Chain;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
+pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
 };
-pub use record::{Record, RecordError, RecordReader, write_record};
+pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
 pub use tree::{
@@ -37,6 +39,6 @@ pub use tree::{
 };
 pub use trust::{Trust, TrustError};
 pub use verdict::{
-    ArchiveAxis, Axes, Integrity, Isolation, KeyAxis, Place, Reason, Report, Verdict, WitnessAxis,
-    verify,
+    ArchiveAxis, Axes, Content, Integrity, Isolation, KeyAxis, Leaf, Place, Reason, Report,
+    Verdict, WitnessAxis, verify,
 };

@@ -19,11 +19,22 @@ pub enum Record<'a> {
     },
     /// A checkpoint over all entries so far, as a signed note, with whatever cosignatures it has.
     Checkpoint(&'a [u8]),
+    /// Leaves whose entries are not here: only their hashes, so that the root stays computable.
+    Leaves {
+        /// The place of the first one.
+        from: u64,
+        /// Their leaf hashes; never empty.
+        hashes: &'a [[u8; 32]],
+    },
 }
+
+/// The most leaf hashes of one [`Record::Leaves`].
+pub const LEAVES_MAX: usize = 32_768;
 
 const ENTRY: u8 = 1;
 const PAYLOAD: u8 = 2;
 const CHECKPOINT: u8 = 3;
+const LEAVES: u8 = 4;
 
 /// Why bytes are not records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,14 +62,25 @@ pub enum RecordError {
         /// Where the record begins.
         at: usize,
     },
+    /// Leaf hashes that are none, or not a sequence of digests.
+    #[error("a record of leaf hashes at byte {at} that is not one")]
+    Leaves {
+        /// Where the record begins.
+        at: usize,
+    },
 }
 
 /// Appends a record.
 pub fn write_record(out: &mut Vec<u8>, record: &Record<'_>) {
+    let place;
     let (kind, first, second): (u8, &[u8], &[u8]) = match record {
         Record::Entry(bytes) => (ENTRY, bytes, &[]),
         Record::Payload { salt, bytes } => (PAYLOAD, &salt[..], bytes),
         Record::Checkpoint(bytes) => (CHECKPOINT, bytes, &[]),
+        Record::Leaves { from, hashes } => {
+            place = from.to_le_bytes();
+            (LEAVES, &place, hashes.as_flattened())
+        }
     };
     out.push(kind);
     out.extend_from_slice(
@@ -68,6 +90,17 @@ pub fn write_record(out: &mut Vec<u8>, record: &Record<'_>) {
     );
     out.extend_from_slice(first);
     out.extend_from_slice(second);
+}
+
+/// The body of a record of leaf hashes, as ledgers hold it, too.
+pub fn parse_leaves(body: &[u8]) -> Option<Record<'_>> {
+    let (from, rest) = body.split_first_chunk::<8>()?;
+    let (hashes, rest) = rest.as_chunks::<32>();
+    let good = rest.is_empty() && !hashes.is_empty() && hashes.len() <= LEAVES_MAX;
+    good.then_some(Record::Leaves {
+        from: u64::from_le_bytes(*from),
+        hashes,
+    })
 }
 
 /// Reads records one after the other.
@@ -105,6 +138,7 @@ impl<'a> RecordReader<'a> {
                 Record::Payload { salt, bytes }
             }
             CHECKPOINT => Record::Checkpoint(body),
+            LEAVES => parse_leaves(body).ok_or(RecordError::Leaves { at })?,
             _ => return Err(RecordError::Unknown { kind, at }),
         };
         self.at = at + 5 + len;

@@ -1,6 +1,6 @@
 //! The RFC 6962 Merkle tree: leaves, frontier, proofs.
 
-use crate::{Digest, sha256};
+use crate::{Digest, Message, sha256, sha256_many};
 
 /// The hash of a leaf. `//= RFC 6962 section 2.1: MTH({d(0)}) = SHA-256(0x00 || d(0))`
 pub fn leaf_hash(entry: &[u8]) -> Digest {
@@ -52,6 +52,29 @@ impl Frontier {
         }
         self.roots.push(node);
         self.size += 1;
+    }
+
+    /// Appends leaves, many nodes at a time.
+    pub fn extend(&mut self, leaves: &[Digest]) {
+        let mut nodes: Vec<[u8; 32]> = Vec::with_capacity(leaves.len() + 1);
+        let mut edge = Vec::new();
+        let mut size = self.size;
+        nodes.extend(leaves.iter().map(|leaf| leaf.0));
+        while !nodes.is_empty() {
+            // The complete subtree that waits on this level is the left neighbour of the first.
+            if size & 1 == 1
+                && let Some(left) = self.roots.pop()
+            {
+                nodes.insert(0, left.0);
+            }
+            let (pairs, rest) = nodes.as_chunks::<2>();
+            edge.extend(rest.iter().map(|node| Digest(*node)));
+            let pairs: Vec<Message<'_>> = pairs.iter().map(Message::node).collect();
+            nodes = sha256_many(&pairs).iter().map(|node| node.0).collect();
+            size >>= 1;
+        }
+        self.roots.extend(edge.iter().rev());
+        self.size += leaves.len() as u64;
     }
 
     /// Appends a complete subtree of `1 << level` leaves.
@@ -326,6 +349,22 @@ mod tests {
                 at = end;
             }
             assert_eq!(frontier.root(), root_of(&all));
+        }
+    }
+
+    #[test]
+    fn leaves_appended_in_crowds_of_any_size_give_the_tree_of_single_ones() {
+        let leaf = |number: u64| sha256(&[&number.to_le_bytes()]);
+        for start in 0..70 {
+            for count in 0..70 {
+                let mut one_by_one = Frontier::default();
+                (0..start).for_each(|number| one_by_one.push(leaf(number)));
+                let mut crowd = one_by_one.clone();
+                let leaves: Vec<Digest> = (start..start + count).map(leaf).collect();
+                leaves.iter().for_each(|leaf| one_by_one.push(*leaf));
+                crowd.extend(&leaves);
+                assert_eq!(crowd, one_by_one, "{count} after {start}");
+            }
         }
     }
 }

@@ -72,6 +72,10 @@ impl Trust {
                 }
             }
         }
+        if let Some(what) = trust.duplicate() {
+            let line = text.lines().count();
+            return Err(TrustError { line, what });
+        }
         if trust.quorum > trust.witnesses.len() {
             let what = format!(
                 "a quorum of {} with {} witnesses",
@@ -84,6 +88,23 @@ impl Trust {
             });
         }
         Ok(trust)
+    }
+
+    /// A name or a key that stands twice: one witness must not count as two.
+    fn duplicate(&self) -> Option<String> {
+        for list in [&self.witnesses, &self.archives] {
+            for (index, (name, key)) in list.iter().enumerate() {
+                for (other, other_key) in list.iter().take(index) {
+                    if name == other {
+                        return Some(format!("the name {name} stands twice"));
+                    }
+                    if key.key == other_key.key {
+                        return Some(format!("{name} and {other} are the same key"));
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The accepted keys of a log.

@@ -7,8 +7,8 @@ use std::io::Read;
 use serde::Serialize;
 
 use crate::{
-    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Note, NoteError, Part, Record,
-    RecordReader, Replay, Trust, VerifierKey, leaf_hash,
+    BundleError, BundleReader, Checkpoint, Cosignature, Digest, Hashed, Note, NoteError, Part,
+    Record, Replay, Trust, VerifierKey, hash_records,
 };
 
 /// The outcome of a verification. Never a bool: what could not be checked must look neither like
@@ -189,11 +189,14 @@ pub struct Report {
     pub filtered: BTreeMap<String, u64>,
     /// Payloads that are not in the bundle.
     pub payloads_missing: u64,
+    /// Leaves of which only the hash is in the bundle: refused by the collector, or pruned by a full disk.
+    pub leaves_withheld: u64,
     /// Recorded in custody mode, without redaction.
     pub custody: bool,
-    /// The longest time between two cosigned checkpoints, in seconds: an event could have been
-    /// changed unnoticed for at most this long after it was sealed. Counted from the opening of the
-    /// log, whose time is the device's own claim. `None` without a witness.
+    /// The longest time between two checkpoints cosigned by one witness, in seconds, for the witness
+    /// with the shortest: an event could have been changed unnoticed for at most this long after it
+    /// was sealed. Counted from the opening of the log, whose time is the device's own claim. `None`
+    /// without a witness.
     pub exposure_s: Option<u64>,
     /// When the last checkpoint was cosigned, in seconds since 1970.
     pub witnessed_at: Option<u64>,
@@ -223,15 +226,42 @@ impl Verdict {
     }
 }
 
+/// A leaf of a bundle that is being verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaf<'a> {
+    /// The log.
+    pub origin: &'a str,
+    /// Its place.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Digest,
+    /// What it holds; `None` when only the hash is there.
+    pub content: Option<Content<'a>>,
+}
+
+/// What a leaf holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// Its entry.
+    pub entry: &'a [u8],
+    /// Its payload, when it has one and it is there.
+    pub payload: Option<&'a [u8]>,
+    /// The chain after it.
+    pub chain: Digest,
+    /// The chain before it.
+    pub prev_chain: Digest,
+}
+
 /// Verifies a bundle against a trust policy.
 ///
 /// Reads the bundle once, as a stream, and holds one part of it. Keys inside the bundle are never
 /// looked at; without `trust` the verdict is [`Verdict::Unverifiable`]. `leaves` is told every leaf
-/// hash in order, so that a caller can compare lines kept elsewhere.
+/// in order, so that a caller can compare lines kept elsewhere; what it was told counts only when
+/// the verdict is [`Verdict::Verified`].
 pub fn verify(
     bundle: impl Read,
     trust: Option<&Trust>,
-    leaves: &mut dyn FnMut(u64, Digest),
+    leaves: &mut dyn FnMut(&Leaf<'_>),
 ) -> Verdict {
     match try_verify(bundle, trust, leaves) {
         Ok(verdict) | Err(verdict) => verdict,
@@ -241,7 +271,7 @@ pub fn verify(
 fn try_verify(
     bundle: impl Read,
     trust: Option<&Trust>,
-    leaves: &mut dyn FnMut(u64, Digest),
+    leaves: &mut dyn FnMut(&Leaf<'_>),
 ) -> Result<Verdict, Verdict> {
     let not_a_bundle = |error: BundleError| {
         let what = match &error {
@@ -296,27 +326,33 @@ fn try_verify(
     let mut listed = crate::Frontier::default();
     let mut first_differing: Option<(u64, String)> = None;
     let mut broken: Option<(u64, String)> = None;
-    let mut witness_times: Vec<u64> = Vec::new();
-    let mut opened_at: Option<u64> = None;
+    let mut watches: Vec<Watch> = vec![Watch::default(); trust.witnesses.len()];
     while let Some(Part { hashes, records }) = reader.next_part().map_err(not_a_bundle)? {
         let mut hashes = hashes.into_iter();
-        for record in RecordReader::new(&records) {
-            let next = replay.frontier().size();
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    broken = broken.or(Some((next, format!("after leaf {next}: {error}"))));
-                    break;
-                }
-            };
+        // The leaf whose payload may follow.
+        let mut open: Option<(u64, Digest, Content<'_>)> = None;
+        let mut give = |(seq, hash, content): (u64, Digest, Option<Content<'_>>)| {
+            leaves(&Leaf {
+                origin: &origin,
+                seq,
+                hash,
+                content,
+            });
+        };
+        let (records, failed) = hash_records(&records);
+        for Hashed { record, digest } in records {
+            let next = replay.size();
             match record {
                 Record::Entry(entry) => {
+                    if let Some((seq, hash, content)) = open.take() {
+                        give((seq, hash, Some(content)));
+                    }
+                    let prev_chain = replay.chain().0;
                     let at = listed.size();
-                    let leaf = leaf_hash(entry);
                     match hashes.next() {
                         Some(hash) => {
                             listed.push(hash);
-                            if hash != leaf && first_differing.is_none() {
+                            if hash != digest && first_differing.is_none() {
                                 first_differing = Some((at, format!("leaf {at} was changed")));
                             }
                         }
@@ -326,27 +362,80 @@ fn try_verify(
                     }
                     // After the first break only the listed hashes are read on, to name the place.
                     if broken.is_none() {
-                        match replay.entry(entry) {
-                            Ok((view, leaf)) => {
+                        match replay.hashed_entry(entry, digest) {
+                            Ok(view) => {
                                 if at == 0 {
-                                    opened_at = unix_seconds(&view.time);
+                                    let opened = unix_seconds(&view.time).unwrap_or(0);
+                                    watches.iter_mut().for_each(|watch| watch.opened(opened));
                                 }
-                                leaves(at, leaf);
+                                open = Some((
+                                    at,
+                                    digest,
+                                    Content {
+                                        entry,
+                                        payload: None,
+                                        chain: replay.chain().0,
+                                        prev_chain,
+                                    },
+                                ));
                             }
                             Err(error) => broken = Some((error.seq(), error.to_string())),
                         }
                     }
                 }
-                Record::Payload { salt, bytes } if broken.is_none() => {
-                    if let Err(error) = replay.payload(salt, bytes) {
+                Record::Payload { bytes, .. } if broken.is_none() => {
+                    match &mut open {
+                        Some((_, _, content)) => content.payload = Some(bytes),
+                        None => {
+                            broken = Some((
+                                next,
+                                format!("before leaf {next} stands a payload of no entry"),
+                            ))
+                        }
+                    }
+                    if let Err(error) = replay.hashed_payload(bytes.len(), digest) {
+                        broken = Some((error.seq(), error.to_string()));
+                    }
+                }
+                Record::Leaves {
+                    from,
+                    hashes: withheld,
+                } => {
+                    if let Some((seq, hash, content)) = open.take() {
+                        give((seq, hash, Some(content)));
+                    }
+                    for hash in withheld {
+                        let at = listed.size();
+                        let Some(given) = hashes.next() else {
+                            broken = broken.or(Some((at, format!("leaf {at} has no leaf hash"))));
+                            break;
+                        };
+                        listed.push(given);
+                        if given.0 != *hash && first_differing.is_none() {
+                            first_differing = Some((at, format!("leaf {at} was changed")));
+                        }
+                        if broken.is_none() {
+                            give((at, given, None));
+                        }
+                    }
+                    if broken.is_none()
+                        && let Err(error) = replay.leaves(from, withheld)
+                    {
                         broken = Some((error.seq(), error.to_string()));
                     }
                 }
                 Record::Checkpoint(bytes) if broken.is_none() && first_differing.is_none() => {
-                    earlier(bytes, trust, &replay, &origin, &mut witness_times)?;
+                    earlier(bytes, trust, &mut replay, &origin, &mut watches)?;
                 }
                 Record::Payload { .. } | Record::Checkpoint(_) => {}
             }
+        }
+        if let Some((seq, hash, content)) = open {
+            give((seq, hash, Some(content)));
+        }
+        if let Some(error) = failed {
+            let next = replay.size();
+            broken = broken.or(Some((next, format!("after leaf {next}: {error}"))));
         }
         for hash in hashes {
             listed.push(hash);
@@ -385,8 +474,17 @@ fn try_verify(
         ));
     }
 
-    let (witnesses, last) = cosigners(&note, &trust.witnesses)?;
-    let (archives, _) = cosigners(&note, &trust.archives)?;
+    let witnessed = cosigners(&note, &trust.witnesses)?;
+    watch(&mut watches, &witnessed)?;
+    let names = |times: &[Option<u64>], trusted: &[(String, VerifierKey)]| -> Vec<String> {
+        let pairs = trusted.iter().zip(times);
+        pairs
+            .filter(|(_, time)| time.is_some())
+            .map(|((name, _), _)| name.clone())
+            .collect()
+    };
+    let witnesses = names(&witnessed, &trust.witnesses);
+    let archives = names(&cosigners(&note, &trust.archives)?, &trust.archives);
     if witnesses.len() < trust.quorum {
         let reason = Reason::Quorum {
             found: witnesses.len(),
@@ -394,24 +492,14 @@ fn try_verify(
         };
         return Err(Verdict::Unverifiable { reason });
     }
-    witness_times.extend(last);
-    if witness_times
-        .windows(2)
-        .any(|pair| matches!(pair, [a, b] if a > b))
-    {
-        return Err(Verdict::tampered(
-            None,
-            "the cosignature times run backwards",
-        ));
-    }
-    // The series begins with leaf 0's own time: a claim of the device, but bound by the tree, so that
-    // leaving out an early statement of a witness never makes the exposure look shorter.
-    let opened = std::iter::once(opened_at.unwrap_or(0));
-    let series: Vec<u64> = opened.chain(witness_times.iter().copied()).collect();
-    let exposure_s = series
-        .windows(2)
-        .map(|pair| pair[1].saturating_sub(pair[0]))
-        .max();
+    let last = witnessed.iter().copied().flatten().max();
+    // Only a witness that saw the end can have seen everything before it.
+    let exposure_s = watches
+        .iter()
+        .zip(&witnessed)
+        .filter(|(_, time)| time.is_some())
+        .map(|(watch, _)| watch.longest)
+        .min();
     let isolation = match summary.isolation.as_deref() {
         Some("separate") => Isolation::Separate,
         _ => Isolation::Shared,
@@ -421,7 +509,10 @@ fn try_verify(
         .filter(|name| trust.same_host.contains(name))
         .cloned()
         .collect();
-    let complete = summary.payloads_missing == 0 && !archives.is_empty() && ends_a_batch;
+    let complete = summary.payloads_missing == 0
+        && summary.leaves_withheld == 0
+        && !archives.is_empty()
+        && ends_a_batch;
     let axes = Axes {
         integrity: Integrity::Signed,
         key: KeyAxis::Software,
@@ -433,7 +524,7 @@ fn try_verify(
         archive: ArchiveAxis { names: archives },
         complete,
     };
-    let not_proven = not_proven(&axes);
+    let not_proven = not_proven(&axes, summary.leaves_withheld);
     Ok(Verdict::Verified(Box::new(Report {
         origin,
         size: checkpoint.size,
@@ -445,6 +536,7 @@ fn try_verify(
         redactions: summary.redactions,
         filtered: summary.filtered,
         payloads_missing: summary.payloads_missing,
+        leaves_withheld: summary.leaves_withheld,
         custody: summary.custody,
         exposure_s,
         witnessed_at: last,
@@ -476,9 +568,9 @@ fn signed_by<'a>(
 fn earlier(
     bytes: &[u8],
     trust: &Trust,
-    replay: &Replay,
+    replay: &mut Replay,
     origin: &str,
-    times: &mut Vec<u64>,
+    watches: &mut [Watch],
 ) -> Result<(), Verdict> {
     let size = replay.frontier().size();
     let wrong =
@@ -494,27 +586,48 @@ fn earlier(
     if signed_by(&note, trust, origin, "earlier checkpoint")?.is_none() {
         return Err(wrong("not signed by an accepted key"));
     }
-    let (_, time) = cosigners(&note, &trust.witnesses)?;
-    times.extend(time);
-    Ok(())
+    watch(watches, &cosigners(&note, &trust.witnesses)?)
 }
 
-/// The trusted cosigners of a note, and the newest of their times.
-fn cosigners(
-    note: &Note,
-    trusted: &[(String, VerifierKey)],
-) -> Result<(Vec<String>, Option<u64>), Verdict> {
-    let mut names = Vec::new();
-    let mut newest = None;
-    for (name, key) in trusted {
-        let found = Cosignature::find(note, key)
-            .map_err(|error| Verdict::tampered(None, error.to_string()))?;
-        if let Some(cosignature) = found {
-            names.push(name.clone());
-            newest = newest.max(Some(cosignature.time_s));
-        }
+/// When each of the trusted cosigners signed a note, if it did.
+fn cosigners(note: &Note, trusted: &[(String, VerifierKey)]) -> Result<Vec<Option<u64>>, Verdict> {
+    let find = |(_, key): &(String, VerifierKey)| match Cosignature::find(note, key) {
+        Ok(found) => Ok(found.map(|cosignature| cosignature.time_s)),
+        Err(error) => Err(Verdict::tampered(None, error.to_string())),
+    };
+    trusted.iter().map(find).collect()
+}
+
+/// What one witness saw of the log over time.
+#[derive(Clone, Copy, Default)]
+struct Watch {
+    /// The time of its last cosignature. The series begins with leaf 0's own time: a claim of the
+    /// device, but bound by the tree, so that leaving out an early statement of a witness never makes
+    /// the exposure look shorter.
+    last: u64,
+    /// Whether `last` is the witness's own statement.
+    seen: bool,
+    longest: u64,
+}
+
+impl Watch {
+    fn opened(&mut self, time: u64) {
+        self.last = time;
     }
-    Ok((names, newest))
+}
+
+/// Takes note of cosignature times; a witness never goes back in time.
+fn watch(watches: &mut [Watch], times: &[Option<u64>]) -> Result<(), Verdict> {
+    for (watch, time) in watches.iter_mut().zip(times) {
+        let Some(time) = *time else { continue };
+        if watch.seen && time < watch.last {
+            let what = "the cosignature times run backwards";
+            return Err(Verdict::tampered(None, what));
+        }
+        watch.longest = watch.longest.max(time.saturating_sub(watch.last));
+        (watch.last, watch.seen) = (time, true);
+    }
+    Ok(())
 }
 
 /// The seconds since 1970 of an RFC 3339 time in UTC, as entries have it.
@@ -537,12 +650,17 @@ fn unix_seconds(time: &str) -> Option<u64> {
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
-fn not_proven(axes: &Axes) -> Vec<String> {
+fn not_proven(axes: &Axes, leaves_withheld: u64) -> Vec<String> {
     let mut list = vec![
         "that what the agent wrote is true: the events are the agent's own transcript".to_owned(),
         "anything that no source saw, and anything sealed after the last checkpoint here"
             .to_owned(),
     ];
+    if leaves_withheld > 0 {
+        list.push(format!(
+            "what {leaves_withheld} leaves said: only their hashes are here"
+        ));
+    }
     if axes.key == KeyAxis::Software {
         list.push("that only this device could sign: the key is a file (software)".to_owned());
     }

@@ -1,6 +1,5 @@
 //! The redactor: one event in, one redacted event out.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,8 +7,10 @@ use aws_lc_rs::hmac;
 use jurat_event::Event;
 use serde_json::Value;
 
-use crate::json::Tokens;
-use crate::scan::{Scan, placeholder};
+use crate::names::Named;
+use crate::scan::{Fingerprint, Found, Scan};
+use crate::stream::{Stream, UNSCANNED};
+use crate::walk::{Edits, Walk};
 use crate::{RuleError, Rules};
 
 /// What is done to content.
@@ -69,10 +70,12 @@ impl Redacted {
 
 /// Takes secrets out of events.
 pub struct Redactor {
-    rules: Arc<Rules>,
-    key: hmac::Key,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) key: hmac::Key,
     mode: Mode,
     scan: Scan,
+    /// The decoded text of the string that is looked at.
+    pub(crate) decoded: Vec<u8>,
     counts: BTreeMap<String, u64>,
     /// A text of the current event could not be looked at to its end.
     exhausted: bool,
@@ -84,7 +87,7 @@ const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// No rule matches a shorter text; half of all strings in a transcript are shorter.
 const TEXT_BYTES_MIN: usize = 8;
 /// How much longer than its original a redacted record may be.
-const GROWTH_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const GROWTH_BYTES_MAX: usize = 1024 * 1024;
 
 impl Redactor {
     /// A redactor with the built-in rules, these categories of personal data, and the tenant's
@@ -108,6 +111,7 @@ impl Redactor {
             key,
             mode,
             scan: Scan::default(),
+            decoded: Vec::new(),
             counts: BTreeMap::new(),
             exhausted: false,
         }
@@ -174,6 +178,36 @@ impl Redactor {
         }
     }
 
+    /// Takes the secrets out of an event that carries the next piece of a line too long to be held;
+    /// `last` when the line ends with it. The payload is what became safe with this piece, see
+    /// [`Stream`]: the payloads of a line's pieces, joined, are the line without its secrets. From where
+    /// the line cannot be scanned, its pieces are withheld, beginning with this one.
+    ///
+    /// The pieces of one line go through one stream, in order: [`Stream::new`] for the first one,
+    /// [`Stream::resumed`] when the first one was seen by a process before this. In custody mode the
+    /// piece is kept as it is.
+    pub fn piece(&mut self, stream: &mut Stream, mut event: Event, last: bool) -> Redacted {
+        if self.mode == Mode::Custody {
+            return self.redact(event);
+        }
+        let original = event.context.take().unwrap_or_default();
+        let cleaned = stream.push(self, &original, last);
+        if cleaned.withheld {
+            event.context = Some(original);
+            return self.withhold(event);
+        }
+        self.header(&mut event);
+        let changed = cleaned.bytes != original;
+        Redacted {
+            event,
+            payload: Some(cleaned.bytes),
+            original: changed.then_some(original),
+            redactions: cleaned.redactions,
+            withheld: false,
+            custody: false,
+        }
+    }
+
     fn header(&mut self, event: &mut Event) {
         let mut texts: Vec<&mut String> = [
             &mut event.action,
@@ -202,23 +236,29 @@ impl Redactor {
             }
         }
         for (name, value) in &mut event.detail {
-            self.value(name, value);
+            self.value(Named::default().below(name), value);
         }
     }
 
-    fn value(&mut self, name: &str, value: &mut Value) {
+    fn value(&mut self, named: Named, value: &mut Value) {
         match value {
             Value::String(text) => {
-                if is_secret_name(name.as_bytes()) && is_worth_hiding(text.as_bytes()) {
-                    *text = self.replacement("named-secret", text.as_bytes());
+                if named.takes(text.as_bytes()) {
+                    *text = self.replacement(NAMED, text.as_bytes());
                 } else if let Some(clean) = self.text(text) {
                     *text = clean;
                 }
             }
-            Value::Array(list) => list.iter_mut().for_each(|value| self.value(name, value)),
+            Value::Number(number) => {
+                let text = number.to_string();
+                if named.takes(text.as_bytes()) {
+                    *value = Value::String(self.replacement(NAMED, text.as_bytes()));
+                }
+            }
+            Value::Array(list) => list.iter_mut().for_each(|value| self.value(named, value)),
             Value::Object(map) => map
                 .iter_mut()
-                .for_each(|(name, value)| self.value(name, value)),
+                .for_each(|(name, value)| self.value(named.below(name), value)),
             _ => {}
         }
     }
@@ -229,7 +269,7 @@ impl Redactor {
         let before = std::mem::take(&mut self.exhausted);
         let found = self.bytes(text.as_bytes());
         if std::mem::replace(&mut self.exhausted, before) {
-            return Some(self.replacement("unscanned", text.as_bytes()));
+            return Some(self.replacement(UNSCANNED, text.as_bytes()));
         }
         let (clean, _) = found?;
         // Spans were widened to whole characters, so UTF-8 in gives UTF-8 out.
@@ -238,170 +278,69 @@ impl Redactor {
 
     /// Takes the secrets out of bytes; `None` when there are none.
     fn bytes(&mut self, text: &[u8]) -> Option<(Vec<u8>, u64)> {
-        if text.len() < TEXT_BYTES_MIN {
-            return None;
+        let mut edits = Edits::new(text);
+        for found in self.find(text) {
+            let range = found.start..found.end;
+            let clean = self.replacement_by(found.rule, &text[range.clone()]);
+            edits.replace(range, clean.as_bytes());
         }
-        let mut scan = std::mem::take(&mut self.scan);
-        scan.run(&self.rules, text);
-        self.exhausted |= scan.exhausted;
-        let found = &scan.found;
-        let clean = (!found.is_empty()).then(|| {
-            let mut out = Vec::with_capacity(text.len());
-            let mut done = 0;
-            for span in found {
-                out.extend_from_slice(&text[done..span.start]);
-                let kind = self.rules.rule(span.rule).kind.clone();
-                out.extend_from_slice(
-                    self.replacement(&kind, &text[span.start..span.end])
-                        .as_bytes(),
-                );
-                done = span.end;
-            }
-            out.extend_from_slice(&text[done..]);
-            (out, found.len() as u64)
-        });
-        self.scan = scan;
-        clean
+        edits.finish()
     }
 
-    fn replacement(&mut self, kind: &str, secret: &[u8]) -> String {
+    /// What the rules find in this text.
+    pub(crate) fn find(&mut self, text: &[u8]) -> Vec<Found> {
+        if text.len() < TEXT_BYTES_MIN {
+            return Vec::new();
+        }
+        self.scan.run(&self.rules, text);
+        self.exhausted |= self.scan.exhausted;
+        // Most texts have none, and an empty list costs nothing.
+        std::mem::take(&mut self.scan.found)
+    }
+
+    pub(crate) fn replacement(&mut self, kind: &str, secret: &[u8]) -> String {
+        let mut fingerprint = Fingerprint::new(&self.key);
+        fingerprint.update(secret);
+        self.count(kind);
+        fingerprint.placeholder(kind)
+    }
+
+    pub(crate) fn replacement_by(&mut self, rule: u16, secret: &[u8]) -> String {
+        let rules = self.rules.clone();
+        self.replacement(&rules.rule(rule).kind, secret)
+    }
+
+    pub(crate) fn count(&mut self, kind: &str) {
         *self.counts.entry(kind.to_owned()).or_default() += 1;
-        placeholder(&self.key, kind, secret)
+    }
+
+    /// Whether a text could not be looked at to its end since this was asked last.
+    pub(crate) fn was_exhausted(&mut self) -> bool {
+        std::mem::take(&mut self.exhausted)
     }
 
     /// Takes the secrets out of a JSON text, or of one that is only nearly JSON; `None` when there
     /// are none. [`Redactor::redact`] withholds what could not be looked at to its end; here it is
     /// returned as far as it was looked at. Returns the clean text and how many values were replaced.
     pub fn json(&mut self, json: &[u8]) -> Option<(Vec<u8>, u64)> {
-        let is_json = json.first() == Some(&b'{') && json.last() == Some(&b'}');
-        let (strings, first) = match self.strings(json) {
-            Some((clean, count)) => (Cow::Owned(clean), count),
-            None => (Cow::Borrowed(json), 0),
-        };
-        if is_json && serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok() {
-            return match strings {
-                Cow::Owned(clean) => Some((clean, first)),
-                Cow::Borrowed(_) => None,
-            };
+        let mut walk = Walk::default();
+        let mut edits = Edits::new(json);
+        walk.run(self, json, true, &mut edits);
+        let strings = edits.finish();
+        let is_object = json.first() == Some(&b'{') && json.last() == Some(&b'}');
+        if is_object && walk.is_plain() {
+            return strings;
         }
         // Not JSON: what stands outside of quotes is text, too.
-        match (self.bytes(&strings), strings) {
-            (Some((clean, count)), _) => Some((clean, first + count)),
-            (None, Cow::Owned(clean)) => Some((clean, first)),
-            (None, Cow::Borrowed(_)) => None,
-        }
-    }
-
-    fn strings(&mut self, json: &[u8]) -> Option<(Vec<u8>, u64)> {
-        let mut out: Option<Vec<u8>> = None;
-        let mut done = 0;
-        let mut count = 0;
-        let mut after_secret_name = false;
-        for token in Tokens::new(json) {
-            let secret_name = std::mem::replace(
-                &mut after_secret_name,
-                token.is_key && is_secret_name(&token.text),
-            );
-            let replaced = if secret_name && !token.is_key && is_worth_hiding(&token.text) {
-                Some((
-                    self.replacement("named-secret", &token.text).into_bytes(),
-                    1,
-                ))
-            } else {
-                self.bytes(&token.text)
-            };
-            let Some((clean, found)) = replaced else {
-                continue;
-            };
-            count += found;
-            let out = out.get_or_insert_with(|| Vec::with_capacity(json.len()));
-            out.extend_from_slice(&json[done..token.start]);
-            write_string(out, &clean);
-            done = token.end;
-        }
-        let mut out = out?;
-        out.extend_from_slice(&json[done..]);
-        Some((out, count))
-    }
-}
-
-/// Writes a JSON string. Bytes that are not UTF-8 cannot come from JSON; they are kept as they are.
-fn write_string(out: &mut Vec<u8>, text: &[u8]) {
-    match std::str::from_utf8(text) {
-        Ok(text) => {
-            // Writing to memory does not fail.
-            let _ = serde_json::to_writer(&mut *out, text);
-        }
-        Err(_) => {
-            out.push(b'"');
-            out.extend_from_slice(text);
-            out.push(b'"');
+        match strings {
+            None => self.bytes(json),
+            Some((clean, count)) => match self.bytes(&clean) {
+                None => Some((clean, count)),
+                Some((clean, more)) => Some((clean, count + more)),
+            },
         }
     }
 }
 
-/// Whether a field of this name holds a secret whatever it looks like.
-fn is_secret_name(name: &[u8]) -> bool {
-    if name.len() > NAME_BYTES_MAX || name.len() < 5 {
-        return false;
-    }
-    // Most names are ruled out by their last letter.
-    let last = name.iter().rev().find(|byte| byte.is_ascii_alphanumeric());
-    if !matches!(
-        last.map(u8::to_ascii_lowercase),
-        Some(b'd' | b'e' | b't' | b'y' | b'n')
-    ) {
-        return false;
-    }
-    let mut plain = [0; NAME_BYTES_MAX];
-    let mut len = 0;
-    for byte in name.iter().filter(|byte| byte.is_ascii_alphanumeric()) {
-        plain[len] = byte.to_ascii_lowercase();
-        len += 1;
-    }
-    let plain = &plain[..len];
-    NAME_ENDS.iter().any(|end| plain.ends_with(end)) || plain == b"token"
-}
-
-/// A longer name is prose.
-const NAME_BYTES_MAX: usize = 64;
-
-/// How the names of secret fields end, letters and digits only. `token` alone would take in
-/// harmless counters such as `max_token`.
-const NAME_ENDS: &[&[u8]] = &[
-    b"password",
-    b"passwd",
-    b"passphrase",
-    b"secret",
-    b"apikey",
-    b"secretkey",
-    b"privatekey",
-    b"accesskey",
-    b"authtoken",
-    b"accesstoken",
-    b"refreshtoken",
-    b"sessiontoken",
-    b"idtoken",
-    b"bearertoken",
-    b"authorization",
-    b"cookie",
-    b"secretaccesskey",
-    b"clientsecret",
-    b"signingkey",
-    b"encryptionkey",
-];
-
-/// Whether the value of a secret field is one: not empty, not a word that stands for one.
-fn is_worth_hiding(value: &[u8]) -> bool {
-    value.len() >= 4
-        && !value.starts_with(b"[redacted:")
-        && !value.starts_with(b"${")
-        && !(value.first() == Some(&b'<') && value.last() == Some(&b'>'))
-        && !value
-            .iter()
-            .all(|byte| matches!(byte, b'*' | b'x' | b'X' | b'.'))
-        && !matches!(
-            value,
-            b"true" | b"false" | b"null" | b"none" | b"None" | b"string" | b"undefined"
-        )
-}
+/// The kind of what is a secret because of its name.
+pub(crate) const NAMED: &str = "named-secret";

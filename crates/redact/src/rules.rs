@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
+
+use crate::prefilter::{KEYWORD_BYTES_MAX, Prefilter};
 
 /// Published token formats, provider by provider.
 const TOKENS: &str = include_str!("../rules/tokens.toml");
@@ -65,9 +66,12 @@ pub enum RuleError {
         #[source]
         source: Box<regex::Error>,
     },
-    /// The keywords do not make a prefilter.
-    #[error("rules: {0}")]
-    Keywords(#[from] aho_corasick::BuildError),
+    /// A keyword that is empty or longer than the prefilter takes.
+    #[error("rule {kind}: its keywords must have 1 to {KEYWORD_BYTES_MAX} bytes")]
+    Keyword {
+        /// The rule.
+        kind: String,
+    },
 }
 
 /// A compiled set of rules with its one prefilter.
@@ -75,9 +79,11 @@ pub struct Rules {
     rules: Vec<Rule>,
     /// Compiled when first needed: most machines never see most providers' tokens.
     patterns: Vec<OnceLock<Option<Regex>>>,
-    prefilter: AhoCorasick,
-    /// For each keyword of the prefilter, the rules that it may begin.
+    prefilter: Prefilter,
+    /// For each keyword of the prefilter, the rules that it may begin; none for what only stands for
+    /// one in a JSON text.
     owners: Vec<Vec<u16>>,
+    match_bytes_max: usize,
 }
 
 impl Rules {
@@ -101,33 +107,39 @@ impl Rules {
     /// A set of these rules.
     ///
     /// # Errors
-    /// [`RuleError`] when the keywords cannot be made into one prefilter.
+    /// [`RuleError::Keyword`] names the rule.
     pub fn new(rules: Vec<Rule>) -> Result<Self, RuleError> {
-        let mut keywords: Vec<String> = Vec::new();
+        let mut keywords: Vec<Vec<u8>> = Vec::new();
         let mut owners: Vec<Vec<u16>> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
         for (index, rule) in rules.iter().enumerate() {
             for keyword in &rule.keywords {
+                if keyword.is_empty() || keyword.len() > KEYWORD_BYTES_MAX {
+                    let kind = rule.kind.clone();
+                    return Err(RuleError::Keyword { kind });
+                }
                 let keyword = keyword.to_ascii_lowercase();
                 let at = *known.entry(keyword.clone()).or_insert_with(|| {
-                    keywords.push(keyword);
+                    keywords.push(keyword.into_bytes());
                     owners.push(Vec::new());
                     keywords.len() - 1
                 });
                 owners[at].push(index as u16);
             }
         }
-        let prefilter = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(&keywords)?;
+        // How they stand in a JSON text, where they say only that a string has to be decoded.
+        let raw: Vec<_> = keywords.iter().flat_map(|keyword| raw(keyword)).collect();
+        owners.resize(keywords.len() + raw.len(), Vec::new());
+        keywords.extend(raw);
+        let prefilter = Prefilter::new(keywords);
+        let match_bytes_max = rules.iter().map(|rule| rule.max).max().unwrap_or(0);
         let patterns = rules.iter().map(|_| OnceLock::new()).collect();
         Ok(Self {
             rules,
             patterns,
             prefilter,
             owners,
+            match_bytes_max,
         })
     }
 
@@ -150,8 +162,13 @@ impl Rules {
         &self.rules
     }
 
-    pub(crate) fn prefilter(&self) -> &AhoCorasick {
+    pub(crate) fn prefilter(&self) -> &Prefilter {
         &self.prefilter
+    }
+
+    /// The longest match of any rule.
+    pub(crate) fn match_bytes_max(&self) -> usize {
+        self.match_bytes_max
     }
 
     pub(crate) fn owners(&self, keyword: usize) -> &[u16] {
@@ -169,6 +186,29 @@ impl Rules {
             .get_or_init(|| compile(&self.rules[index]).ok())
             .as_ref()
     }
+}
+
+/// The forms in which a keyword stands in a string of a JSON text without unusual escapes, where they
+/// are not its own. The beginning of a string counts as a line feed.
+fn raw(keyword: &[u8]) -> Vec<Vec<u8>> {
+    let mut escaped = Vec::new();
+    for byte in keyword {
+        match byte {
+            b'\n' => escaped.extend(b"\\n"),
+            b'\t' => escaped.extend(b"\\t"),
+            b'\r' => escaped.extend(b"\\r"),
+            b'"' | b'\\' => escaped.extend([b'\\', *byte]),
+            _ => escaped.push(*byte),
+        }
+    }
+    let mut forms = Vec::new();
+    if let Some(rest) = escaped.strip_prefix(b"\\n") {
+        forms.push([b"\"", rest].concat());
+    }
+    if escaped != keyword {
+        forms.push(escaped);
+    }
+    forms
 }
 
 fn compile(rule: &Rule) -> Result<Regex, regex::Error> {

@@ -55,7 +55,7 @@ struct Header<'a> {
     outcome: Option<Outcome>,
     witness: Witness,
     #[serde(skip_serializing_if = "Option::is_none")]
-    claimed_time: Option<Cow<'a, str>>,
+    claimed_time: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a Agent>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,9 +67,9 @@ struct Header<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<&'a Actor>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<Cow<'a, str>>,
+    action: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<Cow<'a, str>>,
+    object: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a Source>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -80,42 +80,28 @@ struct Header<'a> {
     raw: Option<Raw>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<Context>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    labels: BTreeMap<&'a str, Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a Labels>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a Map<String, Value>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     cut: BTreeMap<String, Cut>,
 }
 
-/// Writes the entry of an event: one compact JSON line of at most [`ENTRY_BYTES_MAX`].
+/// Appends the entry of an event: one compact JSON line of at most [`ENTRY_BYTES_MAX`].
+///
+/// Sealed is for good: what is written here is what every reader accepts. Texts are escaped, maps have no
+/// key twice, names are ours, and what is nested deeper or wider than a reader allows is cut.
 pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
     let mut cut = BTreeMap::new();
-    let mut labels = BTreeMap::new();
-    for (index, (name, value)) in event.labels.iter().enumerate() {
-        if index >= LABELS_MAX || name.len() > 64 {
-            note_cut("labels", format!("{name}={value}").as_bytes(), &mut cut);
-            continue;
-        }
-        labels.insert(
-            name.as_str(),
-            shorten(&format!("labels.{name}"), value, &mut cut),
-        );
-    }
-    let source = event.source.clone().map(|mut source| {
-        source.path = shorten("source.path", &source.path, &mut cut).into_owned();
-        source
-    });
-    let agent = event.agent.clone().map(|mut agent| {
-        agent.product = shorten("agent.product", &agent.product, &mut cut).into_owned();
-        agent.version = agent
-            .version
-            .map(|text| shorten("agent.version", &text, &mut cut).into_owned());
-        agent.id = agent
-            .id
-            .map(|text| shorten("agent.id", &text, &mut cut).into_owned());
-        agent
-    });
+    let shortened;
+    let event = if is_short(event) {
+        event
+    } else {
+        shortened = shorten(event, &mut cut);
+        &shortened
+    };
     let mut header = Header {
         v: ENTRY_VERSION,
         salt: evidence.salt,
@@ -128,53 +114,47 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         severity: event.severity,
         outcome: event.outcome,
         witness: event.witness,
-        claimed_time: event
-            .claimed_time
-            .as_deref()
-            .map(|text| shorten("claimed_time", text, &mut cut)),
-        agent: agent.as_ref(),
+        claimed_time: event.claimed_time.as_deref(),
+        agent: event.agent.as_ref(),
         session: evidence.session,
         session_seq: evidence.session_seq,
         of: evidence.of,
         actor: event.actor.as_ref(),
-        action: event
-            .action
-            .as_deref()
-            .map(|text| shorten("action", text, &mut cut)),
-        object: event
-            .object
-            .as_deref()
-            .map(|text| shorten("object", text, &mut cut)),
-        source: source.as_ref(),
+        action: event.action.as_deref(),
+        object: event.object.as_deref(),
+        source: event.source.as_ref(),
         custody: evidence.custody,
         withheld: evidence.withheld,
         raw: evidence.raw,
         context: evidence.context,
-        labels,
+        labels: (!event.labels.is_empty()).then_some(&event.labels),
         detail: (!event.detail.is_empty()).then_some(&event.detail),
         cut,
     };
-    out.clear();
+    if !fits(&event.detail, NESTED_MAX) {
+        header.detail = None;
+        let bytes = serde_json::to_vec(&event.detail).unwrap_or_default();
+        note_cut("detail", &bytes, &mut header.cut);
+    }
     // Writing to memory does not fail, and every type here can be written.
     let _ = serde_json::to_writer(&mut *out, &header);
     // Escapes can make text six times longer. Then the free-form parts go, largest first.
-    if out.len() > ENTRY_BYTES_MAX
+    if out.len() - start > ENTRY_BYTES_MAX
         && let Some(detail) = header.detail.take()
     {
         let bytes = serde_json::to_vec(detail).unwrap_or_default();
         note_cut("detail", &bytes, &mut header.cut);
-        out.clear();
+        out.truncate(start);
         let _ = serde_json::to_writer(&mut *out, &header);
     }
-    if out.len() > ENTRY_BYTES_MAX {
-        let bytes = serde_json::to_vec(&header.labels).unwrap_or_default();
-        header.labels.clear();
+    if out.len() - start > ENTRY_BYTES_MAX {
+        let bytes = serde_json::to_vec(&header.labels.take()).unwrap_or_default();
         header.cut.retain(|name, _| !name.starts_with("labels."));
         note_cut("labels", &bytes, &mut header.cut);
-        out.clear();
+        out.truncate(start);
         let _ = serde_json::to_writer(&mut *out, &header);
     }
-    if out.len() > ENTRY_BYTES_MAX {
+    if out.len() - start > ENTRY_BYTES_MAX {
         let fields = [
             ("object", &mut header.object),
             ("action", &mut header.action),
@@ -189,8 +169,26 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         header.source = None;
         header.agent = None;
         header.actor = None;
-        out.clear();
+        out.truncate(start);
         let _ = serde_json::to_writer(&mut *out, &header);
+    }
+}
+
+/// How deep the facts of an event may be nested, and how many fields one object may have.
+const NESTED_MAX: usize = 16;
+const FIELDS_MAX: usize = 128;
+
+fn fits(map: &Map<String, Value>, depth: usize) -> bool {
+    map.len() <= FIELDS_MAX && map.values().all(|value| value_fits(value, depth))
+}
+
+fn value_fits(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Object(map) => depth > 0 && fits(map, depth - 1),
+        Value::Array(values) => {
+            depth > 0 && values.iter().all(|value| value_fits(value, depth - 1))
+        }
+        _ => true,
     }
 }
 
@@ -216,15 +214,76 @@ fn note_cut(name: &str, bytes: &[u8], cut: &mut BTreeMap<String, Cut>) {
     );
 }
 
-/// A text of at most [`FIELD_BYTES_MAX`] bytes; what was cut leaves its length and digest.
-fn shorten<'a>(name: &str, text: &'a str, cut: &mut BTreeMap<String, Cut>) -> Cow<'a, str> {
-    if text.len() <= FIELD_BYTES_MAX {
-        return Cow::Borrowed(text);
+type Labels = BTreeMap<Cow<'static, str>, String>;
+
+const LABEL_NAME_MAX: usize = 64;
+
+/// The texts of an event that a foreign source may have written, with their names.
+fn texts(event: &mut Event) -> impl Iterator<Item = (&'static str, &mut String)> {
+    let agent = event.agent.as_mut().map(|agent| {
+        [
+            ("agent.product", Some(&mut agent.product)),
+            ("agent.version", agent.version.as_mut()),
+            ("agent.id", agent.id.as_mut()),
+        ]
+    });
+    let own = [
+        (
+            "source.path",
+            event.source.as_mut().map(|source| &mut source.path),
+        ),
+        ("claimed_time", event.claimed_time.as_mut()),
+        ("action", event.action.as_mut()),
+        ("object", event.object.as_mut()),
+    ];
+    let all = agent.into_iter().flatten().chain(own);
+    all.filter_map(|(name, text)| Some((name, text?)))
+}
+
+/// Whether nothing of an event must be cut; most need nothing.
+fn is_short(event: &Event) -> bool {
+    let short = |text: &str| text.len() <= FIELD_BYTES_MAX;
+    let maybe = |text: &Option<String>| text.as_deref().is_none_or(short);
+    maybe(&event.claimed_time)
+        && maybe(&event.action)
+        && maybe(&event.object)
+        && event
+            .source
+            .as_ref()
+            .is_none_or(|source| short(&source.path))
+        && event
+            .agent
+            .as_ref()
+            .is_none_or(|agent| short(&agent.product) && maybe(&agent.version) && maybe(&agent.id))
+        && event.labels.len() <= LABELS_MAX
+        && event
+            .labels
+            .iter()
+            .all(|(name, text)| name.len() <= LABEL_NAME_MAX && short(text))
+}
+
+/// The event with texts of at most [`FIELD_BYTES_MAX`] bytes; what was cut leaves its length and digest.
+fn shorten(event: &Event, cut: &mut BTreeMap<String, Cut>) -> Event {
+    let mut event = event.clone();
+    for (name, text) in texts(&mut event) {
+        shorten_text(name, text, cut);
     }
-    note_cut(name, text.as_bytes(), cut);
-    let end = (0..=FIELD_BYTES_MAX)
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0);
-    Cow::Borrowed(&text[..end])
+    let labels = std::mem::take(&mut event.labels);
+    for (index, (name, mut text)) in labels.into_iter().enumerate() {
+        if index >= LABELS_MAX || name.len() > LABEL_NAME_MAX {
+            note_cut("labels", format!("{name}={text}").as_bytes(), cut);
+            continue;
+        }
+        shorten_text(&format!("labels.{name}"), &mut text, cut);
+        event.labels.insert(name, text);
+    }
+    event
+}
+
+fn shorten_text(name: &str, text: &mut String, cut: &mut BTreeMap<String, Cut>) {
+    if text.len() > FIELD_BYTES_MAX {
+        note_cut(name, text.as_bytes(), cut);
+        let end = text.floor_char_boundary(FIELD_BYTES_MAX);
+        text.truncate(end);
+    }
 }

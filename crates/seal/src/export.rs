@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jurat_disk::Disk;
 use jurat_ledger::{LedgerError, Reader};
-use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, leaf_hash};
+use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, parse_leaves};
 
 use crate::kind;
 
@@ -78,19 +78,36 @@ pub fn export(disk: Arc<dyn Disk>, dir: &Path, out: impl Write) -> Result<u64, E
                     }
                 }
                 if let Some((_, note)) = cosigned.remove(&next) {
-                    bundle.record(&Record::Checkpoint(&note));
+                    bundle.record(&Record::Checkpoint(&note))?;
                 }
                 inside = next < size;
                 if !inside {
                     break;
                 }
-                bundle.entry(item.body, &leaf_hash(item.body))?;
+                bundle.record(&Record::Entry(item.body))?;
                 next += 1;
             }
             kind::PAYLOAD if inside && !item.erased => {
                 if let Some((salt, bytes)) = item.body.split_first_chunk::<32>() {
-                    bundle.record(&Record::Payload { salt, bytes });
+                    bundle.record(&Record::Payload { salt, bytes })?;
                 }
+            }
+            kind::LEAVES => {
+                let Some(record @ Record::Leaves { from, hashes }) = parse_leaves(item.body) else {
+                    continue;
+                };
+                if from != next {
+                    return Err(ExportError::Incomplete { first: from });
+                }
+                if let Some((_, note)) = cosigned.remove(&next) {
+                    bundle.record(&Record::Checkpoint(&note))?;
+                }
+                inside = next < size;
+                if !inside {
+                    break;
+                }
+                bundle.record(&record)?;
+                next += hashes.len() as u64;
             }
             _ => {}
         }

@@ -8,8 +8,10 @@
 
 mod entry;
 mod export;
+mod prune;
 mod sealer;
 mod sessions;
 
 pub use export::{ExportError, export};
+pub use prune::{Prune, Pruned};
 pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};

@@ -1,6 +1,7 @@
 //! The sealer: events in, signed tree heads out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,19 +10,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
 use jurat_event::{Event, Kind};
-use jurat_ledger::{Group, Ledger, LedgerError, Options, Replayed};
+use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Note, Signer, SignerError,
-    context_hasher, leaf_hash, raw_commitment,
+    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Signer,
+    SignerError, leaf_hash, sha256_many,
 };
 use jurat_redact::Redacted;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entry::{self, Evidence, Raw};
+use crate::prune::{self, Prune, Pruned};
 use crate::sessions::Sessions;
 
-/// Kinds of ledger records. 1 to 3 are evidence and may leave the machine.
+/// Kinds of ledger records. 1 to 3 and 6 are evidence and may leave the machine.
 pub mod kind {
     /// An entry.
     pub const ENTRY: u8 = 1;
@@ -33,6 +35,8 @@ pub mod kind {
     pub const TO_SIGN: u8 = 4;
     /// A checkpoint that came back with cosignatures.
     pub const COSIGNED: u8 = 5;
+    /// Leaf hashes of entries that were pruned: evidence, too (`from u64, 32 bytes each`).
+    pub const LEAVES: u8 = 6;
 }
 
 /// The largest payload of one leaf; a longer one goes on in `transcript.part` leaves.
@@ -69,7 +73,7 @@ pub struct Head {
 /// What this ledger says about its head of a size in the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PastHead {
-    /// It was signed, or about to be, with this root.
+    /// It was signed with this root.
     Root(Digest),
     /// No head of this size was ever signed here.
     Never,
@@ -148,7 +152,75 @@ pub struct Sealer {
     to_sign: Option<(u64, Digest)>,
     /// Random bytes drawn in advance: one draw an entry would cost more than hashing it.
     pool: Vec<u8>,
-    buffer: Vec<u8>,
+    /// Leaves that have a place and are not written yet.
+    waiting: Vec<Waiting>,
+    waiting_bytes: usize,
+    entries: Vec<u8>,
+}
+
+/// What is hashed at a time: enough to fill every lane, little enough to stay in the cache.
+const WAITING_MAX: usize = 256;
+const WAITING_BYTES_MAX: usize = 512 * 1024;
+/// What an entry counts before it is written.
+const ENTRY_BYTES_USUAL: usize = 700;
+
+/// A leaf that waits to be written.
+struct Waiting {
+    content: Content,
+    seq: u64,
+    session: Option<String>,
+    session_seq: Option<u64>,
+    /// Where its payload stands in the record's.
+    payload: Option<Range<usize>>,
+    of: Option<u64>,
+    time: Time,
+    /// 16 random bytes for the entry, 32 for the payload.
+    salts: [u8; 48],
+}
+
+enum Content {
+    /// An event of ours.
+    Own(Event),
+    /// A record that fits into one leaf.
+    Record(Arc<Redacted>),
+    /// The first part of a longer one, and its event.
+    First(Event, Arc<Redacted>),
+    /// A further part.
+    Part(Event, Arc<Redacted>),
+}
+
+impl Waiting {
+    fn event(&self) -> &Event {
+        match &self.content {
+            Content::Own(event) | Content::First(event, _) | Content::Part(event, _) => event,
+            Content::Record(redacted) => redacted.event(),
+        }
+    }
+
+    /// The record whose facts the entry bears; parts bear none.
+    fn facts(&self) -> Option<&Redacted> {
+        match &self.content {
+            Content::Record(redacted) | Content::First(_, redacted) => Some(redacted),
+            Content::Own(_) | Content::Part(..) => None,
+        }
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        let (Content::Record(redacted) | Content::First(_, redacted) | Content::Part(_, redacted)) =
+            &self.content
+        else {
+            return None;
+        };
+        redacted.payload()?.get(self.payload.clone()?)
+    }
+
+    fn original(&self) -> Option<&[u8]> {
+        self.facts()?.original()
+    }
+
+    fn payload_salt(&self) -> &[u8; 32] {
+        self.salts.last_chunk().expect("48 bytes have a last 32")
+    }
 }
 
 impl Sealer {
@@ -222,11 +294,13 @@ impl Sealer {
             frontier,
             to_sign: replay.to_sign,
             pool: Vec::new(),
-            buffer: Vec::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            entries: Vec::new(),
         };
         if sealer.frontier.size() == 0 {
             let mut event = Event::own(Kind::LogOpened);
-            event.detail = sealer.settings.opening.clone();
+            event.detail.clone_from(&sealer.settings.opening);
             event
                 .detail
                 .insert("origin".into(), sealer.settings.origin.clone().into());
@@ -234,7 +308,7 @@ impl Sealer {
                 "key".into(),
                 sealer.signer.verifier_key().to_string().into(),
             );
-            sealer.push_own(&event)?;
+            sealer.push_own(event)?;
         }
         Ok(sealer)
     }
@@ -245,29 +319,29 @@ impl Sealer {
     ///
     /// # Errors
     /// [`SealError::Ledger`] when a record is too long: a bug.
-    pub fn push(&mut self, redacted: &Redacted, of: Option<u64>) -> Result<u64, SealError> {
+    pub fn push(&mut self, redacted: Redacted, of: Option<u64>) -> Result<u64, SealError> {
         let time = self.host.clock.now();
-        let payload = redacted.payload();
-        let first = payload.map(|payload| payload.get(..PAYLOAD_BYTES_MAX).unwrap_or(payload));
-        let parts = payload
-            .map_or(0, |payload| payload.len().div_ceil(PAYLOAD_BYTES_MAX))
-            .max(1);
-        let seq = if parts > 1 {
+        let len = redacted.payload().map_or(0, <[u8]>::len);
+        let parts = len.div_ceil(PAYLOAD_BYTES_MAX).max(1);
+        let redacted = Arc::new(redacted);
+        let session = redacted.event().session.clone();
+        let first = redacted.payload().map(|_| 0..len.min(PAYLOAD_BYTES_MAX));
+        let mut content = Content::Record(redacted.clone());
+        if parts > 1 {
             let mut event = redacted.event().clone();
             event.detail.insert("parts".into(), parts.into());
-            self.write(&event, redacted, first, of, time)?
-        } else {
-            self.write(redacted.event(), redacted, first, of, time)?
-        };
-        let rest = payload
-            .and_then(|payload| payload.get(PAYLOAD_BYTES_MAX..))
-            .unwrap_or_default();
-        for (index, piece) in rest.chunks(PAYLOAD_BYTES_MAX).enumerate() {
+            content = Content::First(event, redacted.clone());
+        }
+        let seq = self.wait(content, session.as_deref(), first, of, time)?;
+        for part in 2..=parts {
             let mut event = Event::new(Kind::TranscriptPart);
-            event.session.clone_from(&redacted.event().session);
-            event.detail.insert("part".into(), (index + 2).into());
+            event.session.clone_from(&session);
+            event.detail.insert("part".into(), part.into());
             event.detail.insert("parts".into(), parts.into());
-            self.write_plain(&event, Some(piece), Some(seq), time)?;
+            let start = (part - 1) * PAYLOAD_BYTES_MAX;
+            let range = start..len.min(start + PAYLOAD_BYTES_MAX);
+            let content = Content::Part(event, redacted.clone());
+            self.wait(content, session.as_deref(), Some(range), Some(seq), time)?;
         }
         while let Some(session) = self.sessions.overflow() {
             self.end_session(&session, "forgotten")?;
@@ -287,7 +361,7 @@ impl Sealer {
         event
             .detail
             .insert("count".into(), (self.sessions.count(session) + 1).into());
-        self.push_own(&event)?;
+        self.push_own(event)?;
         self.sessions.end(session);
         Ok(())
     }
@@ -296,9 +370,10 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`Sealer::push`].
-    pub fn push_own(&mut self, event: &Event) -> Result<u64, SealError> {
+    pub fn push_own(&mut self, event: Event) -> Result<u64, SealError> {
         let time = self.host.clock.now();
-        self.write_plain(event, None, None, time)
+        let session = event.session.clone();
+        self.wait(Content::Own(event), session.as_deref(), None, None, time)
     }
 
     /// Whether a session was seen and has not ended.
@@ -311,109 +386,134 @@ impl Sealer {
         *self.filtered_now.entry(reason.to_owned()).or_default() += 1;
     }
 
-    fn write_plain(
+    /// Gives an event its place; it is written together with those around it.
+    fn wait(
         &mut self,
-        event: &Event,
-        payload: Option<&[u8]>,
+        content: Content,
+        session: Option<&str>,
+        payload: Option<Range<usize>>,
         of: Option<u64>,
         time: Time,
     ) -> Result<u64, SealError> {
-        self.write_with(event, payload, of, time, |_, _| (None, 0, false, false))
-    }
-
-    fn write(
-        &mut self,
-        event: &Event,
-        redacted: &Redacted,
-        payload: Option<&[u8]>,
-        of: Option<u64>,
-        time: Time,
-    ) -> Result<u64, SealError> {
-        self.write_with(event, payload, of, time, |reveal, name| {
-            let raw = redacted.original().map(|original| {
-                let tag = hmac::sign(reveal, name);
-                let mut salt = [0; 32];
-                salt.copy_from_slice(tag.as_ref());
-                Raw {
-                    sha256: raw_commitment(&salt, original),
-                    len: original.len() as u64,
-                }
-            });
-            (
-                raw,
-                redacted.redactions(),
-                redacted.is_custody(),
-                redacted.is_withheld(),
-            )
-        })
-    }
-
-    fn write_with(
-        &mut self,
-        event: &Event,
-        payload: Option<&[u8]>,
-        of: Option<u64>,
-        time: Time,
-        facts: impl FnOnce(&hmac::Key, &[u8]) -> (Option<Raw>, u64, bool, bool),
-    ) -> Result<u64, SealError> {
-        let seq = self.frontier.size();
-        let mut salts = [0; 48];
-        self.draw(&mut salts);
-        let (entry_salt, payload_salt) = salts.split_at(16);
-        let payload_salt: [u8; 32] = payload_salt.try_into().expect("48 - 16 = 32");
-        let mut name = b"jurat/raw-salt/v1\0".to_vec();
-        name.extend_from_slice(self.settings.origin.as_bytes());
-        name.extend_from_slice(&seq.to_le_bytes());
-        let (raw, redactions, custody, withheld) = facts(&self.reveal, &name);
-        let context = payload.map(|payload| {
-            let mut hasher = context_hasher(&payload_salt);
-            hasher.update(payload);
-            Context {
-                sha256: hasher.finish(),
-                len: payload.len() as u64,
-                redactions,
-            }
-        });
-        let session = event.session.as_deref().map(entry::session_name);
+        let seq = self.frontier.size() + self.waiting.len() as u64;
+        let session = session.map(|session| entry::session_name(session).into_owned());
         let session_seq = session
             .as_deref()
             .map(|session| self.sessions.next(session, seq));
-        let mut buffer = std::mem::take(&mut self.buffer);
-        entry::write(
-            event,
-            Evidence {
-                salt: &URL_SAFE_NO_PAD.encode(entry_salt),
-                seq,
-                boot: &self.settings.boot,
-                time: &time.rfc3339(),
-                mono_us: time.mono_us,
-                session: session.as_deref(),
-                session_seq,
-                of,
-                custody,
-                withheld,
-                raw,
-                context,
-            },
-            &mut buffer,
-        );
-        // Sealed is for good: an entry that a reader would refuse must never be written.
-        if let Err(source) = EntryView::parse(&buffer) {
-            return Err(SealError::Entry { seq, source });
-        }
-        let pushed = self.group.push(kind::ENTRY, &[&buffer]);
-        let leaf = leaf_hash(&buffer);
-        self.buffer = buffer;
-        pushed?;
-        if let Some(payload) = payload {
-            self.group.push(kind::PAYLOAD, &[&payload_salt, payload])?;
-        }
-        self.batch_bytes += self.buffer.len() + payload.map_or(0, <[u8]>::len);
-        self.frontier.push(leaf);
-        self.chain.push(&leaf);
-        self.since_signed.push(leaf);
+        let mut salts = [0; 48];
+        self.draw(&mut salts);
+        let len = payload.as_ref().map_or(0, ExactSizeIterator::len);
+        self.waiting_bytes += len + ENTRY_BYTES_USUAL;
+        self.batch_bytes += len + ENTRY_BYTES_USUAL;
         self.in_batch += 1;
+        self.waiting.push(Waiting {
+            content,
+            seq,
+            session,
+            session_seq,
+            payload,
+            of,
+            time,
+            salts,
+        });
+        if self.waiting.len() >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX {
+            self.write_waiting()?;
+        }
         Ok(seq)
+    }
+
+    /// Writes what waits: commitments, entries, leaf hashes and tree, many at a time.
+    fn write_waiting(&mut self) -> Result<(), SealError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let raw_salts: Vec<[u8; 32]> = waiting.iter().map(|leaf| self.raw_salt(leaf)).collect();
+        let mut commitments = Vec::new();
+        for (leaf, raw_salt) in waiting.iter().zip(&raw_salts) {
+            if let Some(payload) = leaf.payload() {
+                commitments.push(Message::context(leaf.payload_salt(), payload));
+            }
+            if let Some(original) = leaf.original() {
+                commitments.push(Message::raw(raw_salt, original));
+            }
+        }
+        let mut commitments = sha256_many(&commitments).into_iter();
+        let mut next = || commitments.next().expect("one digest for each message");
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.clear();
+        let mut ends = Vec::with_capacity(waiting.len());
+        for leaf in &waiting {
+            let facts = leaf.facts();
+            let context = leaf.payload().map(|payload| Context {
+                sha256: next(),
+                len: payload.len() as u64,
+                redactions: facts.map_or(0, Redacted::redactions),
+            });
+            let raw = leaf.original().map(|original| Raw {
+                sha256: next(),
+                len: original.len() as u64,
+            });
+            entry::write(
+                leaf.event(),
+                Evidence {
+                    salt: &URL_SAFE_NO_PAD.encode(&leaf.salts[..16]),
+                    seq: leaf.seq,
+                    boot: &self.settings.boot,
+                    time: &leaf.time.rfc3339(),
+                    mono_us: leaf.time.mono_us,
+                    session: leaf.session.as_deref(),
+                    session_seq: leaf.session_seq,
+                    of: leaf.of,
+                    custody: facts.is_some_and(Redacted::is_custody),
+                    withheld: facts.is_some_and(Redacted::is_withheld),
+                    raw,
+                    context,
+                },
+                &mut entries,
+            );
+            ends.push(entries.len());
+        }
+        let mut start = 0;
+        let slices: Vec<&[u8]> = ends
+            .iter()
+            .map(|end| {
+                let entry = &entries[start..*end];
+                start = *end;
+                entry
+            })
+            .collect();
+        let leaves: Vec<Message<'_>> = slices.iter().map(|entry| Message::leaf(entry)).collect();
+        let leaves = sha256_many(&leaves);
+        for (leaf, entry) in waiting.iter().zip(&slices) {
+            self.group.push(kind::ENTRY, &[entry])?;
+            if let Some(payload) = leaf.payload() {
+                self.group
+                    .push(kind::PAYLOAD, &[leaf.payload_salt(), payload])?;
+            }
+        }
+        self.frontier.extend(&leaves);
+        for leaf in &leaves {
+            self.chain.push(leaf);
+        }
+        self.since_signed.extend(leaves);
+        entries.shrink_to(WAITING_BYTES_MAX);
+        self.entries = entries;
+        Ok(())
+    }
+
+    /// The salt of the commitment to the original bytes: derived, never stored.
+    fn raw_salt(&self, leaf: &Waiting) -> [u8; 32] {
+        let mut salt = [0; 32];
+        if leaf.original().is_some() {
+            let mut name = hmac::Context::with_key(&self.reveal);
+            name.update(b"jurat/raw-salt/v1\0");
+            name.update(self.settings.origin.as_bytes());
+            name.update(&leaf.seq.to_le_bytes());
+            salt.copy_from_slice(name.sign().as_ref());
+        }
+        salt
     }
 
     fn draw(&mut self, out: &mut [u8]) {
@@ -428,7 +528,7 @@ impl Sealer {
 
     /// How many bytes wait for [`Sealer::commit`].
     pub fn pending_bytes(&self) -> usize {
-        self.group.len()
+        self.group.len() + self.waiting_bytes
     }
 
     /// How many leaves the current batch has.
@@ -463,6 +563,7 @@ impl Sealer {
         blob: &[u8],
         snapshot: &mut dyn FnMut() -> Vec<u8>,
     ) -> Result<(), SealError> {
+        self.write_waiting()?;
         if self.group.is_empty() && blob.is_empty() && self.filtered_now.is_empty() {
             return Ok(());
         }
@@ -523,6 +624,7 @@ impl Sealer {
         blob: &[u8],
         snapshot: &mut dyn FnMut() -> Vec<u8>,
     ) -> Result<Note, SealError> {
+        self.write_waiting()?;
         let filtered = self.all_filtered();
         let mut event = Event::own(Kind::BatchSealed);
         event.detail = counters;
@@ -534,7 +636,8 @@ impl Sealer {
             .detail
             .insert("policy".into(), self.settings.policy.clone().into());
         event.detail.insert("filtered".into(), json!(filtered));
-        self.push_own(&event)?;
+        self.push_own(event)?;
+        self.write_waiting()?;
         let (size, root) = (self.frontier.size(), self.frontier.root());
         let mut body = size.to_le_bytes().to_vec();
         body.extend_from_slice(&root.0);
@@ -548,10 +651,19 @@ impl Sealer {
         );
         self.in_batch = 0;
         self.to_sign = Some((size, root));
-        if let Err(error) = self.commit(blob, snapshot) {
-            (self.filtered, self.filtered_now, self.in_batch) = before;
-            self.to_sign = None;
-            return Err(error);
+        match self.commit(blob, snapshot) {
+            Ok(()) => {}
+            // Nothing was committed and everything is kept: the batch has ended, and becomes durable
+            // and signed when there is room ([`Sealer::commit`], [`Sealer::sign_pending`]).
+            Err(SealError::Ledger(error @ LedgerError::Full { .. })) => {
+                self.batch_bytes = 0;
+                return Err(error.into());
+            }
+            Err(error) => {
+                (self.filtered, self.filtered_now, self.in_batch) = before;
+                self.to_sign = None;
+                return Err(error);
+            }
         }
         self.batch_bytes = 0;
         self.sign_pending(snapshot)?.ok_or(SealError::Head { size })
@@ -571,7 +683,7 @@ impl Sealer {
         let Some((size, root)) = self.to_sign else {
             return Ok(None);
         };
-        if self.frontier.size() != size || !self.group.is_empty() {
+        if self.frontier.size() != size || !self.group.is_empty() || !self.waiting.is_empty() {
             self.to_sign = None;
             return Ok(None);
         }
@@ -596,6 +708,10 @@ impl Sealer {
         self.to_sign = None;
         let filtered = self.filtered.clone();
         if let Err(error) = self.append(b"", &filtered, snapshot) {
+            // The same head can be signed again when there is room.
+            if matches!(error, LedgerError::Full { .. }) {
+                self.group.clear();
+            }
             self.to_sign = Some((size, root));
             return Err(error.into());
         }
@@ -611,11 +727,13 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::commit`].
     pub fn keep_cosigned(&mut self, note: &str) -> Result<(), SealError> {
+        self.write_waiting()?;
         self.group.push(kind::COSIGNED, &[note.as_bytes()])?;
         Ok(())
     }
 
-    /// The head over everything pushed.
+    /// The head over everything that was written: all that was pushed before the last commit or seal,
+    /// and perhaps more.
     pub fn head(&self) -> Head {
         Head {
             size: self.frontier.size(),
@@ -632,15 +750,16 @@ impl Sealer {
         let mut removed = self.ledger.start()? > 0;
         let mut reader = self.ledger.read(0)?;
         while let Some(item) = reader.next_record()? {
-            if item.kind != kind::TO_SIGN {
+            if item.kind != kind::CHECKPOINT {
                 continue;
             }
-            let Some((found, root)) = to_sign(item.body) else {
+            let note = Note::parse(item.body).ok();
+            let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) else {
                 continue;
             };
-            match found.cmp(&size) {
+            match head.size.cmp(&size) {
                 std::cmp::Ordering::Less => removed = false,
-                std::cmp::Ordering::Equal => return Ok(PastHead::Root(root)),
+                std::cmp::Ordering::Equal => return Ok(PastHead::Root(head.root)),
                 std::cmp::Ordering::Greater => break,
             }
         }
@@ -662,6 +781,28 @@ impl Sealer {
     /// [`SealError::Ledger`].
     pub fn remove_before(&mut self, position: u64) -> Result<u64, SealError> {
         Ok(self.ledger.remove_before(position)?)
+    }
+
+    /// What a closed segment would be without its payloads, or without its entries.
+    ///
+    /// # Errors
+    /// [`SealError`] when it cannot be read.
+    pub fn prune(&self, closed: Closed, what: Prune) -> Result<Pruned, SealError> {
+        let reader = Reader::new(
+            self.host.disk.clone(),
+            self.ledger.dir(),
+            closed.base,
+            closed.end,
+        )?;
+        prune::prune(reader, closed, what)
+    }
+
+    /// Makes it so. A leaf that says so must be durable before.
+    ///
+    /// # Errors
+    /// As [`Ledger::rewrite`].
+    pub fn apply(&mut self, mut pruned: Pruned) -> Result<(), SealError> {
+        Ok(self.ledger.rewrite(&pruned.closed, &mut pruned.group)?)
     }
 
     /// The digest of the configuration in force from now on.
@@ -754,7 +895,9 @@ impl Recovery {
                 body,
                 ..
             } => {
-                let (size, root) = to_sign(body).ok_or_else(|| wrong(0))?;
+                let (size, root) = body.split_first_chunk::<8>().ok_or_else(|| wrong(0))?;
+                let size = u64::from_le_bytes(*size);
+                let root = Digest::from_slice(root).ok_or_else(|| wrong(size))?;
                 if size != self.frontier.size() || root != self.frontier.root() {
                     return Err(wrong(size));
                 }
@@ -778,12 +921,6 @@ impl Recovery {
         }
         Ok(())
     }
-}
-
-/// The body of a head that is about to be signed.
-fn to_sign(body: &[u8]) -> Option<(u64, Digest)> {
-    let (size, root) = body.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*size), Digest::from_slice(root)?))
 }
 
 /// A serialised part of ours, then the owner's bytes.

@@ -1,7 +1,9 @@
 //! Cutting a ledger into uploads.
 
 use jurat_ledger::{LedgerError, Reader};
-use jurat_proof::{Checkpoint, Note, Record, write_record};
+use jurat_proof::{
+    Checkpoint, EntryView, LEAVES_MAX, Note, Record, leaf_hash, parse_leaves, write_record,
+};
 
 /// The most raw bytes of one upload, checkpoint included.
 pub const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -9,9 +11,22 @@ pub const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 const FRAME_BYTES: usize = 256 * 1024;
 const LEVEL: i32 = 1;
 
+// The endpoint's ledger kinds that are evidence (`jurat_seal::kind`).
 const ENTRY: u8 = 1;
 const PAYLOAD: u8 = 2;
 const CHECKPOINT: u8 = 3;
+const LEAVES: u8 = 6;
+
+/// How much goes into an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// As many seals as fit.
+    Many,
+    /// One seal: what is found wrong with it is not wrong with its neighbours.
+    One,
+    /// One seal, of which only the leaf hashes and the checkpoint are sent: the tree goes on.
+    Hashes,
+}
 
 /// An upload: whole seals, from one size to another.
 #[derive(Clone, Debug)]
@@ -26,6 +41,12 @@ pub struct Batch {
     pub body: Vec<u8>,
     /// How many bytes they have uncompressed.
     pub raw_len: usize,
+    /// Leaves of which it holds only the hash.
+    pub leaves_withheld: u64,
+    /// Payloads that were erased or pruned here.
+    pub payloads_missing: u64,
+    /// Whether another whole seal waits already.
+    pub more: bool,
 }
 
 /// Why no upload could be made.
@@ -41,41 +62,94 @@ pub enum BatchError {
         /// The size before it.
         from: u64,
     },
-    /// A stored checkpoint cannot be read.
-    #[error("a stored checkpoint cannot be read")]
-    Checkpoint,
+    /// A stored record cannot be read.
+    #[error("a stored record cannot be read")]
+    Record,
     /// The records could not be compressed.
     #[error("compressing an upload")]
     Compress(#[source] std::io::Error),
 }
 
+/// What an upload has so far.
+#[derive(Clone, Copy, Default)]
+struct Draft {
+    len: usize,
+    withheld: u64,
+    missing: u64,
+}
+
 /// Reads the next upload; `None` when no sealed checkpoint lies ahead.
+///
+/// What stands before leaf `from` is passed over: a reader whose place was removed begins earlier.
 ///
 /// # Errors
 /// [`BatchError`].
-pub fn read_batch(reader: &mut Reader, from: u64) -> Result<Option<Batch>, BatchError> {
+pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<Batch>, BatchError> {
+    let mut draft = Draft::default();
+    // Up to the last whole seal, the checkpoint's size and the place after it.
+    let mut whole: Option<(Draft, u64, u64)> = None;
     let mut raw = Vec::new();
-    // Up to the last whole seal: bytes, size, position.
-    let mut whole: Option<(usize, u64, u64)> = None;
+    let mut hashes: Vec<[u8; 32]> = Vec::new();
+    let mut behind = true;
+    let mut more = false;
     while let Some(item) = reader.next_record()? {
-        let before = raw.len();
+        if behind {
+            let first = match item.kind {
+                ENTRY => EntryView::parse(item.body).map_or(from, |view| view.seq),
+                LEAVES => match parse_leaves(item.body) {
+                    Some(Record::Leaves { from, .. }) => from,
+                    _ => return Err(BatchError::Record),
+                },
+                _ => continue,
+            };
+            if first < from {
+                continue;
+            }
+            behind = false;
+        }
         match item.kind {
+            ENTRY if take == Take::Hashes => {
+                draft.withheld += 1;
+                hashes.push(leaf_hash(item.body).0);
+            }
             ENTRY => write_record(&mut raw, &Record::Entry(item.body)),
-            PAYLOAD if item.erased => {}
+            PAYLOAD if item.erased => draft.missing += 1,
+            PAYLOAD if take == Take::Hashes => {}
             PAYLOAD => {
                 let (salt, bytes) = item
                     .body
                     .split_first_chunk::<32>()
-                    .ok_or(BatchError::Checkpoint)?;
+                    .ok_or(BatchError::Record)?;
                 write_record(&mut raw, &Record::Payload { salt, bytes });
             }
+            LEAVES => {
+                let Some(Record::Leaves { from, hashes: here }) = parse_leaves(item.body) else {
+                    return Err(BatchError::Record);
+                };
+                draft.withheld += here.len() as u64;
+                if take == Take::Hashes {
+                    hashes.extend_from_slice(here);
+                } else {
+                    write_record(&mut raw, &Record::Leaves { from, hashes: here });
+                }
+            }
             CHECKPOINT => {
+                let note = Note::parse(item.body).map_err(|_| BatchError::Record)?;
+                let checkpoint = Checkpoint::parse(&note.text).map_err(|_| BatchError::Record)?;
+                let mut from = checkpoint.size.saturating_sub(hashes.len() as u64);
+                for hashes in hashes.chunks(LEAVES_MAX) {
+                    write_record(&mut raw, &Record::Leaves { from, hashes });
+                    from += hashes.len() as u64;
+                }
+                hashes.clear();
                 write_record(&mut raw, &Record::Checkpoint(item.body));
-                let note = Note::parse(item.body).map_err(|_| BatchError::Checkpoint)?;
-                let checkpoint =
-                    Checkpoint::parse(&note.text).map_err(|_| BatchError::Checkpoint)?;
-                if raw.len() <= UPLOAD_BYTES_MAX && checkpoint.size > from {
-                    whole = Some((raw.len(), checkpoint.size, item.next));
+                if raw.len() <= UPLOAD_BYTES_MAX {
+                    draft.len = raw.len();
+                    whole = Some((draft, checkpoint.size, item.next));
+                    if take != Take::Many {
+                        more = true;
+                        break;
+                    }
                 }
             }
             _ => {}
@@ -84,15 +158,15 @@ pub fn read_batch(reader: &mut Reader, from: u64) -> Result<Option<Batch>, Batch
             if whole.is_none() {
                 return Err(BatchError::TooLarge { from });
             }
-            raw.truncate(before);
+            more = true;
             break;
         }
     }
-    let Some((len, to, next)) = whole else {
+    let Some((draft, to, next)) = whole else {
         return Ok(None);
     };
-    raw.truncate(len);
-    let mut body = Vec::with_capacity(len / 3);
+    raw.truncate(draft.len);
+    let mut body = Vec::with_capacity(draft.len / 3);
     for frame in raw.chunks(FRAME_BYTES) {
         body.extend_from_slice(&zstd::bulk::compress(frame, LEVEL).map_err(BatchError::Compress)?);
     }
@@ -101,6 +175,9 @@ pub fn read_batch(reader: &mut Reader, from: u64) -> Result<Option<Batch>, Batch
         to,
         next,
         body,
-        raw_len: len,
+        raw_len: draft.len,
+        leaves_withheld: draft.withheld,
+        payloads_missing: draft.missing,
+        more,
     }))
 }

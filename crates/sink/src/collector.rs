@@ -8,8 +8,6 @@ use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Request, VerifierKey};
 use reqwest::{Client, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::Batch;
-
 /// What a device says when it enrols.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Enrolment {
@@ -56,6 +54,9 @@ pub struct FrontierAnswer {
     /// The cosigned checkpoint, absent at size 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Leaves of which it has only the hash.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub leaves_withheld: u64,
 }
 
 /// The answer to an upload.
@@ -67,6 +68,18 @@ pub struct Accepted {
     pub note: String,
     /// When the next upload is wanted, in seconds.
     pub next_upload_s: u64,
+    /// Leaves of this log of which the collector has only the hash. While there are any, it does not
+    /// cosign as archive.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub leaves_withheld: u64,
+    /// Payloads of this log that never came. Likewise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub payloads_missing: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A collector's refusal, in words and in a code that does not change.
@@ -219,7 +232,7 @@ impl Collector {
         read_answer(self.answered(sent)?).await
     }
 
-    /// Sends an upload.
+    /// Sends the body of an upload ([`Batch::body`](crate::Batch)).
     ///
     /// # Errors
     /// [`CollectorError`] says what to do.
@@ -227,10 +240,10 @@ impl Collector {
         &self,
         host: &Host,
         who: &Identity<'_>,
-        batch: &Batch,
+        body: Vec<u8>,
     ) -> Result<Accepted, CollectorError> {
         let sent = self
-            .signed(host, who, "POST", "/v1/batches", "zstd", batch.body.clone())
+            .signed(host, who, "POST", "/v1/batches", "zstd", body)
             .await;
         read_answer(self.answered(sent)?).await
     }
@@ -356,27 +369,31 @@ pub fn understand<T: for<'de> Deserialize<'de>>(
     }
 }
 
-/// Checks that a cosigned checkpoint is of this log and size, and that both keys that were agreed on at
-/// enrolment cosigned it. Only such an answer may move an outbox.
+/// Checks that the cosigned checkpoint of an answer is of this log and size, and that both keys that were
+/// agreed on at enrolment cosigned it. Only such an answer may move an outbox.
+///
+/// A collector that never got some leaves or payloads, and says how many, cannot cosign as archive; then
+/// the witness alone must have.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn check_note(
-    note: &str,
+pub fn check_accepted(
+    accepted: &Accepted,
     origin: &str,
-    size: u64,
     witness: &str,
     archive: &str,
 ) -> Result<(), String> {
-    let note = Note::parse(note.as_bytes()).map_err(|error| error.to_string())?;
+    let note = Note::parse(accepted.note.as_bytes()).map_err(|error| error.to_string())?;
     let checkpoint = Checkpoint::parse(&note.text).map_err(|error| error.to_string())?;
-    if checkpoint.origin != origin || checkpoint.size != size {
+    if checkpoint.origin != origin || checkpoint.size != accepted.size {
         return Err(format!(
             "a checkpoint of {} at size {}",
             checkpoint.origin, checkpoint.size
         ));
     }
-    for (role, key) in [("witness", witness), ("archive", archive)] {
+    let holds_all = accepted.leaves_withheld == 0 && accepted.payloads_missing == 0;
+    let archive = holds_all.then_some(("archive", archive));
+    for (role, key) in [("witness", witness)].into_iter().chain(archive) {
         let key = VerifierKey::parse(key).map_err(|error| format!("{role}: {error}"))?;
         if Cosignature::find(&note, &key)
             .map_err(|error| format!("{role}: {error}"))?

@@ -79,10 +79,13 @@ impl FileSink {
                     .open(path, Mode::Read)
                     .and_then(|file| file.len())
                     .unwrap_or(0);
-                Cursor {
+                let first = Cursor {
                     len,
                     ..Cursor::default()
-                }
+                };
+                // Before the first line: or lines that a crash leaves would be taken for old ones.
+                store(&*disk, cursor, first).map_err(fail("writing the cursor"))?;
+                first
             }
             Err(error) => return Err(fail("reading the cursor")(error)),
         };
@@ -160,12 +163,11 @@ impl FileSink {
             next.len += self.pending.len() as u64;
         }
         next.position = position;
-        let json = serde_json::to_vec(&next)
-            .map_err(io::Error::other)
-            .map_err(fail("writing the cursor"))?;
-        replace(&*self.disk, &self.cursor_path, &json).map_err(fail("writing the cursor"))?;
+        store(&*self.disk, &self.cursor_path, next).map_err(fail("writing the cursor"))?;
         self.cursor = next;
         self.pending.clear();
+        // One large round must not hold its memory for ever.
+        self.pending.shrink_to(PENDING_BYTES_KEPT);
         self.pending_lines = 0;
         Ok(())
     }
@@ -174,4 +176,11 @@ impl FileSink {
     pub fn guarantee(&self) -> Guarantee {
         Guarantee::Durable
     }
+}
+
+const PENDING_BYTES_KEPT: usize = 1024 * 1024;
+
+fn store(disk: &dyn Disk, path: &Path, cursor: Cursor) -> io::Result<()> {
+    let json = serde_json::to_vec(&cursor).map_err(io::Error::other)?;
+    replace(disk, path, &json)
 }

@@ -10,9 +10,9 @@ mod collector;
 mod file;
 pub mod line;
 
-pub use batch::{Batch, BatchError, UPLOAD_BYTES_MAX, read_batch};
+pub use batch::{Batch, BatchError, Take, UPLOAD_BYTES_MAX, read_batch};
 pub use collector::{
     Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity, Refusal,
-    SetUp, check_note, understand,
+    SetUp, check_accepted, understand,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

@@ -4,9 +4,9 @@
 //! The entry's bytes stand in the line unchanged, so the line alone is enough to compute its leaf
 //! hash again (`docs/formats/siem-line.md`).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use jurat_proof::{Digest, leaf_hash};
+use jurat_proof::{Content, Digest, Leaf, sha256};
 use serde::{Deserialize, Serialize};
 
 /// The proof that every line carries.
@@ -40,6 +40,11 @@ pub fn write(proof: &Proof, entry: &[u8], payload: Option<&[u8]>, out: &mut Vec<
     let _ = serde_json::to_writer(&mut *out, proof);
     out.pop();
     out.push(b',');
+    write_body(entry, payload, out);
+}
+
+/// Everything from the entry's first field on.
+fn write_body(entry: &[u8], payload: Option<&[u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(
         entry
             .get(1..entry.len().saturating_sub(1))
@@ -60,50 +65,39 @@ pub fn write(proof: &Proof, entry: &[u8], payload: Option<&[u8]>, out: &mut Vec<
     out.push(b'}');
 }
 
-/// What a line says of itself, once its leaf hash was computed again from its own bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Checked {
-    /// The entry in the line has the leaf hash that the line names.
-    Consistent(Proof),
-    /// It has another: the line was altered.
-    Altered(Proof),
-    /// Not a line of ours.
-    Foreign,
+/// A line taken apart: what it claims, and everything from the entry's first field on. `None` when it
+/// is not a line of ours.
+fn split(line: &[u8]) -> Option<(Proof, &[u8])> {
+    let text = std::str::from_utf8(line).ok()?;
+    let at = text.find(ENTRY_FIELDS)?;
+    let head = format!("{}}}", &text[..at]);
+    let proof: Proof = serde_json::from_str(&head).ok()?;
+    // Written as we write it: a field more, or twice, would be read by a SIEM and not by us.
+    (serde_json::to_string(&proof).ok()? == head).then_some((proof, &line[at + 1..]))
 }
 
-/// Reads a line and computes its leaf hash from its own bytes.
-pub fn check(line: &[u8]) -> Checked {
-    let Ok(text) = std::str::from_utf8(line) else {
-        return Checked::Foreign;
-    };
-    let Some(split) = text.find(ENTRY_FIELDS) else {
-        return Checked::Foreign;
-    };
-    let head = format!("{}}}", &text[..split]);
-    let Ok(proof) = serde_json::from_str::<Proof>(&head) else {
-        return Checked::Foreign;
-    };
-    let fields = &text[split + 1..];
-    // The payload comes last; an entry's own strings cannot hold an unescaped quote.
-    let end = fields
-        .find(",\"full_context\":")
-        .unwrap_or(fields.len().saturating_sub(1));
-    let entry = format!("{{{}}}", fields.get(..end).unwrap_or_default());
-    if leaf_hash(entry.as_bytes()) == proof.leaf_hash {
-        Checked::Consistent(proof)
-    } else {
-        Checked::Altered(proof)
-    }
+/// The number that a line of ours bears.
+pub fn sink_seq(line: &[u8]) -> Option<u64> {
+    split(line).map(|(proof, _)| proof.sink_seq)
 }
 
-/// Compares the lines of a sink with the log they claim to come from.
+/// Compares the lines of a sink with the verified log they claim to come from: first every leaf, then
+/// every line, then [`Audit::finish`].
 #[derive(Debug, Default)]
 pub struct Audit {
+    origin: String,
+    /// For each leaf the digest of what its line must say; `None` where only the leaf hash is known.
+    expected: Vec<Option<Digest>>,
+    /// Sizes at which a batch ends.
+    ends: BTreeSet<u64>,
+    body: Vec<u8>,
     lines: u64,
     foreign: u64,
-    altered: Vec<u64>,
-    duplicated: Vec<u64>,
-    seen: BTreeMap<u64, Proof>,
+    altered: BTreeSet<u64>,
+    duplicated: BTreeSet<u64>,
+    /// Numbers seen.
+    seen: BTreeSet<u64>,
+    written: Vec<bool>,
 }
 
 /// What an audit found. Numbers are `sink_seq` unless said otherwise.
@@ -115,7 +109,7 @@ pub struct AuditReport {
     pub foreign: u64,
     /// Lines that should be there and are not.
     pub missing: Vec<u64>,
-    /// Lines whose content is not what their leaf hash says, or whose leaf hash is not the log's.
+    /// Lines that differ in any field from what the log says they must be.
     pub altered: Vec<u64>,
     /// Lines that stand twice.
     pub duplicated: Vec<u64>,
@@ -133,95 +127,177 @@ impl AuditReport {
     }
 }
 
+const BATCH_SEALED: &[u8] = br#""kind":"batch.sealed""#;
+
 /// The most missing numbers that are listed.
 const MISSING_MAX: usize = 100_000;
 
 impl Audit {
+    /// Takes the next leaf of the verified log.
+    pub fn leaf(&mut self, leaf: &Leaf<'_>) {
+        if self.expected.is_empty() {
+            leaf.origin.clone_into(&mut self.origin);
+        }
+        // An entry's own texts cannot hold an unescaped quote.
+        let ends = |content: &Content<'_>| {
+            content
+                .entry
+                .windows(BATCH_SEALED.len())
+                .any(|part| part == BATCH_SEALED)
+        };
+        // What a withheld leaf says is not known: it may end a batch.
+        if leaf.content.as_ref().is_none_or(ends) {
+            self.ends.insert(leaf.seq + 1);
+        }
+        self.expected.push(leaf.content.map(|content| {
+            self.body.clear();
+            write_body(content.entry, content.payload, &mut self.body);
+            says(&leaf.hash, &content.chain, &content.prev_chain, &self.body)
+        }));
+    }
+
     /// Takes the next line, without its line end.
     pub fn line(&mut self, line: &[u8]) {
         self.lines += 1;
-        match check(line) {
-            Checked::Foreign => self.foreign += 1,
-            Checked::Altered(proof) => {
-                self.altered.push(proof.sink_seq);
-                self.seen.insert(proof.sink_seq, proof);
-            }
-            Checked::Consistent(proof) => {
-                let number = proof.sink_seq;
-                if self.seen.insert(number, proof).is_some() {
-                    self.duplicated.push(number);
-                }
-            }
+        let Some((proof, body)) = split(line) else {
+            self.foreign += 1;
+            return;
+        };
+        let number = proof.sink_seq;
+        if !self.seen.insert(number) {
+            self.duplicated.insert(number);
+        }
+        if proof.device != self.origin {
+            return;
+        }
+        // A line of a leaf after the last one that was verified cannot be judged.
+        let Some(expected) = self.expected.get(proof.seq as usize) else {
+            return;
+        };
+        self.written.resize(self.expected.len(), false);
+        self.written[proof.seq as usize] = true;
+        let found = says(
+            &proof.leaf_hash,
+            &proof.chain_hash,
+            &proof.prev_chain_hash,
+            body,
+        );
+        let covered = proof.batch > proof.seq
+            && self.ends.contains(&proof.batch)
+            && proof.judged == "verified";
+        if expected.is_some_and(|expected| expected != found) || !covered {
+            self.altered.insert(number);
         }
     }
 
-    /// Compares with the verified leaves of one log.
-    pub fn finish(mut self, origin: &str, leaves: &[Digest]) -> AuditReport {
+    /// What was found.
+    pub fn finish(mut self) -> AuditReport {
         let mut missing = Vec::new();
         let mut next = 0;
-        for number in self.seen.keys() {
+        for number in &self.seen {
             // A number made up by somebody must not fill the memory.
             missing.extend((next..*number).take(MISSING_MAX.saturating_sub(missing.len())));
             next = number.saturating_add(1);
         }
-        let mut written = vec![false; leaves.len()];
-        for (number, proof) in self.seen.iter().filter(|(_, proof)| proof.device == origin) {
-            let Some(leaf) = leaves.get(proof.seq as usize) else {
-                continue;
-            };
-            written[proof.seq as usize] = true;
-            if *leaf != proof.leaf_hash && !self.altered.contains(number) {
-                self.altered.push(*number);
-            }
-        }
-        let unwritten = (0..leaves.len() as u64)
-            .filter(|seq| !written[*seq as usize])
+        self.written.resize(self.expected.len(), false);
+        let leaves = self.expected.iter().zip(&self.written).enumerate();
+        let unwritten = leaves
+            .filter(|(_, (expected, written))| expected.is_some() && !**written)
+            .map(|(seq, _)| seq as u64)
             .collect();
         AuditReport {
             lines: self.lines,
             foreign: self.foreign,
             missing,
-            altered: self.altered,
-            duplicated: self.duplicated,
+            altered: self.altered.into_iter().collect(),
+            duplicated: self.duplicated.into_iter().collect(),
             unwritten,
         }
     }
 }
 
+/// The digest of everything in a line that the log determines.
+fn says(leaf: &Digest, chain: &Digest, prev: &Digest, body: &[u8]) -> Digest {
+    sha256(&[&leaf.0, &chain.0, &prev.0, body])
+}
+
 #[cfg(test)]
 mod tests {
+    use jurat_proof::{Chain, leaf_hash};
+
     use super::*;
 
-    fn proof(entry: &[u8]) -> Proof {
-        Proof {
-            device: "o/jurat/d/0".into(),
-            seq: 3,
-            leaf_hash: leaf_hash(entry),
-            chain_hash: Digest([1; 32]),
-            prev_chain_hash: Digest([2; 32]),
-            sink_seq: 9,
-            batch: 12,
+    const ENTRY: &[u8] =
+        br#"{"v":1,"salt":"s","seq":0,"kind":"batch.sealed","object":"a,\"full_context\":b"}"#;
+
+    fn audited(change: impl Fn(&str) -> String, payload: Option<&[u8]>) -> AuditReport {
+        let origin = "o/jurat/d/0";
+        let mut chain = Chain::new(origin);
+        let prev_chain = chain.0;
+        let hash = leaf_hash(ENTRY);
+        let leaf = Leaf {
+            origin,
+            seq: 0,
+            hash,
+            content: Some(Content {
+                entry: ENTRY,
+                payload,
+                chain: chain.push(&hash),
+                prev_chain,
+            }),
+        };
+        let proof = Proof {
+            device: origin.into(),
+            seq: 0,
+            leaf_hash: hash,
+            chain_hash: chain.0,
+            prev_chain_hash: prev_chain,
+            sink_seq: 0,
+            batch: 1,
             judged: "verified".into(),
-        }
+        };
+        let mut line = Vec::new();
+        write(&proof, ENTRY, payload, &mut line);
+        assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
+        let mut audit = Audit::default();
+        audit.leaf(&leaf);
+        audit.line(change(&String::from_utf8(line).unwrap()).as_bytes());
+        audit.finish()
     }
 
     #[test]
-    fn a_line_gives_its_own_leaf_hash_back_and_an_altered_one_does_not() {
-        let entry = br#"{"v":1,"salt":"s","seq":3,"object":"a,\"full_context\":b"}"#;
+    fn a_line_as_written_is_clean_and_one_with_any_byte_changed_is_not() {
         for payload in [
             None,
             Some(&br#"{"full_context":1}"#[..]),
             Some(b"not json\n"),
         ] {
-            let mut line = Vec::new();
-            write(&proof(entry), entry, payload, &mut line);
-            assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
-            assert_eq!(check(&line), Checked::Consistent(proof(entry)));
-            let altered = String::from_utf8(line)
-                .unwrap()
-                .replace("\"salt\":\"s\"", "\"salt\":\"t\"");
-            assert_eq!(check(altered.as_bytes()), Checked::Altered(proof(entry)));
+            assert!(audited(str::to_owned, payload).is_clean());
+            let mut at = 0;
+            while at < 2_000 {
+                let inside = std::cell::Cell::new(true);
+                let report = audited(
+                    |line| {
+                        let mut bytes = line.as_bytes().to_vec();
+                        inside.set(at < bytes.len());
+                        if let Some(byte) = bytes.get_mut(at) {
+                            // Stays ASCII, changes the byte.
+                            *byte = if *byte == b'7' { b'8' } else { b'7' };
+                        }
+                        String::from_utf8(bytes).unwrap()
+                    },
+                    payload,
+                );
+                if !inside.get() {
+                    break;
+                }
+                assert!(
+                    !report.is_clean(),
+                    "byte {at} changed unnoticed: {report:?}"
+                );
+                at += 1;
+            }
+            assert!(at > 200, "every byte was tried: {at}");
         }
-        assert_eq!(check(b"{\"a\":1}"), Checked::Foreign);
     }
 }

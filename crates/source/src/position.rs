@@ -30,6 +30,11 @@ pub struct Position {
     pub prefix: String,
     /// The digest of the bytes just before the position, shortened to 16 bytes.
     pub before: String,
+    /// CRC32C of all bytes before the position.
+    pub crc: u32,
+    /// When the file was changed last, as of a moment when all bytes before the position were known
+    /// to be in it; nanoseconds since 1970, 0 when they never were.
+    pub checked: u64,
 }
 
 /// A digest of 16 bytes in base64.

@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::os::identity;
-use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
+use crate::failing::{Doing, Failing};
+use crate::followed::{Checked, Followed, LINE_COST, Out};
+use crate::os::{self, identity};
 use crate::{Position, Root};
 
 /// The longest line that is given out whole; a longer one comes in pieces.
 pub const LINE_BYTES_MAX: usize = 5 * 1024 * 1024;
-/// What a line costs of the budget besides its bytes: short lines become entries that are longer.
-const LINE_COST: u64 = 1024;
-/// How much of one file is read at a time.
-const CHUNK_BYTES: usize = 1024 * 1024;
+/// How much of what was read is compared between two looks at other files.
+const CHECK_BYTES: u64 = 4 * 1024 * 1024;
 /// How many files are kept open between reads, so that what is written to a file just before it is
 /// removed can still be read.
 const OPEN_MAX: usize = 256;
@@ -45,6 +44,8 @@ pub enum Item<'a> {
         offset: u64,
         /// Its bytes.
         bytes: &'a [u8],
+        /// Whether the line begins with it.
+        first: bool,
         /// Whether the line goes on.
         more: bool,
     },
@@ -62,6 +63,30 @@ pub enum Item<'a> {
         len: u64,
         /// Lines that had been read.
         lines: u64,
+    },
+    /// A file or folder cannot be read. Told once for each reason until it works again.
+    Failed {
+        /// The source.
+        source: &'a str,
+        /// The file or folder.
+        path: &'a Path,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        error: &'a str,
+        /// Bytes that had been read.
+        offset: u64,
+    },
+    /// What failed works again.
+    Recovered {
+        /// The source.
+        source: &'a str,
+        /// The file or folder.
+        path: &'a Path,
+        /// What had failed.
+        doing: &'static str,
+        /// Bytes that were read by now.
+        offset: u64,
     },
 }
 
@@ -82,23 +107,15 @@ pub struct Tail {
     files: BTreeMap<PathBuf, Followed>,
     /// Files with something to do.
     dirty: BTreeSet<PathBuf>,
+    /// Files of which everything that was read is compared, a slice with each read.
+    checks: BTreeSet<PathBuf>,
     /// Changed since [`Tail::changes`] was asked.
     changed: BTreeSet<PathBuf>,
     removed: BTreeSet<PathBuf>,
+    failing: Failing,
     open: HashMap<PathBuf, (File, u64)>,
     tick: u64,
     chunk: Vec<u8>,
-}
-
-struct Followed {
-    position: Position,
-    /// The last bytes before the position.
-    before: Vec<u8>,
-    /// The first bytes, up to 4 KiB; empty once the prefix is complete.
-    prefix: Vec<u8>,
-    /// Whether the file was looked at since the start.
-    verified: bool,
-    len: u64,
 }
 
 impl Tail {
@@ -112,8 +129,10 @@ impl Tail {
             roots,
             files,
             dirty: BTreeSet::new(),
+            checks: BTreeSet::new(),
             changed: BTreeSet::new(),
             removed: BTreeSet::new(),
+            failing: Failing::default(),
             open: HashMap::new(),
             tick: 0,
             chunk: Vec::new(),
@@ -144,26 +163,51 @@ impl Tail {
         }
     }
 
-    /// Looks at every file of every root: new ones, grown ones, gone ones.
+    /// How many files and folders cannot be read now, and at most `max` of them in words.
+    pub fn failing(&self, max: usize) -> (usize, Vec<String>) {
+        self.failing.summary(max)
+    }
+
+    /// Looks at every file of every root: new ones, grown ones, gone ones, unreadable ones.
     pub fn scan(&mut self) {
         let mut seen = BTreeSet::new();
+        let mut unlisted = BTreeSet::new();
         for root in &self.roots {
-            for path in root.files() {
-                let grown = match (self.files.get(&path), fs::metadata(&path)) {
-                    (Some(known), Ok(metadata)) => {
-                        !known.verified
-                            || metadata.len() != known.len
-                            || identity(&metadata) != known.position.identity
-                    }
-                    _ => true,
+            let listing = root.files();
+            for (path, error) in listing.failed {
+                self.failing
+                    .fails(&path, Doing::Listing, &root.name, 0, &error);
+                unlisted.insert(path);
+            }
+            for path in listing.files {
+                let (changed, check) = match (self.files.get_mut(&path), fs::metadata(&path)) {
+                    (Some(known), Ok(metadata)) => known.scanned(&metadata),
+                    _ => (true, false),
                 };
-                if grown {
+                if changed {
                     self.dirty.insert(path.clone());
+                }
+                if check {
+                    self.checks.insert(path.clone());
                 }
                 seen.insert(path);
             }
         }
-        for path in self.files.keys() {
+        let listed: Vec<_> = self
+            .failing
+            .places(Doing::Listing)
+            .filter(|path| !unlisted.contains(*path))
+            .cloned()
+            .collect();
+        for path in listed {
+            if path.symlink_metadata().is_ok() {
+                self.failing.works(&path, Doing::Listing, 0);
+            } else {
+                self.failing.gone(&path, true);
+            }
+        }
+        let unread = self.failing.places(Doing::Reading);
+        for path in self.files.keys().chain(unread) {
             if !seen.contains(path) {
                 self.dirty.insert(path.clone());
             }
@@ -172,40 +216,94 @@ impl Tail {
 
     /// Whether anything waits to be read.
     pub fn is_idle(&self) -> bool {
-        self.dirty.is_empty()
+        self.dirty.is_empty() && self.checks.is_empty() && !self.failing.has_notices()
     }
 
     /// Reads until about `budget` bytes were given out or nothing is left; `true` when more waits.
     /// A line counts 1 KiB more than it has, so a budget of 1 MiB gives at most 1,024 lines.
     ///
-    /// An error of one file does not stop the others: it is given to `failed` and the file is
-    /// looked at again with the next scan.
-    pub fn read(
-        &mut self,
-        budget: usize,
-        give: &mut dyn FnMut(Item<'_>),
-        failed: &mut dyn FnMut(&Path, io::Error),
-    ) -> bool {
+    /// An error of one file does not stop the others: it is given out as [`Item::Failed`], and the
+    /// file is looked at again with the next scan.
+    pub fn read(&mut self, budget: usize, give: &mut dyn FnMut(Item<'_>)) -> bool {
         let mut left = budget as u64;
+        self.check(give);
         while left > 0 {
+            if let Some(notice) = self.failing.next_notice() {
+                give(notice.item());
+                left = left.saturating_sub(LINE_COST);
+                continue;
+            }
             let Some(path) = self.dirty.pop_first() else {
-                return false;
+                break;
             };
             match self.read_file(&path, &mut left, give) {
                 Ok(true) => {
                     self.dirty.insert(path);
                 }
                 Ok(false) => {}
-                Err(error) => {
-                    // Looked at again with the next scan, whatever its length says then.
-                    if let Some(known) = self.files.get_mut(&path) {
-                        known.verified = false;
-                    }
-                    failed(&path, error);
-                }
+                Err(error) => self.failed(&path, &error),
             }
         }
-        !self.dirty.is_empty()
+        !self.is_idle()
+    }
+
+    fn failed(&mut self, path: &Path, error: &io::Error) {
+        let mut offset = 0;
+        let mut source = self.source_of(path);
+        if let Some(known) = self.files.get_mut(path) {
+            // Compared again as soon as it can be read, whatever its length is then.
+            known.verified = false;
+            offset = known.position.offset;
+            source = Some(known.position.source.clone());
+        }
+        if let Some(source) = source {
+            self.failing
+                .fails(path, Doing::Reading, &source, offset, error);
+        }
+    }
+
+    /// Compares one slice of what was read with what it was.
+    fn check(&mut self, give: &mut dyn FnMut(Item<'_>)) {
+        let mut left = CHECK_BYTES;
+        while left > 0
+            && let Some(path) = self.checks.pop_first()
+        {
+            let Some(known) = self.files.get_mut(&path) else {
+                continue;
+            };
+            let checked = match os::open(&path) {
+                Ok(mut file) => known.check(&mut file, &mut self.chunk, &mut left),
+                Err(error) if is_gone(&error) => Ok(Checked::LookAgain),
+                Err(error) => Err(error),
+            };
+            let offset = known.position.offset;
+            let source = known.position.source.clone();
+            match checked {
+                Ok(Checked::More) => {
+                    self.checks.insert(path);
+                    continue;
+                }
+                Ok(Checked::Same) => {}
+                Ok(Checked::Different) => {
+                    let len = known.len;
+                    give(known.lost(&source, &path, Lost::Rewritten, len));
+                    *known = Followed::new(&source, known.position.identity);
+                    self.dirty.insert(path.clone());
+                }
+                Ok(Checked::LookAgain) => {
+                    self.dirty.insert(path);
+                    continue;
+                }
+                Err(error) => {
+                    known.check_failed();
+                    self.failing
+                        .fails(&path, Doing::Checking, &source, offset, &error);
+                    continue;
+                }
+            }
+            self.failing.works(&path, Doing::Checking, offset);
+            self.changed.insert(path);
+        }
     }
 
     /// The positions that changed since the last call, and the files that are gone.
@@ -251,18 +349,15 @@ impl Tail {
         left: &mut u64,
         give: &mut dyn FnMut(Item<'_>),
     ) -> io::Result<bool> {
-        let opened = match File::open(path) {
+        let opened = match os::open(path) {
             Ok(file) => Some(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if is_gone(&error) => None,
+            Err(_) if fs::metadata(path).is_ok_and(|found| !found.is_file()) => None,
             Err(error) => return Err(error),
         };
         let metadata = opened.as_ref().map(File::metadata).transpose()?;
-        if metadata
-            .as_ref()
-            .is_some_and(|metadata| !metadata.is_file())
-        {
-            return Ok(false);
-        }
+        // A folder or a pipe in a file's place is no file.
+        let metadata = metadata.filter(fs::Metadata::is_file);
         let Some(source) = self
             .files
             .get(path)
@@ -286,23 +381,34 @@ impl Tail {
                 return Ok(false);
             }
         }
+        let mut out = Out {
+            source: &source,
+            path,
+            left,
+            give,
+        };
         let other = self
             .files
             .get(path)
             .is_some_and(|known| Some(known.position.identity) != now);
         if other && let Some((mut old, tick)) = self.open.remove(path) {
             // Replaced or removed while we held it: first what was still written to the old one, as
-            // far as the budget goes.
+            // far as the budget goes. Only when it still holds what was read: it may have been
+            // rewritten before it was removed.
             if let Some(known) = self.files.get_mut(path)
-                && known.drain(&mut old, &source, path, &mut self.chunk, left, give)?
+                && old.metadata()?.len() >= known.position.offset
+                && known.ends_as_before(&mut old)?
+                && known.read(&mut old, &mut self.chunk, &mut out, true)?
             {
                 self.open.insert(path.to_path_buf(), (old, tick));
                 return Ok(true);
             }
         }
         let Some((mut file, metadata)) = opened.zip(metadata) else {
-            if let Some(known) = self.files.remove(path) {
-                give(known.lost(&source, path, Lost::Deleted, 0));
+            let known = self.files.remove(path);
+            self.failing.gone(path, known.is_none());
+            if let Some(known) = known {
+                (out.give)(known.lost(&source, path, Lost::Deleted, 0));
                 self.changed.remove(path);
                 self.removed.insert(path.to_path_buf());
             }
@@ -320,6 +426,7 @@ impl Tail {
                     self.removed.insert(from.clone());
                     self.changed.remove(&from);
                     self.open.remove(&from);
+                    self.failing.renamed(&from, path);
                     self.files
                         .remove(&from)
                         .unwrap_or_else(|| Followed::new(&source, identity))
@@ -335,18 +442,23 @@ impl Tail {
         if known.position.offset > 0 && (!known.verified || other || len < known.position.offset) {
             let lost = known.compare(&mut file, len)?;
             if let Some(what) = lost {
-                give(known.lost(&source, path, what, len));
+                (out.give)(known.lost(&source, path, what, len));
                 *known = Followed::new(&source, identity);
             }
+            // Whatever its length is now: we did not see it become so.
+            known.verified = false;
         } else if known.position.offset > 0 && !known.ends_as_before(&mut file)? {
-            give(known.lost(&source, path, Lost::Rewritten, len));
+            (out.give)(known.lost(&source, path, Lost::Rewritten, len));
             *known = Followed::new(&source, identity);
         }
         known.position.identity = identity;
-        known.verified = true;
-        known.len = len;
+        if known.looked(&metadata) {
+            self.checks.insert(path.to_path_buf());
+        }
         self.changed.insert(path.to_path_buf());
-        let more = known.read(&mut file, &source, path, &mut self.chunk, left, give)?;
+        let more = known.read(&mut file, &mut self.chunk, &mut out, false)?;
+        self.failing
+            .works(path, Doing::Reading, known.position.offset);
         self.tick += 1;
         self.open.insert(path.to_path_buf(), (file, self.tick));
         if self.open.len() > OPEN_MAX
@@ -362,251 +474,9 @@ impl Tail {
     }
 }
 
-impl Followed {
-    fn new(source: &str, identity: (u64, u64, u64)) -> Self {
-        let position = Position {
-            source: source.to_owned(),
-            identity,
-            ..Position::default()
-        };
-        Self {
-            position,
-            before: Vec::new(),
-            prefix: Vec::new(),
-            verified: true,
-            len: 0,
-        }
-    }
-
-    fn resumed(position: Position) -> Self {
-        Self {
-            position,
-            before: Vec::new(),
-            prefix: Vec::new(),
-            verified: false,
-            len: 0,
-        }
-    }
-
-    fn position(&self) -> Position {
-        let mut position = self.position.clone();
-        if !self.before.is_empty() {
-            position.before = short_digest(&self.before);
-        }
-        position
-    }
-
-    fn lost<'a>(&self, source: &'a str, path: &'a Path, what: Lost, len: u64) -> Item<'a> {
-        Item::Lost {
-            source,
-            path,
-            what,
-            read: self.position.offset,
-            len,
-            lines: self.position.lines,
-        }
-    }
-
-    /// Compares a file with what was read of it; `None` when reading may go on.
-    fn compare(&mut self, file: &mut File, len: u64) -> io::Result<Option<Lost>> {
-        let prefix = read_at(
-            file,
-            0,
-            (self.position.prefix_len as usize).min(PREFIX_BYTES),
-        )?;
-        let front_is_same = prefix.len() as u64 == self.position.prefix_len
-            && short_digest(&prefix) == self.position.prefix;
-        if len < self.position.offset {
-            let shorter = prefix.len() < self.position.prefix_len as usize;
-            return Ok(Some(if front_is_same || shorter {
-                Lost::Truncated
-            } else {
-                Lost::Rewritten
-            }));
-        }
-        let expected = self.position().before;
-        let count = (self.position.offset as usize).min(BEFORE_BYTES);
-        let before = read_at(file, self.position.offset - count as u64, count)?;
-        if !front_is_same || short_digest(&before) != expected {
-            return Ok(Some(Lost::Rewritten));
-        }
-        self.before = before;
-        if self.position.prefix_len < PREFIX_BYTES as u64 {
-            self.prefix = prefix;
-        }
-        Ok(None)
-    }
-
-    fn ends_as_before(&self, file: &mut File) -> io::Result<bool> {
-        let at = self.position.offset - self.before.len() as u64;
-        Ok(read_at(file, at, self.before.len())? == self.before)
-    }
-
-    /// Takes note of bytes that were given out.
-    fn passed(&mut self, bytes: &[u8]) {
-        if self.position.prefix_len < PREFIX_BYTES as u64 {
-            let room = PREFIX_BYTES - self.prefix.len();
-            self.prefix
-                .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-            self.position.prefix_len = self.prefix.len() as u64;
-            self.position.prefix = short_digest(&self.prefix);
-            if self.prefix.len() == PREFIX_BYTES {
-                self.prefix = Vec::new();
-            }
-        }
-        let tail = bytes
-            .get(bytes.len().saturating_sub(BEFORE_BYTES)..)
-            .unwrap_or(bytes);
-        let keep = (BEFORE_BYTES - tail.len()).min(self.before.len());
-        self.before.drain(..self.before.len() - keep);
-        self.before.extend_from_slice(tail);
-        self.position.offset += bytes.len() as u64;
-    }
-
-    /// Gives out whole lines from the position on; `true` when the budget ended first.
-    fn read(
-        &mut self,
-        file: &mut File,
-        source: &str,
-        path: &Path,
-        chunk: &mut Vec<u8>,
-        left: &mut u64,
-        give: &mut dyn FnMut(Item<'_>),
-    ) -> io::Result<bool> {
-        let mut want = CHUNK_BYTES;
-        loop {
-            let offset = self.position.offset;
-            fill(file, offset, want, chunk)?;
-            if chunk.is_empty() {
-                return Ok(false);
-            }
-            let Some(last) = memchr::memrchr(b'\n', chunk) else {
-                if chunk.len() < want {
-                    // The last line has not ended: it is held back.
-                    return Ok(false);
-                }
-                if want < LINE_BYTES_MAX {
-                    want = (want * 4).min(LINE_BYTES_MAX);
-                    continue;
-                }
-                // Too long to be held: it goes out in pieces.
-                self.piece(source, path, &chunk[..CHUNK_BYTES], true, give);
-                *left = left.saturating_sub(CHUNK_BYTES as u64);
-                if *left == 0 {
-                    return Ok(true);
-                }
-                continue;
-            };
-            let lines = &chunk[..=last];
-            let mut at = 0;
-            while let Some(len) = memchr::memchr(b'\n', &lines[at..]) {
-                let line = &lines[at..at + len];
-                if self.position.pieces > 0 {
-                    self.piece(source, path, line, false, give);
-                    self.passed(b"\n");
-                } else {
-                    if !line.is_empty() {
-                        let offset = self.position.offset;
-                        give(Item::Line {
-                            source,
-                            path,
-                            offset,
-                            bytes: line,
-                            unterminated: false,
-                        });
-                        self.position.lines += 1;
-                    }
-                    self.passed(&lines[at..=at + len]);
-                }
-                at += len + 1;
-                *left = left.saturating_sub(len as u64 + LINE_COST);
-                if *left == 0 {
-                    return Ok(true);
-                }
-            }
-            if chunk.capacity() > CHUNK_BYTES {
-                chunk.clear();
-                chunk.shrink_to(CHUNK_BYTES);
-            }
-            want = CHUNK_BYTES;
-        }
-    }
-
-    fn piece(
-        &mut self,
-        source: &str,
-        path: &Path,
-        bytes: &[u8],
-        more: bool,
-        give: &mut dyn FnMut(Item<'_>),
-    ) {
-        give(Item::Piece {
-            source,
-            path,
-            offset: self.position.offset,
-            bytes,
-            more,
-        });
-        self.passed(bytes);
-        self.position.pieces = if more {
-            self.position.pieces + bytes.len() as u64
-        } else {
-            0
-        };
-        if !more {
-            self.position.lines += 1;
-        }
-    }
-
-    /// Gives out what is left in a file that has lost its name, the unfinished line too; `true` when
-    /// the budget ended first.
-    fn drain(
-        &mut self,
-        file: &mut File,
-        source: &str,
-        path: &Path,
-        chunk: &mut Vec<u8>,
-        left: &mut u64,
-        give: &mut dyn FnMut(Item<'_>),
-    ) -> io::Result<bool> {
-        let len = file.metadata()?.len();
-        // Only when it still holds what was read: it may have been rewritten before it was removed.
-        if len < self.position.offset || (self.position.offset > 0 && !self.ends_as_before(file)?) {
-            return Ok(false);
-        }
-        if self.read(file, source, path, chunk, left, give)? {
-            return Ok(true);
-        }
-        let rest = read_at(file, self.position.offset, LINE_BYTES_MAX)?;
-        if !rest.is_empty() && self.position.pieces > 0 {
-            self.piece(source, path, &rest, false, give);
-        } else if !rest.is_empty() {
-            let offset = self.position.offset;
-            give(Item::Line {
-                source,
-                path,
-                offset,
-                bytes: &rest,
-                unterminated: true,
-            });
-            self.position.lines += 1;
-            self.passed(&rest);
-        }
-        Ok(false)
-    }
-}
-
-fn fill(file: &mut File, offset: u64, want: usize, chunk: &mut Vec<u8>) -> io::Result<()> {
-    chunk.clear();
-    chunk.reserve(want);
-    file.seek(SeekFrom::Start(offset))?;
-    file.take(want as u64).read_to_end(chunk)?;
-    Ok(())
-}
-
-fn read_at(file: &mut File, offset: u64, want: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(offset))?;
-    file.take(want as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }

@@ -48,6 +48,7 @@ struct State {
     steps: u64,
     fault: Option<(u64, Fault)>,
     dead: bool,
+    room: Option<usize>,
     trace: Vec<String>,
 }
 
@@ -63,6 +64,13 @@ struct SimFile {
 }
 
 struct SimLock(SimDisk, PathBuf);
+
+impl State {
+    fn used(&self) -> usize {
+        let nodes = self.names.values();
+        nodes.map(|node| self.nodes[*node].live.len()).sum()
+    }
+}
 
 impl SimDisk {
     /// An empty disk.
@@ -94,6 +102,16 @@ impl SimDisk {
     /// Removes the fault.
     pub fn heal(&self) {
         self.state().fault = None;
+    }
+
+    /// Lets all files together have at most this many bytes.
+    pub fn limit(&self, bytes: Option<usize>) {
+        self.state().room = bytes;
+    }
+
+    /// How many bytes all files have.
+    pub fn used(&self) -> usize {
+        self.state().used()
     }
 
     /// Takes the power away and gives it back: what was not durable is gone, except for sectors of
@@ -293,8 +311,12 @@ impl File for SimFile {
         if stepped.is_err() && !dead {
             return stepped;
         }
-        let node = &mut state.nodes[self.node];
         let offset = offset as usize;
+        let grown = (offset + bytes.len()).saturating_sub(state.nodes[self.node].live.len());
+        if state.room.is_some_and(|room| state.used() + grown > room) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let node = &mut state.nodes[self.node];
         if stepped.is_ok() || dead {
             // A write that the crash interrupts may still have reached some sectors.
             node.dirty.push((offset, bytes.to_vec()));

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jurat_agent::{
-    AgentError, Config, DeliveryConfig, EnrolOptions, Enrolment, Finish, Input, Inputs,
-    SourceConfig, Status, enroll, run,
+    AgentError, Config, DeadLetters, DeliveryConfig, EnrolOptions, Enrolment, Finish, Input,
+    Inputs, SourceConfig, Status, Uplink, enroll, run,
 };
-use jurat_collector::{Builder, Running, Settings, export};
+use jurat_collector::{Archive, Builder, Running, Settings, export};
 use jurat_disk::{Host, Rng as _};
 use jurat_key::tls;
 use jurat_proof::{BundleReader, Record, RecordReader, Trust, Verdict, verify};
@@ -24,7 +25,7 @@ pub(crate) struct Site {
     pub(crate) lines: Vec<String>,
     pub(crate) running: Running,
     rng: Repeatable,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// Pauses that a test outlasts.
@@ -87,7 +88,7 @@ impl Site {
             lines: Vec::new(),
             running,
             rng: Repeatable::new(5),
-            _runtime: runtime,
+            runtime,
         }
     }
 
@@ -143,8 +144,21 @@ impl Site {
         )
     }
 
+    /// Sends what was set aside again. Returns how many letters there were.
+    pub(crate) fn retry_dead_letters(&self) -> usize {
+        let host = Host::real();
+        let letters = DeadLetters::new(&self.state());
+        let uplink = Uplink::open(&host, &self.state(), Duration::from_secs(10)).unwrap();
+        let waiting = letters.list(&host).unwrap();
+        for letter in &waiting {
+            let sent = letters.retry(&host, &uplink, letter.from);
+            self.runtime.block_on(sent).unwrap();
+        }
+        waiting.len()
+    }
+
     pub(crate) fn refused(&self, code: &str) -> u64 {
-        let stats = self.running.with_archive(|archive| archive.stats());
+        let stats = self.running.with_archive(Archive::stats);
         stats.refused.get(code).copied().unwrap_or(0)
     }
 
@@ -160,7 +174,7 @@ impl Site {
         let ledger = self.state().join("ledger");
         jurat_seal::export(Host::real().disk, &ledger, &mut own).unwrap();
         for (who, bundle) in [("archive", archived), ("device", own)] {
-            let verdict = verify(bundle.as_slice(), Some(&trust), &mut |_, _| {});
+            let verdict = verify(bundle.as_slice(), Some(&trust), &mut |_| {});
             let Verdict::Verified(report) = verdict else {
                 panic!("{case}, {who}: {verdict:?}");
             };

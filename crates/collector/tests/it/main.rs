@@ -1,12 +1,14 @@
 //! The collector over real TLS: what it accepts, and everything that it refuses without storing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod withheld;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_collector::{Builder, Running, Settings, export};
+use jurat_collector::{Archive, Builder, Running, Settings, export};
 use jurat_disk::Host;
 use jurat_event::header;
 use jurat_key::{Secret, SoftwareKey, tls};
@@ -15,7 +17,7 @@ use jurat_proof::{
     leaf_hash, verify, write_record,
 };
 use jurat_sink::{
-    Accepted, Batch, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
+    Accepted, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
 };
 use serde_json::{Value, json};
 
@@ -46,6 +48,10 @@ impl Log {
         let mut entry =
             json!({"salt":"c2FsdHNhbHRzYWx0c2FsdA","boot":"b","time":"t","kind":"other"});
         entry["seq"] = self.frontier.size().into();
+        if self.frontier.size() == 0 {
+            entry["kind"] = "log.opened".into();
+            entry["detail"] = json!({ "origin": self.origin });
+        }
         for (name, value) in fields.as_object().unwrap() {
             entry[name] = value.clone();
         }
@@ -91,6 +97,33 @@ fn compressed(raw: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(raw, 1).unwrap()
 }
 
+fn enrolment(device: &str) -> Enrolment {
+    let unnamed = SoftwareKey::log(&Secret::from_bytes([5; 32]), "unnamed").unwrap();
+    Enrolment {
+        device: device.into(),
+        key: BASE64.encode(unnamed.public_key()),
+        key_kind: "software".into(),
+        machine: None,
+        hostname: None,
+    }
+}
+
+async fn send(
+    collector: &Collector,
+    host: &Host,
+    device: &str,
+    enrolled: &Enrolled,
+    body: Vec<u8>,
+) -> Result<Accepted, CollectorError> {
+    let key = Secret::from_base64(&enrolled.hmac_key).unwrap();
+    let who = Identity {
+        device,
+        token: &enrolled.token,
+        key: key.expose(),
+    };
+    collector.upload(host, &who, body).await
+}
+
 struct Bench {
     dir: tempfile::TempDir,
     host: Host,
@@ -133,14 +166,7 @@ impl Bench {
             .tls_backend_preconfigured(tls)
             .build()
             .unwrap();
-        let unnamed = SoftwareKey::log(&Secret::from_bytes([5; 32]), "unnamed").unwrap();
-        let enrolment = Enrolment {
-            device: DEVICE.into(),
-            key: BASE64.encode(unnamed.public_key()),
-            key_kind: "software".into(),
-            machine: None,
-            hostname: None,
-        };
+        let enrolment = enrolment(DEVICE);
         let wrong = collector.enroll("wrong", &enrolment).await;
         assert!(
             matches!(wrong, Err(CollectorError::Identity(_))),
@@ -160,6 +186,22 @@ impl Bench {
         }
     }
 
+    async fn enroll(&self, token: &str, device: &str) -> Result<Enrolled, CollectorError> {
+        let enrolment = enrolment(device);
+        self.collector.enroll(token.trim(), &enrolment).await
+    }
+
+    /// Another client, with a connection of its own.
+    fn client(&self) -> Collector {
+        let ca = std::fs::read(self.dir.path().join("ca.pem")).unwrap();
+        Collector::new(SetUp {
+            url: self.url.clone(),
+            tls: tls::client(Some(&ca)).unwrap(),
+            timeout: Duration::from_secs(10),
+        })
+        .unwrap()
+    }
+
     fn key(&self) -> [u8; 32] {
         *Secret::from_base64(&self.enrolled.hmac_key)
             .unwrap()
@@ -167,20 +209,8 @@ impl Bench {
     }
 
     async fn upload(&self, raw: &[u8]) -> Result<Accepted, CollectorError> {
-        let batch = Batch {
-            from: 0,
-            to: 0,
-            next: 0,
-            raw_len: raw.len(),
-            body: compressed(raw),
-        };
-        let key = self.key();
-        let who = Identity {
-            device: DEVICE,
-            token: &self.enrolled.token,
-            key: &key,
-        };
-        self.collector.upload(&self.host, &who, &batch).await
+        let body = compressed(raw);
+        send(&self.collector, &self.host, DEVICE, &self.enrolled, body).await
     }
 
     fn raw(&self, body: Vec<u8>) -> Raw<'_> {
@@ -227,6 +257,30 @@ impl Bench {
         )
     }
 
+    async fn restart(self) -> Self {
+        let settings = Settings::dev(
+            &self.host,
+            self.dir.path(),
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+        )
+        .unwrap();
+        self.running.stop().await.unwrap();
+        let running = Builder::new(settings).start().await.unwrap();
+        let url = format!("https://localhost:{}", running.address.port());
+        let mut bench = Self {
+            running,
+            url,
+            ..self
+        };
+        bench.collector = bench.client();
+        bench
+    }
+
+    fn siem_lines(&self) -> usize {
+        let path = self.dir.path().join("siem.jsonl");
+        std::fs::read_to_string(path).unwrap().lines().count()
+    }
+
     fn leaves(&self) -> u64 {
         self.running.with_archive(|archive| archive.stats().leaves)
     }
@@ -263,7 +317,7 @@ async fn uploads_are_archived_cosigned_exported_and_survive_a_restart() {
         bench.enrolled.archive
     );
     let trust = Trust::parse(&trust).unwrap();
-    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), &mut |_, _| {}) else {
+    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), &mut |_| {}) else {
         panic!()
     };
     assert!(report.axes.complete);
@@ -277,27 +331,84 @@ async fn uploads_are_archived_cosigned_exported_and_survive_a_restart() {
     assert_eq!(report.size, 7);
 
     // A restart: frontier, devices, nonces are as they were.
-    let host = bench.host.clone();
-    let settings = Settings::dev(
-        &host,
-        bench.dir.path(),
-        SocketAddr::from(([127, 0, 0, 1], 0)),
-    )
-    .unwrap();
-    bench.running.stop().await.unwrap();
-    bench.running = Builder::new(settings).start().await.unwrap();
-    bench.url = format!("https://localhost:{}", bench.running.address.port());
-    let ca = std::fs::read(bench.dir.path().join("ca.pem")).unwrap();
-    let tls = tls::client(Some(&ca)).unwrap();
-    bench.collector = Collector::new(SetUp {
-        url: bench.url.clone(),
-        tls,
-        timeout: Duration::from_secs(10),
-    })
-    .unwrap();
+    let mut bench = bench.restart().await;
     let third = bench.log.batch(1, "c");
     assert_eq!(bench.upload(&third).await.unwrap().size, 9);
     assert_eq!(bench.leaves(), 9);
+    // The SIEM's file is behind the archive, and there is a way to wait for it.
+    bench.running.siem_caught_up().await.unwrap();
+    let siem = std::fs::read_to_string(bench.dir.path().join("siem.jsonl")).unwrap();
+    assert_eq!(siem.lines().count(), 9);
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_send_at_once_are_all_archived_and_of_one_log_only_one_history() {
+    let mut bench = Bench::start().await;
+    let token = std::fs::read_to_string(bench.dir.path().join("enroll.token")).unwrap();
+    let mut devices = Vec::new();
+    for number in 0..12 {
+        let device = format!("{number:08}-2222-4333-8444-555555555555");
+        let enrolled = bench.enroll(&token, &device).await.unwrap();
+        devices.push((device, Log::new(&enrolled.origin), enrolled));
+    }
+    // The log of the first device is copied: two send the same, one another history.
+    let first = bench.log.batch(2, "a");
+    let other = Log::new(&bench.enrolled.origin).batch(2, "b");
+    let mut racing = tokio::task::JoinSet::new();
+    for raw in [&first, &first, &other] {
+        let (collector, host) = (bench.client(), bench.host.clone());
+        let (enrolled, body) = (bench.enrolled.clone(), compressed(raw));
+        racing.spawn(async move { send(&collector, &host, DEVICE, &enrolled, body).await });
+    }
+    let mut all = tokio::task::JoinSet::new();
+    for (device, mut log, enrolled) in devices {
+        let (collector, host) = (bench.client(), bench.host.clone());
+        all.spawn(async move {
+            for round in 1..=5 {
+                let body = compressed(&log.batch(3, "x"));
+                let accepted = send(&collector, &host, &device, &enrolled, body).await;
+                assert_eq!(accepted.unwrap().size, round * 4);
+            }
+        });
+    }
+    let raced = racing.join_all().await;
+    let accepted = raced.iter().filter(|done| done.is_ok()).count();
+    assert_eq!(accepted, 1, "{raced:?}");
+    for refused in raced.iter().filter_map(|done| done.as_ref().err()) {
+        let expected = match refused {
+            CollectorError::Conflict { size } => *size == 3,
+            CollectorError::Refused { refusal, .. } => refusal.code == "fork",
+            _ => false,
+        };
+        assert!(expected, "{raced:?}");
+    }
+    all.join_all().await;
+    let stats = bench.running.with_archive(Archive::stats);
+    assert_eq!(
+        (stats.leaves, stats.logs, stats.forks),
+        (12 * 20 + 3, 13, 1)
+    );
+    assert_eq!(stats.devices, 13);
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_is_refused_by_its_token_before_its_body_counts() {
+    let bench = Bench::start().await;
+    let token = std::fs::read_to_string(bench.dir.path().join("enroll.token")).unwrap();
+    for (token, status) in [("wrong", 401), (token.trim(), 413)] {
+        let request = bench
+            .http
+            .post(format!("{}/v1/enroll", bench.url))
+            .bearer_auth(token)
+            .body(vec![b' '; 100_000]);
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status);
+    }
+    let again = bench.enroll(&token, DEVICE).await.unwrap_err();
+    let taken =
+        matches!(&again, CollectorError::Refused { refusal, .. } if refusal.code == "device_taken");
+    assert!(taken, "{again:?}");
     bench.running.stop().await.unwrap();
 }
 
@@ -530,7 +641,7 @@ async fn a_fork_is_refused_kept_as_a_proof_and_ends_cosigning_but_not_archiving(
         matches!(&refused, CollectorError::Refused { refusal, .. } if refusal.code == "inconsistent"),
         "{refused:?}"
     );
-    let stats = bench.running.with_archive(|archive| archive.stats());
+    let stats = bench.running.with_archive(Archive::stats);
     assert_eq!((stats.leaves, stats.forks), (4, 1));
     // The honest history goes on: archived, and not cosigned any more.
     let second = bench.log.batch(1, "a");

@@ -1,6 +1,7 @@
 //! Every line of real sessions is accounted for.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use jurat_testkit::need;
 
@@ -132,7 +133,13 @@ fn files_that_grow_shrink_vanish_and_come_back_while_it_runs_give_the_right_even
     });
     // Rewritten: what was there before is recognised, what is new is sealed.
     let path = fleet.path("agent/projects/p/a.jsonl");
-    std::fs::write(&path, format!("{}{}", record(9), record(1))).unwrap();
+    // In one write: a file that is emptied first is truncated, when someone looks in between.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all(format!("{}{}", record(9), record(1)).as_bytes())
+        .unwrap();
     wait_for("a rewritten file", || {
         sealed(&fleet, "transcript.rewritten") == 1
     });

@@ -36,6 +36,7 @@ fn load(bytes: &[u8]) -> Case {
                 Record::Entry(entry) => Owned::Entry(entry.to_vec()),
                 Record::Payload { salt, bytes } => Owned::Payload(*salt, bytes.to_vec()),
                 Record::Checkpoint(note) => Owned::Note(note.to_vec()),
+                Record::Leaves { .. } => unreachable!("no leaf was withheld"),
             });
         }
     }
@@ -52,9 +53,11 @@ impl Case {
         let mut writer = BundleWriter::new(Vec::new(), &self.manifest, &self.note).unwrap();
         for record in &self.records {
             match record {
-                Owned::Entry(entry) => writer.entry(entry, &leaf_hash(entry)).unwrap(),
-                Owned::Payload(salt, bytes) => writer.record(&Record::Payload { salt, bytes }),
-                Owned::Note(note) => writer.record(&Record::Checkpoint(note)),
+                Owned::Entry(entry) => writer.record(&Record::Entry(entry)).unwrap(),
+                Owned::Payload(salt, bytes) => {
+                    writer.record(&Record::Payload { salt, bytes }).unwrap();
+                }
+                Owned::Note(note) => writer.record(&Record::Checkpoint(note)).unwrap(),
             }
         }
         writer.finish().unwrap()
@@ -138,7 +141,7 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
     let seed = Secret::load(&host, &fleet.path("device/keys/log.key")).unwrap();
     let origin = load(&good).manifest.origin;
     let stolen = SoftwareKey::log(&seed, &origin).unwrap();
-    let judge = |bytes: &[u8]| verify(bytes, Some(&trust), &mut |_, _| {});
+    let judge = |bytes: &[u8]| verify(bytes, Some(&trust), &mut |_| {});
     assert!(matches!(judge(&good), Verdict::Verified(_)));
     assert!(
         matches!(judge(&load(&good).store()), Verdict::Verified(_)),
@@ -255,7 +258,7 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
 
     // Trust decides: without it, or with somebody else's, nothing is said.
     assert!(matches!(
-        verify(good.as_slice(), None, &mut |_, _| {}),
+        verify(good.as_slice(), None, &mut |_| {}),
         Verdict::Unverifiable {
             reason: Reason::NoTrust
         }
@@ -264,7 +267,7 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
         logs: Vec::new(),
         ..trust.clone()
     };
-    let verdict = verify(good.as_slice(), Some(&other), &mut |_, _| {});
+    let verdict = verify(good.as_slice(), Some(&other), &mut |_| {});
     assert!(matches!(
         verdict,
         Verdict::Unverifiable {

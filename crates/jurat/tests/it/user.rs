@@ -234,6 +234,55 @@ fn status_log_and_fsck_tell_what_is_there() {
 
 #[cfg(unix)]
 #[test]
+fn run_once_does_not_claim_to_have_read_what_it_could_not() {
+    let fleet = Fleet::start("[seal]\nscan_s = 1");
+    fleet.append("p/a.jsonl", "{\"type\":\"summary\"}\n");
+    let link = fleet.path("agent/projects/p/b.jsonl");
+    std::os::unix::fs::symlink("b.jsonl", &link).unwrap();
+    let done = fleet.jurat(&["run", "--once"]);
+    assert_eq!(done.status.code(), Some(2));
+    let said = String::from_utf8(done.stderr).unwrap();
+    let not_read = format!("not read: {}: reading: Too many", link.display());
+    assert!(said.contains(&not_read), "{said}");
+    let status = String::from_utf8(fleet.jurat(&["status"]).stdout).unwrap();
+    assert!(
+        status.contains("unreadable 1, for example") && status.contains("b.jsonl"),
+        "{status}"
+    );
+    assert_eq!(fleet.status()["records_sealed"], 1, "the rest was read");
+    fs::remove_file(&link).unwrap();
+    fleet.run_once();
+}
+
+/// A running endpoint says it when a file fails and when it works again.
+#[cfg(unix)]
+#[test]
+fn a_failing_file_is_sealed_once_and_so_is_its_recovery() {
+    let mut fleet = Fleet::start("[seal]\nbatch_s = 1\nscan_s = 1");
+    let link = fleet.path("agent/projects/p/b.jsonl");
+    std::os::unix::fs::symlink("b.jsonl", &link).unwrap();
+    fleet.start_run();
+    wait_for("the failure", || fleet.status()["unreadable"] == 1);
+    // In one step: a link that is removed first is gone, when someone looks in between.
+    fleet.append("p/b.new", "{\"type\":\"summary\"}\n");
+    fs::rename(fleet.path("agent/projects/p/b.new"), &link).unwrap();
+    wait_for("the recovery", || {
+        let status = fleet.status();
+        status["unreadable"] == 0 && status["records_sealed"] == 1
+    });
+    fleet.kill_run();
+    fleet.run_once();
+    let log = fleet.jurat(&["log", "--kind", "source."]);
+    let log = String::from_utf8(log.stdout).unwrap();
+    let kinds: Vec<_> = log
+        .split_whitespace()
+        .filter(|word| word.starts_with("source."))
+        .collect();
+    assert_eq!(kinds, ["source.failed", "source.recovered"], "{log}");
+}
+
+#[cfg(unix)]
+#[test]
 fn sigterm_ends_it_in_an_orderly_way_with_a_sealed_goodbye() {
     let mut fleet = Fleet::start("[seal]\nscan_s = 1");
     fleet.append("p/a.jsonl", "{\"type\":\"summary\"}\n");

@@ -3,4 +3,6 @@
 
 mod crash;
 mod damage;
+mod growth;
+mod room;
 mod support;

@@ -23,6 +23,7 @@ impl Counter {
         let mut records_after_state = 0;
         let options = Options {
             segment_bytes: 2_000,
+            reserve_bytes: 0,
         };
         let ledger = Ledger::open(
             Arc::new(disk.clone()),

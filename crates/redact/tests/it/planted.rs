@@ -73,6 +73,60 @@ fn secrets_under_secret_names_and_in_headers_go_whole() {
 }
 
 #[test]
+fn everything_under_a_secret_name_goes_and_counters_and_schemas_stay() {
+    let gone = r#"{"passwords":["alpha-1",["beta-22"],{"k":"gamma-3"}],"credentials" : {"x":{"y":-123456.5},"type":"basic","z":"delta-4"},"password":77777}"#;
+    let kept = r#"{"usage":{"input_tokens":123456,"output_tokens":98765},"max_tokens":32000,"tokens":["alpha","beta"],"properties":{"password":{"type":"string","description":"The password of the user","minLength":12000},"required":["password"]},"secrets":{"required":["first","second"],"on":true,"off":null}}"#;
+    let mut redactor = redactor();
+    assert_eq!(redactor.json(kept.as_bytes()), None);
+    let (clean, count) = redactor.json(gone.as_bytes()).unwrap();
+    assert_eq!(redactor.json(&clean), None, "twice changes something");
+    let before: serde_json::Value = serde_json::from_str(gone).unwrap();
+    let after: serde_json::Value = serde_json::from_slice(&clean).unwrap();
+    let mut leaves = (Vec::new(), Vec::new());
+    let mut fields = [before.as_object().unwrap(), after.as_object().unwrap()];
+    // A header's detail is a tree, and comes to the same.
+    let mut event = Event::new(Kind::Other);
+    event.detail = serde_json::from_str(gone).unwrap();
+    let detail = redactor.redact(event).event().detail.clone();
+    assert_eq!(serde_json::to_value(detail).unwrap(), after);
+    for (fields, leaves) in fields.iter_mut().zip([&mut leaves.0, &mut leaves.1]) {
+        for (path, leaf) in fields
+            .iter()
+            .flat_map(|(name, value)| walk(name.clone(), value))
+        {
+            leaves.push((path, leaf));
+        }
+    }
+    assert_eq!(count, 6);
+    for ((path, before), (same, after)) in leaves.0.iter().zip(&leaves.1) {
+        assert_eq!(path, same);
+        let stays = path.ends_with("type");
+        assert_eq!(stays, before == after, "{path}: {after}");
+        assert!(
+            stays || after.starts_with("\"[redacted:named-secret:"),
+            "{path}: {after}"
+        );
+    }
+    assert_eq!((leaves.0.len(), leaves.1.len()), (7, 7));
+}
+
+fn walk(path: String, value: &serde_json::Value) -> Vec<(String, String)> {
+    use serde_json::Value::{Array, Object};
+    match value {
+        Array(list) => list
+            .iter()
+            .enumerate()
+            .flat_map(|(index, value)| walk(format!("{path}/{index}"), value))
+            .collect(),
+        Object(map) => map
+            .iter()
+            .flat_map(|(name, value)| walk(format!("{path}/{name}"), value))
+            .collect(),
+        leaf => vec![(path, leaf.to_string())],
+    }
+}
+
+#[test]
 fn custody_mode_keeps_every_byte_and_says_so() {
     let mut redactor = Redactor::new(Mode::Custody, &[7; 32], &[]).unwrap();
     let mut event = Event::new(Kind::Other);

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use jurat_redact::{Mode, Redactor, Rules};
 
+use crate::foreign::entropy;
 use crate::template::{Draw, expand};
 
 const PERSONAL: [&str; 3] = ["email", "payment-card", "iban"];
@@ -13,7 +14,8 @@ fn rules() -> Rules {
     Rules::builtin(&PERSONAL.map(str::to_owned)).unwrap()
 }
 
-static BUILTIN: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(Rules::builtin(&[]).unwrap()));
+pub(crate) static BUILTIN: LazyLock<Arc<Rules>> =
+    LazyLock::new(|| Arc::new(Rules::builtin(&[]).unwrap()));
 
 pub(crate) fn redactor() -> Redactor {
     Redactor::with_rules(Mode::Redact, &[7; 32], BUILTIN.clone())
@@ -42,7 +44,7 @@ fn there_are_rules_for_at_least_150_providers_and_no_kind_stands_twice() {
 }
 
 /// Which part of an example has to disappear: everything a template's placeholders filled in.
-fn secret_pieces(template: &str, filled: &str) -> Vec<String> {
+pub(crate) fn secret_pieces(template: &str, filled: &str) -> Vec<String> {
     // The literal parts of the template cut the filled text into the pieces that were drawn.
     let mut pieces = Vec::new();
     let mut rest = filled;
@@ -115,6 +117,41 @@ fn every_rule_finds_its_planted_secrets_in_plain_text_and_in_json() {
             "{kind} missed {} times",
             of_one_rule(kind)
         );
+    }
+}
+
+#[test]
+fn what_a_plain_search_with_every_pattern_finds_is_found_through_keywords_and_windows() {
+    let mut draw = Draw::new(4);
+    let mut text = String::new();
+    for rule in BUILTIN.rules() {
+        for template in &rule.example {
+            // Neighbours, delimiters and case that the examples do not have.
+            let gap = [" ", "\n", "\"", "\u{e9}=", ", the next: ", "\t'"][draw.below(6)];
+            text.push_str(&expand(template, &mut draw));
+            text.push_str(gap);
+        }
+    }
+    for text in [&text, &text.to_lowercase(), &text.to_uppercase()] {
+        let json = serde_json::to_vec(&serde_json::json!({ "a": text })).unwrap();
+        let (clean, _) = redactor().json(&json).unwrap();
+        let clean: serde_json::Value = serde_json::from_slice(&clean).unwrap();
+        let clean = clean["a"].as_str().unwrap();
+        assert_eq!(redactor().text(text).as_deref(), Some(clean));
+        for rule in BUILTIN.rules().iter().filter(|rule| rule.check.is_none()) {
+            let pattern = regex::bytes::RegexBuilder::new(&rule.pattern)
+                .unicode(false)
+                .build()
+                .unwrap();
+            for found in pattern.captures_iter(text.as_bytes()) {
+                let secret = found.get(1).or(found.get(0)).unwrap().as_bytes();
+                let secret = std::str::from_utf8(secret).unwrap();
+                let taken = entropy(secret.as_bytes()) < rule.entropy.unwrap_or(0.0)
+                    || secret.starts_with('<')
+                    || !clean.contains(secret);
+                assert!(taken, "{}: {secret}", rule.kind);
+            }
+        }
     }
 }
 

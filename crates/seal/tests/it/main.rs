@@ -34,6 +34,7 @@ fn settings() -> Settings {
         policy: "p".into(),
         ledger: Options {
             segment_bytes: 6_000,
+            reserve_bytes: 0,
         },
     }
 }
@@ -99,7 +100,7 @@ impl Log {
     fn round(&mut self, number: u64) -> Result<(), SealError> {
         for index in 0..3 {
             self.sealer
-                .push(&redacted(&format!("{{\"n\":\"{number}.{index}\"}}")), None)?;
+                .push(redacted(&format!("{{\"n\":\"{number}.{index}\"}}")), None)?;
         }
         self.sealer.count_filtered("progress");
         let blob = (self.blobs + 1).to_le_bytes();
@@ -251,7 +252,7 @@ fn a_payload_longer_than_a_leaf_goes_on_in_parts() {
     let disk = SimDisk::new();
     let mut log = open(&disk, &Arc::default()).unwrap();
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(2 * PAYLOAD_BYTES_MAX));
-    log.sealer.push(&redacted(&long), None).unwrap();
+    log.sealer.push(redacted(&long), None).unwrap();
     log.sealer.commit(b"", &mut Vec::new).unwrap();
     assert_eq!(log.verify().0, 4);
     let mut reader = log.sealer.ledger().read(0).unwrap();
@@ -276,7 +277,7 @@ fn a_head_that_was_overtaken_is_covered_by_the_next_one() {
         disk.crash(&Repeatable::new(step));
         // The owner pushes before it asks for what is pending.
         let mut log = open(&disk, &signed).unwrap();
-        log.sealer.push(&redacted("{}"), None).unwrap();
+        log.sealer.push(redacted("{}"), None).unwrap();
         assert!(log.sealer.sign_pending(&mut Vec::new).unwrap().is_none());
         let blob = log.blobs.to_le_bytes();
         log.sealer
@@ -295,7 +296,7 @@ fn a_session_name_of_any_length_is_counted_the_same_before_and_after_a_restart()
         let mut log = open(&disk, &Arc::default()).unwrap();
         let mut event = Event::own(Kind::Other);
         event.session = Some("s".repeat(5_000));
-        log.sealer.push_own(&event).unwrap();
+        log.sealer.push_own(event).unwrap();
         log.sealer.commit(b"", &mut Vec::new).unwrap();
     }
     assert_eq!(open(&disk, &Arc::default()).unwrap().verify().0, 4);
@@ -362,10 +363,10 @@ proptest! {
         event.agent = Some(jurat_event::Agent { product: long.clone(), version: Some(long.clone()), id: Some(long.clone()) });
         event.actor = Some(jurat_event::Actor { user: Some(long.clone()), exe: Some(long.clone()), ..Default::default() });
         for index in 0..labels {
-            event.labels.insert(format!("l{index}"), long.clone());
+            event.labels.insert(format!("l{index}").into(), long.clone());
         }
         event.detail.insert("d".into(), long.into());
-        log.sealer.push_own(&event).unwrap();
+        log.sealer.push_own(event).unwrap();
         log.sealer.commit(b"", &mut Vec::new).unwrap();
         let mut reader = log.sealer.ledger().read(0).unwrap();
         while let Some(item) = reader.next_record().unwrap() {
