@@ -1,5 +1,6 @@
 //! What people and agents write.
 
+use std::cell::RefCell;
 use std::sync::{Arc, LazyLock};
 
 use jurat_agent::Config;
@@ -42,15 +43,26 @@ pub fn transcript(data: &[u8]) {
     assert!(decoded.blocks.iter().all(|block| block.context.is_none()));
 }
 
-static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
-    let personal = ["email", "payment-card", "iban"].map(str::to_owned);
-    Arc::new(Rules::builtin(&personal).expect("the shipped rules are good"))
-});
+fn redactor() -> Redactor {
+    static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
+        let personal = ["email", "payment-card", "iban"].map(str::to_owned);
+        Arc::new(Rules::builtin(&personal).expect("the shipped rules are good"))
+    });
+    Redactor::with_rules(Mode::Redact, &[1; 32], RULES.clone())
+}
+
+thread_local! {
+    /// One for many inputs, as in an endpoint: it keeps tables that are not made anew for each.
+    static REDACTOR: RefCell<Redactor> = RefCell::new(redactor());
+}
 
 /// Text and JSON with secrets. UTF-8 and JSON stay what they are, and redacting twice changes nothing;
 /// only in what is neither text nor JSON a replacement may move the quotes, and more be taken out.
 pub fn redact(data: &[u8]) {
-    let mut redactor = Redactor::with_rules(Mode::Redact, &[1; 32], RULES.clone());
+    REDACTOR.with_borrow_mut(|redactor| redacted(redactor, data));
+}
+
+fn redacted(redactor: &mut Redactor, data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Some(clean) = redactor.text(text)
     {

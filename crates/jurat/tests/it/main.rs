@@ -7,4 +7,7 @@ mod fleet;
 mod live;
 mod mutate;
 mod order;
+mod secrets;
+#[path = "../../../redact/tests/it/template.rs"]
+mod template;
 mod user;
