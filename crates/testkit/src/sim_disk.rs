@@ -142,6 +142,25 @@ impl SimDisk {
         state.dead = false;
     }
 
+    /// Another disk, as a power cut at this moment would leave this one at the least: nothing that was
+    /// not made durable, not even a sector.
+    #[must_use]
+    pub fn durable(&self) -> Self {
+        let state = self.state();
+        let durable = |node: &Node| Node {
+            live: node.durable.clone(),
+            durable: node.durable.clone(),
+            dirty: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.iter().map(durable).collect(),
+            names: state.durable_names.clone(),
+            durable_names: state.durable_names.clone(),
+            dirs: state.dirs.clone(),
+            ..State::default()
+        })))
+    }
+
     /// Changes bytes of a file behind everybody's back.
     pub fn corrupt(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
