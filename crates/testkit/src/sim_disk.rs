@@ -24,6 +24,9 @@ pub enum Fault {
     FullForGood,
     /// A sync fails once, and the dirty bytes are dropped from the disk's mind.
     SyncError,
+    /// The process dies of this operation: it and all later ones fail, and the machine goes on with what
+    /// is live. A sync drops the dirty bytes, as at [`Fault::SyncError`].
+    Killed,
     /// From this operation on every change fails: the file system is read-only.
     ReadOnly,
 }
@@ -192,7 +195,8 @@ impl SimDisk {
                 Err(io::ErrorKind::StorageFull.into())
             }
             Fault::ReadOnly if step >= at => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
-            Fault::SyncError if step == at => {
+            Fault::Killed if step > at => Err(io::Error::other("the process is dead")),
+            Fault::SyncError | Fault::Killed if step == at => {
                 if let Some(node) = syncs {
                     // The kernel marks the pages clean: they are read back, and never written.
                     state.nodes[node].dirty.clear();

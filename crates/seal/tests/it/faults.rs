@@ -113,6 +113,8 @@ fn whatever_fails_at_whatever_step_nothing_acknowledged_is_lost_and_there_is_one
     let cases = [
         (Fault::SyncError, Then::Reopen),
         (Fault::SyncError, Then::PowerCut),
+        (Fault::Killed, Then::Reopen),
+        (Fault::Killed, Then::PowerCut),
         (Fault::ReadOnly, Then::Reopen),
         (Fault::ReadOnly, Then::PowerCut),
         (Fault::Full, Then::Reopen),
@@ -122,7 +124,7 @@ fn whatever_fails_at_whatever_step_nothing_acknowledged_is_lost_and_there_is_one
         (Fault::FullForGood, Then::PowerCut),
         (Fault::FullForGood, Then::Retry),
     ];
-    let mut stopped = [0; 10];
+    let mut stopped = [0; 12];
     for (index, (fault, then)) in cases.into_iter().enumerate() {
         for step in 0..steps {
             let case = format!("{fault:?} at step {step} of {steps}, then {then:?}");
@@ -131,7 +133,7 @@ fn whatever_fails_at_whatever_step_nothing_acknowledged_is_lost_and_there_is_one
             disk.fail_at(step, fault);
             let acknowledged = until_the_fault(&disk, &signed, then);
             stopped[index] += u64::from(acknowledged < ROUNDS);
-            if fault == Fault::ReadOnly && acknowledged < ROUNDS {
+            if matches!(fault, Fault::ReadOnly | Fault::Killed) && acknowledged < ROUNDS {
                 // As long as nothing can be written, nothing more is signed.
                 let before = signed.lock().unwrap().len();
                 assert!(work(&disk, &signed).is_err(), "{case}");
