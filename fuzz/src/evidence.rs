@@ -33,7 +33,7 @@ pub fn entry(data: &[u8]) {
 }
 
 /// The end of a batch, as an entry that can follow any other here.
-const SEALED: &[u8] = br#"{"v":1,"salt":"s","seq":1,"boot":"b","time":"t","kind":"batch.sealed"}"#;
+const SEALED: &[u8] = br#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":1,"boot":"b","time":"t","kind":"batch.sealed"}"#;
 
 /// The lines of a sink for a log of these entries, every one of the last batch.
 pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8> {
@@ -230,15 +230,15 @@ pub fn upload(data: &[u8]) {
 /// Three leaves that a sink should hold, the last of them ends their batch.
 pub const SINK: &[(&[u8], Option<&[u8]>)] = &[
     (
-        br#"{"v":1,"salt":"s","seq":0,"boot":"b","time":"t","kind":"other","object":"a,\"full_context\":b"}"#,
+        br#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":0,"boot":"b","time":"t","kind":"other","object":"a,\"full_context\":b"}"#,
         None,
     ),
     (
-        br#"{"v":1,"salt":"s","seq":1,"boot":"b","time":"t","kind":"other"}"#,
+        br#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":1,"boot":"b","time":"t","kind":"other"}"#,
         Some(br#"{"full_context":1}"#),
     ),
     (
-        br#"{"v":1,"salt":"s","seq":2,"boot":"b","time":"t","kind":"batch.sealed"}"#,
+        br#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":2,"boot":"b","time":"t","kind":"batch.sealed"}"#,
         None,
     ),
 ];

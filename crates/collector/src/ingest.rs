@@ -259,6 +259,8 @@ fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkp
 }
 
 #[cfg(test)]
+mod splits;
+#[cfg(test)]
 mod tests {
     use super::*;
 

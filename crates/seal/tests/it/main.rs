@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod faults;
+mod interleaved;
 
 use std::collections::BTreeMap;
 use std::path::Path;
