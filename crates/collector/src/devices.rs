@@ -95,7 +95,7 @@ impl Device {
         Ok((Self { row, key, hmac }, token))
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let row: Row = serde_json::from_slice(bytes).ok()?;
         let key = VerifierKey::parse(&row.key).ok()?;
         let hmac = Secret::from_base64(&row.hmac_key)?;

@@ -13,6 +13,8 @@ mod api;
 mod archive;
 mod devices;
 mod export;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ingest;
 mod own_log;
 mod queue;

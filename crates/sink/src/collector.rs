@@ -328,8 +328,21 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(
             None => break,
         }
     }
+    understand(status, retry_after_s, &body)
+}
+
+/// What an answer says, from its status, its `Retry-After` and its body.
+///
+/// # Errors
+/// [`CollectorError`] for everything but a success whose body is what was asked for.
+#[doc(hidden)] // public for the fuzz target
+pub fn understand<T: for<'de> Deserialize<'de>>(
+    status: StatusCode,
+    retry_after_s: Option<u64>,
+    body: &[u8],
+) -> Result<T, CollectorError> {
     if status.is_success() {
-        return serde_json::from_slice(&body)
+        return serde_json::from_slice(body)
             .map_err(|error| CollectorError::Protocol(error.to_string()));
     }
     let slow = status == StatusCode::REQUEST_TIMEOUT;
@@ -339,9 +352,9 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(
             retry_after_s,
         });
     }
-    let refusal = serde_json::from_slice(&body).unwrap_or_else(|_| Refusal {
+    let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal {
         code: "unknown".into(),
-        message: String::from_utf8_lossy(body.get(..200).unwrap_or(&body)).into_owned(),
+        message: String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned(),
         size: None,
     });
     match (status, refusal.size) {

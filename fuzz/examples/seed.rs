@@ -1,0 +1,261 @@
+//! Writes the seeds of every corpus anew, after a format changed: `cargo run -p jurat-fuzz --example seed`.
+//! Made from `samples/` and from nothing else.
+#![allow(clippy::unwrap_used, reason = "a tool that cannot go on ends")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jurat_disk::{Disk, FixedClock, Host, Mode};
+use jurat_event::{Event, Kind};
+use jurat_fuzz::{ORIGIN, Piece, log_key};
+use jurat_key::{Secret, SoftwareKey};
+use jurat_ledger::{Options, Reader};
+use jurat_proof::{
+    Chain, Checkpoint, Cosignature, Note, Record, RecordReader, Request, Signer as _, leaf_hash,
+};
+use jurat_redact::{Mode as Redact, Redactor};
+use jurat_seal::{Sealer, Settings, export};
+use jurat_sink::{Take, line, read_batch};
+use jurat_testkit::{Repeatable, SimDisk};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+fn seed(target: &str, name: &str, bytes: impl AsRef<[u8]>) {
+    let dir = root().join("corpus").join(target);
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join(name), bytes).unwrap();
+}
+
+fn cosigner(name: &str, seed: u8) -> SoftwareKey {
+    SoftwareKey::cosigner(&Secret::from_bytes([seed; 32]), name).unwrap()
+}
+
+/// The lines of one recorded session.
+fn lines() -> Vec<Vec<u8>> {
+    let path = "../samples/claude-code/projects/-home-dev-demo-a/afb043a1-c677-435f-b680-e63ed4655bbe.jsonl";
+    let text = fs::read(root().join(path)).unwrap();
+    let lines = text.split(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !line.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+fn main() {
+    let (witness, archive) = (cosigner("w", 6), cosigner("a", 7));
+    let disk = SimDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let dir = Path::new("/l");
+    let host = Host {
+        disk: shared.clone(),
+        clock: Arc::new(FixedClock::new(1_790_000_000)),
+        rng: Arc::new(Repeatable::new(1)),
+    };
+    let settings = Settings {
+        origin: ORIGIN.into(),
+        boot: "b".repeat(32),
+        reveal_key: [3; 32],
+        opening: serde_json::Map::new(),
+        policy: "p".into(),
+        ledger: Options {
+            reserve_bytes: 0,
+            ..Options::default()
+        },
+    };
+    let mut redactor = Redactor::new(Redact::Redact, &[1; 32], &[]).unwrap();
+    let mut sealer =
+        Sealer::open(host, dir, settings, Arc::new(log_key()), &mut |_, _| {}).unwrap();
+    for line in lines().iter().take(3) {
+        let mut event = Event::new(Kind::PromptSubmitted);
+        event.session = Some("s".into());
+        event.context = Some(line.clone());
+        sealer.push(redactor.redact(event), None).unwrap();
+        sealer
+            .seal_batch(serde_json::Map::new(), b"", &mut Vec::new)
+            .unwrap();
+    }
+    let head = Checkpoint {
+        origin: ORIGIN.into(),
+        size: sealer.head().size,
+        root: sealer.head().root,
+    };
+    let mut note = head.sign(&log_key()).unwrap();
+    seed("note", "signed", note.encode());
+    for key in [&witness, &archive] {
+        let cosignature = Cosignature::sign(key, 1_790_000_001, &note.text).unwrap();
+        note.signatures.push(cosignature);
+    }
+    seed("note", "cosigned", note.encode());
+    seed("note", "text", &note.text);
+    seed("note", "key", log_key().verifier_key().to_string());
+    seed("note", "cosigner", witness.verifier_key().to_string());
+    sealer.keep_cosigned(&note.encode()).unwrap();
+    sealer.commit(b"", &mut Vec::new).unwrap();
+
+    let trust = format!(
+        "log {}\nwitness w {}\narchive a {}\nsame-host w\nquorum 1 # one is enough\n",
+        log_key().verifier_key(),
+        witness.verifier_key(),
+        archive.verifier_key()
+    );
+    seed("trust", "enrolled", &trust);
+    let mut bundle = format!("{trust}\0").into_bytes();
+    export(shared.clone(), dir, &mut bundle).unwrap();
+    seed("bundle", "verified", &bundle);
+
+    let mut reader = Reader::open(shared.clone(), dir, 0).unwrap();
+    let hashes = read_batch(&mut reader, 0, Take::Hashes).unwrap().unwrap();
+    seed("upload", "hashes", &hashes.body);
+    let hashes = zstd::stream::decode_all(hashes.body.as_slice()).unwrap();
+    seed("records", "hashes", &hashes);
+    let mut reader = Reader::open(shared, dir, 0).unwrap();
+    let batch = read_batch(&mut reader, 0, Take::Many).unwrap().unwrap();
+    seed("upload", "sent", &batch.body);
+    let raw = zstd::stream::decode_all(batch.body.as_slice()).unwrap();
+    seed("upload", "records", [&[1], raw.as_slice()].concat());
+    seed("records", "log", &raw);
+    siem(&raw);
+
+    let file = disk
+        .open(Path::new("/l/0000000000000000.jl"), Mode::Read)
+        .unwrap();
+    let mut segment = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut segment, 0).unwrap();
+    seed("ledger", "segment", [&[0], segment.as_slice()].concat());
+    pieces();
+    texts();
+    peers(&note);
+}
+
+fn siem(raw: &[u8]) {
+    let mut chain = Chain::new(ORIGIN);
+    let (mut text, mut line, mut seq) = (Vec::new(), Vec::new(), 0);
+    let mut records = RecordReader::new(raw).flatten().peekable();
+    while let Some(record) = records.next() {
+        let Record::Entry(entry) = record else {
+            continue;
+        };
+        seed("entry", &format!("{seq}"), entry);
+        let payload = match records.peek() {
+            Some(Record::Payload { bytes, .. }) => Some(*bytes),
+            _ => None,
+        };
+        let (leaf, before) = (leaf_hash(entry), chain.0);
+        chain.push(&leaf);
+        let proof = line::Proof {
+            device: ORIGIN.into(),
+            seq,
+            leaf_hash: leaf,
+            chain_hash: chain.0,
+            prev_chain_hash: before,
+            sink_seq: seq,
+            batch: 9,
+            judged: "verified".into(),
+        };
+        line::write(&proof, entry, payload, &mut line);
+        text.extend_from_slice(&line);
+        text.push(b'\n');
+        seq += 1;
+    }
+    seed("siem", "file", text);
+}
+
+fn pieces() {
+    let piece = |kind, flags, body: &[u8]| Piece {
+        kind,
+        flags,
+        body: body.to_vec(),
+    };
+    let good = [
+        piece(251, 0, b"first"),
+        piece(255, 0, b""),
+        piece(1, 0, b"one"),
+        piece(250, 0, b"state"),
+        piece(255, 0, b""),
+        piece(2, 1, b"erased"),
+        piece(255, 0, b""),
+    ];
+    let mut out = vec![1];
+    good.iter().for_each(|piece| piece.encode(&mut out));
+    seed("ledger", "pieces", out);
+    seed("ledger", "changed", [2, 200, 0, 1, 9, 1, 128]);
+    seed("ledger", "cut", [2, 0, 2]);
+}
+
+fn texts() {
+    for (number, line) in lines().iter().enumerate() {
+        // One of each kind of line; the long ones say nothing new.
+        if line.len() < 4_000 && number % 3 == 0 {
+            seed("transcript", &format!("{number}"), line);
+            seed("redact", &format!("{number}"), line);
+        }
+    }
+    seed(
+        "redact",
+        "text",
+        "export AWS_SECRET_ACCESS_KEY=abcdEFGHijklMNOPqrstUVWXyz0123456789ABCD\n\
+         curl -H 'Authorization: Bearer abcdefghijklmnopqrstuvwxyz012345' https://u:p4ssw0rdX@h/\n\
+         -----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n",
+    );
+    seed(
+        "redact",
+        "escaped",
+        r#"{"password":"hunter2hunter2","a":["\u0067hp_aB3dE5gH1jK2mN4pQ6rS8tU0vW7xY9zA1bC2"]}"#,
+    );
+    seed(
+        "settings",
+        "endpoint",
+        "state_dir = \"/s\"\n[[source]]\nname = \"c\"\ndir = \"/c\"\npatterns = [\"**/*.jsonl\"]\n\
+         [filter]\nignore_types = [\"progress\"]\ndrop_meta = true\n[redact]\nmode = \"custody\"\n\
+         personal = [\"email\"]\n[seal]\nbatch_events = 10\nbatch_s = 1\nheartbeat_s = 5\nscan_s = 1\n\
+         [ledger]\nbytes_max = 1000000\n",
+    );
+    seed(
+        "settings",
+        "collector",
+        "listen = \"127.0.0.1:8443\"\ndir = \"/d\"\ndomain = \"example.org\"\ncertificate = \"c\"\n\
+         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\n",
+    );
+}
+
+fn peers(note: &Note) {
+    let body = serde_json::json!({ "size": 7, "note": note.encode(), "next_upload_s": 2 });
+    seed("answer", "accepted", format!("200 \n{body}"));
+    let body = serde_json::json!({ "size": 7, "root": "0".repeat(64), "note": note.encode() });
+    seed("answer", "frontier", format!("200 \n{body}"));
+    let body = r#"{"code":"size_conflict","message":"m","size":7}"#;
+    seed("answer", "conflict", format!("409 \n{body}"));
+    seed("answer", "busy", "429 30\n");
+    seed("answer", "proxy", "502 \n<html>bad gateway</html>");
+    let body = serde_json::json!({
+        "origin": ORIGIN, "token": "t", "hmac_key": "h", "fingerprint_key": "f", "witness": "w", "archive": "a", "log": "l",
+    });
+    seed("answer", "enrolled", format!("200 \n{body}"));
+    let key = "O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=";
+    let body = serde_json::json!({
+        "device": "11111111-2222-4333-8444-555555555555", "key": key, "key_kind": "software", "hostname": "h",
+    });
+    seed("enrolment", "sent", body.to_string());
+    let body = serde_json::json!({
+        "device": "d", "origin": ORIGIN, "url": "https://h", "ca": null, "witness": "w", "archive": "a", "log": "l",
+    });
+    seed("enrolment", "kept", body.to_string());
+    let request = Request {
+        method: "POST",
+        path: "/v1/batches",
+        device: "d",
+        encoding: "zstd",
+        timestamp: 1_790_000_000,
+        nonce: "0123456789abcdef",
+        body: b"body",
+    };
+    let header = request.sign(&[9; 32]);
+    seed(
+        "request",
+        "signed",
+        format!("1790000000 0123456789abcdef zstd {header}\nbody"),
+    );
+}

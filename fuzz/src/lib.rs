@@ -1,0 +1,58 @@
+//! One function for every parser of foreign bytes. Each takes any bytes and must come back without a
+//! panic; beyond that it holds its parser to what the rest of the program relies on.
+//!
+//! `fuzz_targets/` gives them to libFuzzer; `tests/it` gives them the committed corpus and variants of it.
+
+mod evidence;
+mod ledger;
+mod peers;
+mod texts;
+
+pub use evidence::{bundle, entry, note, records, siem, upload};
+pub use ledger::{Piece, ledger};
+pub use peers::{answer, enrolment, request};
+pub use texts::{redact, settings, transcript, trust};
+
+/// A target: any bytes in, no panic out.
+pub type Target = fn(&[u8]);
+
+/// Every target with its name, which is also the name of its corpus.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("answer", answer),
+    ("bundle", bundle),
+    ("enrolment", enrolment),
+    ("entry", entry),
+    ("ledger", ledger),
+    ("note", note),
+    ("records", records),
+    ("redact", redact),
+    ("request", request),
+    ("settings", settings),
+    ("siem", siem),
+    ("transcript", transcript),
+    ("trust", trust),
+    ("upload", upload),
+];
+
+/// The origin of the log in the seeds.
+pub const ORIGIN: &str = "example.org/jurat/11111111-2222-4333-8444-555555555555/0";
+
+/// The key of the log in the seeds: a signature that fits lets the bytes after it be looked at.
+///
+/// # Panics
+/// Never: the origin can name a key.
+pub fn log_key() -> jurat_key::SoftwareKey {
+    jurat_key::SoftwareKey::log(&jurat_key::Secret::from_bytes([5; 32]), ORIGIN)
+        .expect("the origin can name a key")
+}
+
+/// The first line of the input as text, and the rest: for targets that need two inputs.
+fn two(data: &[u8], separator: &[u8]) -> (String, Vec<u8>) {
+    let at = data
+        .windows(separator.len())
+        .position(|window| window == separator);
+    let (first, second) = at.map_or((data, &data[..0]), |at| {
+        (&data[..at], &data[at + separator.len()..])
+    });
+    (String::from_utf8_lossy(first).into_owned(), second.to_vec())
+}

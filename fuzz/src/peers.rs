@@ -1,0 +1,100 @@
+//! What the two ends of a connection say to each other.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jurat_collector::fuzzing::enroll;
+use jurat_disk::{FixedClock, Host, replace};
+use jurat_proof::{Request, Signer as _};
+use jurat_sink::{
+    Accepted, CollectorError, Enrolled, Enrolment, FrontierAnswer, check_accepted, understand,
+};
+use jurat_testkit::{Repeatable, SimDisk};
+use reqwest::StatusCode;
+
+use crate::{ORIGIN, log_key, two};
+
+fn host() -> Host {
+    Host {
+        disk: Arc::new(SimDisk::new()),
+        clock: Arc::new(FixedClock::new(1_790_000_000)),
+        rng: Arc::new(Repeatable::new(1)),
+    }
+}
+
+/// The header that signs a request: `<timestamp> SP <nonce> SP <encoding> SP <header> LF <body>`.
+pub fn request(data: &[u8]) {
+    let (head, body) = two(data, b"\n");
+    let mut words = head.splitn(4, ' ');
+    let mut word = || words.next().unwrap_or_default();
+    let request = Request {
+        method: "POST",
+        path: "/v1/batches",
+        device: "d",
+        timestamp: word().parse().unwrap_or(0),
+        nonce: word(),
+        encoding: word(),
+        body: &body,
+    };
+    let header = word();
+    let key = [9; 32];
+    let ours = request.sign(&key);
+    assert!(request.verify(&key, &ours));
+    // Lower-case hex, with or without its prefix, and nothing else.
+    let same = header == ours || format!("sha256={header}") == ours;
+    assert_eq!(request.verify(&key, header), same);
+}
+
+/// A collector's answer: `<status> SP <Retry-After> LF <body>`.
+pub fn answer(data: &[u8]) {
+    let (head, body) = two(data, b"\n");
+    let (status, retry) = head.split_once(' ').unwrap_or((&head, ""));
+    let status = status
+        .parse()
+        .ok()
+        .and_then(|number| StatusCode::from_u16(number).ok())
+        .unwrap_or(StatusCode::OK);
+    let retry = retry.parse().ok();
+    let is_success = status.is_success();
+    let said = |error: &CollectorError| {
+        assert!(!is_success || matches!(error, CollectorError::Protocol(_)));
+        assert!(error.to_string().len() < 2_000 + body.len());
+    };
+    let key = log_key().verifier_key().to_string();
+    match understand::<Accepted>(status, retry, &body) {
+        Ok(accepted) => {
+            // No cosigner's key is known here, so no note can count.
+            assert!(check_accepted(&accepted, ORIGIN, &key, &key).is_err());
+        }
+        Err(error) => said(&error),
+    }
+    let frontier = understand::<FrontierAnswer>(status, retry, &body);
+    frontier.as_ref().err().into_iter().for_each(said);
+    let enrolled = understand::<Enrolled>(status, retry, &body);
+    enrolled.as_ref().err().into_iter().for_each(said);
+    if let Ok(enrolled) = enrolled {
+        let accepted = Accepted {
+            size: 1,
+            note: enrolled.origin.clone(),
+            next_upload_s: 0,
+            leaves_withheld: 0,
+            payloads_missing: 0,
+        };
+        let _ = check_accepted(&accepted, ORIGIN, &enrolled.witness, &enrolled.archive);
+    }
+}
+
+/// An enrolment, as the collector is sent it, and as the device keeps it.
+pub fn enrolment(data: &[u8]) {
+    let host = host();
+    let path = Path::new("/enrolment.json");
+    replace(&*host.disk, path, data).expect("a new disk can be written");
+    let _ = jurat_agent::Enrolment::load(&host, Path::new("/"));
+    let Ok(enrolment) = serde_json::from_slice::<Enrolment>(data) else {
+        return;
+    };
+    if let Ok(key) = enroll(&host, &enrolment) {
+        assert!(key.name.contains(&enrolment.device));
+        assert!(!key.name.contains(char::is_whitespace));
+    }
+}

@@ -1,0 +1,71 @@
+//! What people and agents write.
+
+use std::sync::{Arc, LazyLock};
+
+use jurat_agent::Config;
+use jurat_collector::Settings;
+use jurat_dialect::{Hint, claude_code};
+use jurat_proof::Trust;
+use jurat_redact::{Mode, Redactor, Rules};
+
+/// A trust file. What is written out again is the same trust.
+pub fn trust(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(trust) = Trust::parse(&text) {
+        assert_eq!(Trust::parse(&trust.to_string()).as_ref(), Ok(&trust));
+    }
+}
+
+/// A configuration, of an endpoint or of a collector.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(config) = Config::parse("jurat.toml".into(), text, []) {
+        let written = toml::to_string(&config).expect("a configuration can be written");
+        let again = Config::parse("jurat.toml".into(), &written, []);
+        assert_eq!(again.ok(), Some(config));
+    }
+    let _ = toml::from_str::<Settings>(text);
+}
+
+/// A line of a transcript. Whatever it holds, one record owns all of it.
+pub fn transcript(data: &[u8]) {
+    let stem = "afb043a1-c677-435f-b680-e63ed4655bbe";
+    let decoded = claude_code::decode(data, Hint { file_stem: stem });
+    assert_eq!(decoded.record.context.as_deref(), Some(data));
+    assert!(decoded.blocks.len() <= 256);
+    assert!(decoded.blocks.iter().all(|block| block.context.is_none()));
+}
+
+static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
+    let personal = ["email", "payment-card", "iban"].map(str::to_owned);
+    Arc::new(Rules::builtin(&personal).expect("the shipped rules are good"))
+});
+
+/// Text and JSON with secrets. Redacting twice changes nothing; UTF-8 and JSON stay what they are.
+pub fn redact(data: &[u8]) {
+    let mut redactor = Redactor::with_rules(Mode::Redact, &[1; 32], RULES.clone());
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some(clean) = redactor.text(text)
+    {
+        assert_eq!(redactor.text(&clean), None, "once is enough: {clean:?}");
+    }
+    let Some((clean, count)) = redactor.json(data) else {
+        return;
+    };
+    assert!(count > 0);
+    let shown = String::from_utf8_lossy(&clean);
+    assert_eq!(redactor.json(&clean), None, "once is enough: {shown:?}");
+    if std::str::from_utf8(data).is_ok() {
+        assert!(std::str::from_utf8(&clean).is_ok(), "{shown:?}");
+    }
+    // Strings that are passed over are not checked for UTF-8, and JSON is UTF-8.
+    let is_json = |bytes: &[u8]| {
+        std::str::from_utf8(bytes)
+            .is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+    };
+    if is_json(data) {
+        assert!(is_json(&clean), "JSON stays JSON: {shown:?}");
+    }
+}
