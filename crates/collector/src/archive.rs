@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use jurat_disk::Host;
+use jurat_disk::{Disk, Host};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
@@ -381,13 +381,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Failed`] when a commit failed.
     pub fn frontier(&self, origin: &str) -> Result<FrontierAnswer, ArchiveError> {
-        Ok(self.frontier_at(origin)?.0)
-    }
-
-    /// What is known of a log, and the end of the archive that says so.
-    pub(crate) fn frontier_at(&self, origin: &str) -> Result<(FrontierAnswer, u64), ArchiveError> {
-        let (line, end) = self.line(origin)?;
-        let answer = match line {
+        Ok(match self.line(origin)? {
             Some(line) => FrontierAnswer {
                 size: line.size,
                 root: line
@@ -402,16 +396,15 @@ impl Archive {
                 note: None,
                 leaves_withheld: 0,
             },
-        };
-        Ok((answer, end))
+        })
     }
 
-    fn line(&self, origin: &str) -> Result<(Option<Arc<Line>>, u64), ArchiveError> {
+    fn line(&self, origin: &str) -> Result<Option<Arc<Line>>, ArchiveError> {
         let state = self.state();
         if state.failed {
             return Err(ArchiveError::Failed);
         }
-        Ok((state.lines.get(origin).cloned(), state.end))
+        Ok(state.lines.get(origin).cloned())
     }
 
     /// The position after the last durable group.
@@ -479,7 +472,7 @@ impl Archive {
         nonce: &(String, u64),
         body: &Bytes,
     ) -> Result<Judgement, ArchiveError> {
-        let (before, _) = self.line(origin)?;
+        let before = self.line(origin)?;
         let known = match &before {
             Some(line) => line
                 .known()
@@ -656,6 +649,11 @@ impl Archive {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
     }
 
+    /// Where it is kept, and up to where it is durable.
+    pub(crate) fn place(&self) -> (Arc<dyn Disk>, PathBuf, u64) {
+        (self.host.disk.clone(), self.dir.clone(), self.end())
+    }
+
     /// Counts a refusal.
     pub(crate) fn count_refusal(&self, code: &str) {
         *self
@@ -751,74 +749,6 @@ pub(crate) fn split_upload(body: &[u8]) -> Result<(UploadHeader, &[u8]), Archive
         .split_at_checked(u32::from_le_bytes(*len) as usize)
         .ok_or_else(damaged)?;
     Ok((serde_json::from_slice(header).map_err(|_| damaged())?, body))
-}
-
-/// Where the uploads stand that came late, by their first leaf.
-fn late_uploads(
-    archive: &Archive,
-    origin: &str,
-    end: u64,
-) -> Result<HashMap<u64, u64>, ArchiveError> {
-    let mut found = HashMap::new();
-    if archive.line(origin)?.0.is_none_or(|line| line.late == 0) {
-        return Ok(found);
-    }
-    let mut reader = archive.reader(0, end)?;
-    while let Some(item) = reader.next_record()? {
-        if item.kind == kind::UPLOAD {
-            let (header, _) = split_upload(item.body)?;
-            if header.late && header.origin == origin {
-                found.insert(header.from, item.position);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Replays everything archived of one log up to a position: what `export` and audits stand on.
-pub(crate) fn replay_log(
-    archive: &Archive,
-    origin: &str,
-    end: u64,
-    give: &mut dyn FnMut(Record<'_>, Option<&Note>) -> Result<(), ArchiveError>,
-) -> Result<(), ArchiveError> {
-    let late = late_uploads(archive, origin, end)?;
-    let mut reader = archive.reader(0, end)?;
-    let mut raw = Vec::new();
-    let mut mine = false;
-    while let Some(item) = reader.next_record()? {
-        match item.kind {
-            kind::UPLOAD => {
-                let (header, body) = split_upload(item.body)?;
-                mine = header.origin == origin;
-                if mine && !header.late {
-                    let damaged = |refused: Refused| ArchiveError::Damaged(refused.refusal.message);
-                    match late.get(&header.from) {
-                        Some(position) => {
-                            let mut reader = archive.reader(*position, end)?;
-                            let item = reader.next_record()?;
-                            let body = item.map_or(&[][..], |item| item.body);
-                            decompress(split_upload(body)?.1, &mut raw).map_err(damaged)?;
-                        }
-                        None => decompress(body, &mut raw).map_err(damaged)?,
-                    }
-                    for record in RecordReader::new(&raw) {
-                        let record =
-                            record.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
-                        // The last checkpoint comes again as the cosigned note just after.
-                        give(record, None)?;
-                    }
-                }
-            }
-            kind::NOTE if mine => {
-                let note = Note::parse(item.body)
-                    .map_err(|error| ArchiveError::Damaged(error.to_string()))?;
-                give(Record::Checkpoint(item.body), Some(&note))?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

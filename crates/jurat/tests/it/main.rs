@@ -7,4 +7,5 @@ mod fleet;
 mod live;
 mod mutate;
 mod order;
+mod room;
 mod user;
