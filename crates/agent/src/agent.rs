@@ -13,7 +13,7 @@ use jurat_event::{Event, Kind, Severity};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{Prune, SealError, Sealer, Settings};
+use jurat_seal::{PastHead, Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
@@ -285,10 +285,15 @@ impl Agent {
             host: host.clone(),
             ledger_dir: state_dir.join("ledger"),
             cursor_path: cursor_path.clone(),
-            uplink: Uplink::open(host, state_dir)?,
+            uplink: Uplink::open(
+                host,
+                state_dir,
+                Duration::from_secs(config.delivery.timeout_s),
+            )?,
             letters: letters.clone(),
             bell: bell.clone(),
             to_agent: inputs.sender(),
+            patience: config.delivery.clone(),
         };
         let cursor = load_cursor(host, &cursor_path);
         let mut agent = Self {
@@ -356,9 +361,16 @@ impl Agent {
                     let Some(frontier) = frontier else { break };
                     let head = self.sealer.head();
                     let longer = frontier.size > head.size;
-                    let other = frontier.size == head.size
-                        && frontier.size > 0
-                        && frontier.root != head.root;
+                    // What was witnessed has to be this ledger's own past, however long it has grown.
+                    let past = match frontier.size {
+                        0 => PastHead::Root(frontier.root),
+                        size => self.sealer.head_at(size)?,
+                    };
+                    let other = match past {
+                        PastHead::Root(root) => root != frontier.root,
+                        PastHead::Never => true,
+                        PastHead::Removed => break,
+                    };
                     if longer || other {
                         let root = frontier.root.to_string();
                         return Err(AgentError::RolledBack {

@@ -21,6 +21,8 @@ pub struct Config {
     pub seal: SealConfig,
     /// How the ledger is kept.
     pub ledger: LedgerConfig,
+    /// How patient delivery is.
+    pub delivery: DeliveryConfig,
 }
 
 /// A folder whose files are read.
@@ -132,9 +134,34 @@ impl Default for LedgerConfig {
     }
 }
 
+/// How patient delivery is.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveryConfig {
+    /// How long one request may take, in seconds.
+    pub timeout_s: u64,
+    /// The pause after a first failure, in milliseconds; it doubles with every further one.
+    pub retry_ms: u64,
+    /// The longest pause, in milliseconds, and the pause after a refusal.
+    pub retry_max_ms: u64,
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self {
+            timeout_s: 60,
+            retry_ms: 500,
+            retry_max_ms: 60_000,
+        }
+    }
+}
+
 fn claude_code_patterns() -> Vec<String> {
     vec!["projects/**/*.jsonl".into(), "history.jsonl".into()]
 }
+
+/// The longest interval, a year: a deadline must be a time that a clock can show.
+const SECONDS_MAX: u64 = 366 * 24 * 3_600;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -274,6 +301,27 @@ impl Config {
                 "seal: batch_events, batch_s, heartbeat_s and scan_s must be at least 1".into(),
             );
         }
+        let seconds = [
+            seal.batch_s,
+            seal.heartbeat_s,
+            seal.session_idle_s,
+            seal.scan_s,
+            self.delivery.timeout_s,
+            self.delivery.retry_max_ms / 1_000,
+        ];
+        if seconds.iter().any(|seconds| *seconds > SECONDS_MAX) {
+            return Err(format!("seal and delivery: at most {SECONDS_MAX} seconds"));
+        }
+        let delivery = &self.delivery;
+        if delivery.timeout_s == 0
+            || delivery.retry_ms == 0
+            || delivery.retry_ms > delivery.retry_max_ms
+        {
+            return Err(
+                "delivery: timeout_s and retry_ms must be at least 1, retry_max_ms at least retry_ms"
+                    .into(),
+            );
+        }
         if seal.batch_events > 2_000 {
             return Err("seal.batch_events: at most 2000, an upload must fit into 8 MiB".into());
         }
@@ -337,7 +385,7 @@ impl Config {
 /// `JURAT_SEAL_BATCH_S` is `batch_s` in `[seal]`.
 fn setting(name: &str) -> Option<(&'static str, String)> {
     let rest = name.strip_prefix("JURAT_")?.to_ascii_lowercase();
-    ["filter", "redact", "seal", "ledger"]
+    ["filter", "redact", "seal", "ledger", "delivery"]
         .into_iter()
         .find_map(|section| {
             let setting = rest.strip_prefix(section)?.strip_prefix('_')?;

@@ -21,7 +21,9 @@ mod uplink;
 mod uploader;
 
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
-pub use config::{Config, ConfigError, Filter, RedactMode, SourceConfig, WhenFull};
+pub use config::{
+    Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig, WhenFull,
+};
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use dry_run::{DryRun, dry_run, root_files};
 pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};

@@ -11,9 +11,6 @@ use jurat_sink::{
 
 use crate::enrol::{EnrolError, Enrolment};
 
-/// How long one request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Who sends to the collector, and how.
 pub struct Uplink {
     collector: Collector,
@@ -23,11 +20,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The uplink of an enrolled endpoint.
+    /// The uplink of an enrolled endpoint; `timeout` is for one request.
     ///
     /// # Errors
     /// [`EnrolError`] when it is not enrolled or a key cannot be read.
-    pub fn open(host: &Host, state_dir: &Path) -> Result<Self, EnrolError> {
+    pub fn open(host: &Host, state_dir: &Path, timeout: Duration) -> Result<Self, EnrolError> {
         let enrolment = Enrolment::load(host, state_dir)?;
         let keys = state_dir.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
@@ -35,7 +32,7 @@ impl Uplink {
             collector: Collector::new(SetUp {
                 url: enrolment.url.clone(),
                 tls: tls::client(enrolment.ca.as_deref().map(str::as_bytes))?,
-                timeout: REQUEST_TIMEOUT,
+                timeout,
             })?,
             token: load("token.key")?.to_base64(),
             hmac_key: load("hmac.key")?,
@@ -55,15 +52,32 @@ impl Uplink {
         body: Vec<u8>,
     ) -> Result<Accepted, CollectorError> {
         let accepted = self.collector.upload(host, &self.identity(), body).await?;
+        self.check(&accepted)
+            .map_err(|what| CollectorError::Protocol(format!("it does not count: {what}")))?;
+        Ok(accepted)
+    }
+
+    /// What the collector knows of this log as an answer to the upload that brought it there, when its
+    /// keys signed it.
+    pub(crate) fn stored(&self, known: FrontierAnswer) -> Option<Accepted> {
+        let accepted = Accepted {
+            size: known.size,
+            note: known.note?,
+            next_upload_s: 0,
+            leaves_withheld: known.leaves_withheld,
+            payloads_missing: known.payloads_missing,
+        };
+        self.check(&accepted).is_ok().then_some(accepted)
+    }
+
+    fn check(&self, accepted: &Accepted) -> Result<(), String> {
         let Enrolment {
             origin,
             witness,
             archive,
             ..
         } = &self.enrolment;
-        check_accepted(&accepted, origin, witness, archive)
-            .map_err(|what| CollectorError::Protocol(format!("it does not count: {what}")))?;
-        Ok(accepted)
+        check_accepted(accepted, origin, witness, archive)
     }
 
     fn identity(&self) -> Identity<'_> {

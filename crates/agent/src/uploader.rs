@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::Input;
+use crate::config::DeliveryConfig;
 use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::uplink::Uplink;
 
@@ -72,6 +73,7 @@ pub(crate) struct Uploader {
     pub(crate) letters: DeadLetters,
     pub(crate) bell: Arc<Bell>,
     pub(crate) to_agent: mpsc::Sender<Input>,
+    pub(crate) patience: DeliveryConfig,
 }
 
 /// A running uploader; stops when dropped.
@@ -89,11 +91,6 @@ impl Drop for Handle {
     }
 }
 
-/// The first pause after a failure, and the longest.
-const BACKOFF_MS: u64 = 500;
-const BACKOFF_MAX_MS: u64 = 60_000;
-/// A collector that refuses this device, or that cannot be understood, is asked again this often.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// The longest time between uploads that a collector can ask for.
 const PACE_MAX_S: u64 = 3_600;
 
@@ -134,7 +131,11 @@ impl Uploader {
         let frontier = asked.ok().and_then(Result::ok);
         self.tell(Delivery::Frontier(frontier));
         let mut cursor = load_cursor(&self.host, &self.cursor_path);
-        let mut backoff_ms = BACKOFF_MS;
+        let first_ms = self.patience.retry_ms;
+        let longest_ms = self.patience.retry_max_ms;
+        // A collector that refuses this device, or that cannot be understood, is asked again this often.
+        let refused = Duration::from_millis(longest_ms);
+        let mut backoff_ms = first_ms;
         let mut take = Take::Many;
         let mut not_before = Instant::now();
         // An upload that could not be sent is not made again.
@@ -158,26 +159,34 @@ impl Uploader {
                 }
                 Err(error) => {
                     self.problem(&describe(&error));
-                    sleep(REFUSED_PAUSE).await;
+                    sleep(refused).await;
                     continue;
                 }
             };
             let error = match self.uplink.send(&self.host, batch.body.clone()).await {
                 Ok(accepted) => {
-                    backoff_ms = BACKOFF_MS;
+                    let reached = if accepted.size == batch.to {
+                        Some(Cursor {
+                            position: batch.next,
+                            size: batch.to,
+                        })
+                    } else {
+                        self.locate(accepted.size, end)
+                    };
+                    let Some(next) = reached.filter(|next| next.size > cursor.size) else {
+                        // Genuine, and old: sent again at once it would be answered so again.
+                        let size = accepted.size;
+                        self.problem(&format!("the collector answered with size {size} again"));
+                        sleep(refused).await;
+                        continue;
+                    };
+                    backoff_ms = first_ms;
                     take = Take::Many;
                     if !batch.more {
                         let pause = Duration::from_secs(accepted.next_upload_s.min(PACE_MAX_S));
                         not_before = Instant::now() + pause;
                     }
-                    cursor = if accepted.size == batch.to {
-                        Cursor {
-                            position: batch.next,
-                            size: batch.to,
-                        }
-                    } else {
-                        self.locate(accepted.size, end).unwrap_or(cursor)
-                    };
+                    cursor = next;
                     self.store(cursor);
                     let position = cursor.position;
                     self.tell(Delivery::Accepted { accepted, position });
@@ -190,14 +199,16 @@ impl Uploader {
                     Some(found) if found != cursor => {
                         cursor = found;
                         self.store(cursor);
-                        let (position, size) = (cursor.position, cursor.size);
-                        self.tell(Delivery::Located { position, size });
+                        self.tell(self.located(cursor).await);
+                        // A collector that names another size each time must not be asked without end.
+                        sleep(Duration::from_millis(backoff_ms)).await;
+                        backoff_ms = (backoff_ms * 2).min(longest_ms);
                     }
                     _ => {
                         self.problem(&format!(
                             "the collector holds {size} leaves of this log, and this ledger has no such checkpoint"
                         ));
-                        sleep(REFUSED_PAUSE).await;
+                        sleep(refused).await;
                     }
                 },
                 CollectorError::Unreachable { .. } | CollectorError::Busy { .. } => {
@@ -215,7 +226,7 @@ impl Uploader {
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
                     unsent = Some(batch);
                     sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
-                    backoff_ms = (backoff_ms * 2).min(BACKOFF_MAX_MS);
+                    backoff_ms = (backoff_ms * 2).min(longest_ms);
                 }
                 CollectorError::Refused { status, refusal }
                     if take != Take::Hashes && is_about_content(status, &refusal.code) =>
@@ -226,12 +237,12 @@ impl Uploader {
                     } else if self.set_aside(&batch, status, refusal) {
                         take = Take::Hashes;
                     } else {
-                        sleep(REFUSED_PAUSE).await;
+                        sleep(refused).await;
                     }
                 }
                 error => {
                     self.problem(&describe(&error));
-                    sleep(REFUSED_PAUSE).await;
+                    sleep(refused).await;
                 }
             }
         }
@@ -316,6 +327,19 @@ impl Uploader {
             Ok(None)
         };
         find().ok().flatten()
+    }
+
+    /// The collector holds this much already: the answer that said so was lost, and its note with it.
+    /// What the collector knows of the log has the note once more.
+    async fn located(&self, cursor: Cursor) -> Delivery {
+        let (position, size) = (cursor.position, cursor.size);
+        match self.uplink.frontier(&self.host).await {
+            Ok(known) if known.size == size => match self.uplink.stored(known) {
+                Some(accepted) => Delivery::Accepted { accepted, position },
+                None => Delivery::Located { position, size },
+            },
+            _ => Delivery::Located { position, size },
+        }
     }
 
     fn store(&self, cursor: Cursor) {

@@ -389,12 +389,14 @@ impl Archive {
                     .map_or_else(Digest::default, |known| known.frontier.root()),
                 note: Some(line.note.clone()),
                 leaves_withheld: line.leaves_withheld,
+                payloads_missing: line.payloads_missing,
             },
             None => FrontierAnswer {
                 size: 0,
                 root: Frontier::default().root(),
                 note: None,
                 leaves_withheld: 0,
+                payloads_missing: 0,
             },
         })
     }

@@ -470,9 +470,10 @@ pub(crate) fn list_dead_letters(global: &Global, json: bool) -> Result<u8> {
 }
 
 pub(crate) fn retry_dead_letters(global: &Global, from: Option<u64>) -> Result<u8> {
-    let (host, _, state_dir) = set_up(global)?;
+    let (host, config, state_dir) = set_up(global)?;
     let letters = DeadLetters::new(&state_dir);
-    let uplink = Uplink::open(&host, &state_dir)?;
+    let timeout = Duration::from_secs(config.delivery.timeout_s);
+    let uplink = Uplink::open(&host, &state_dir, timeout)?;
     let wanted: Vec<u64> = match from {
         Some(from) => vec![from],
         None => {

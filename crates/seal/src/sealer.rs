@@ -70,6 +70,17 @@ pub struct Head {
     pub chain: Digest,
 }
 
+/// What this ledger says about its head of a size in the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PastHead {
+    /// It was signed, or about to be, with this root.
+    Root(Digest),
+    /// No head of this size was ever signed here.
+    Never,
+    /// The part that would tell was archived and removed.
+    Removed,
+}
+
 /// Why something could not be sealed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -731,6 +742,33 @@ impl Sealer {
         }
     }
 
+    /// The head that was signed at this size. Reads the ledger from its beginning.
+    ///
+    /// # Errors
+    /// [`SealError::Ledger`].
+    pub fn head_at(&self, size: u64) -> Result<PastHead, SealError> {
+        let mut removed = self.ledger.start()? > 0;
+        let mut reader = self.ledger.read(0)?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind != kind::TO_SIGN {
+                continue;
+            }
+            let Some((found, root)) = to_sign(item.body) else {
+                continue;
+            };
+            match found.cmp(&size) {
+                std::cmp::Ordering::Less => removed = false,
+                std::cmp::Ordering::Equal => return Ok(PastHead::Root(root)),
+                std::cmp::Ordering::Greater => break,
+            }
+        }
+        Ok(if removed {
+            PastHead::Removed
+        } else {
+            PastHead::Never
+        })
+    }
+
     /// The ledger, for reading.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -856,9 +894,7 @@ impl Recovery {
                 body,
                 ..
             } => {
-                let (size, root) = body.split_first_chunk::<8>().ok_or_else(|| wrong(0))?;
-                let size = u64::from_le_bytes(*size);
-                let root = Digest::from_slice(root).ok_or_else(|| wrong(size))?;
+                let (size, root) = to_sign(body).ok_or_else(|| wrong(0))?;
                 if size != self.frontier.size() || root != self.frontier.root() {
                     return Err(wrong(size));
                 }
@@ -882,6 +918,12 @@ impl Recovery {
         }
         Ok(())
     }
+}
+
+/// The body of a head that is about to be signed.
+fn to_sign(body: &[u8]) -> Option<(u64, Digest)> {
+    let (size, root) = body.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*size), Digest::from_slice(root)?))
 }
 
 /// A serialised part of ours, then the owner's bytes.

@@ -1,7 +1,10 @@
 //! The endpoint as a library, with a real collector in the same process.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod delivery;
+mod past;
 mod room;
+mod site;
 mod sources;
 
 use std::fs::{self, OpenOptions};

@@ -11,7 +11,7 @@ use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::Options;
 use jurat_proof::{Checkpoint, Note, Replay, Signer, SignerError, VerifierKey};
 use jurat_redact::{Mode, Redacted, Redactor, Rules};
-use jurat_seal::{PAYLOAD_BYTES_MAX, SealError, Sealer, Settings, kind};
+use jurat_seal::{PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};
 use jurat_testkit::{Fault, Repeatable, SimDisk};
 use proptest::prelude::*;
 
@@ -300,6 +300,29 @@ fn a_session_name_of_any_length_is_counted_the_same_before_and_after_a_restart()
         log.sealer.commit(b"", &mut Vec::new).unwrap();
     }
     assert_eq!(open(&disk, &Arc::default()).unwrap().verify().0, 4);
+}
+
+#[test]
+fn a_past_head_is_told_from_one_that_never_was_and_from_one_that_was_removed() {
+    let disk = SimDisk::new();
+    let signed: Arc<Mutex<Vec<(Checkpoint, String)>>> = Arc::default();
+    work(&disk, &signed).unwrap();
+    let mut log = open(&disk, &signed).unwrap();
+    let heads: Vec<Checkpoint> = signed
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(head, _)| head.clone())
+        .collect();
+    for head in &heads {
+        let found = log.sealer.head_at(head.size).unwrap();
+        assert_eq!(found, PastHead::Root(head.root));
+        assert_eq!(log.sealer.head_at(head.size - 1).unwrap(), PastHead::Never);
+    }
+    let end = log.sealer.ledger().end();
+    assert!(log.sealer.remove_before(end).unwrap() > 0);
+    let first = log.sealer.head_at(heads[0].size).unwrap();
+    assert_eq!(first, PastHead::Removed);
 }
 
 #[test]
