@@ -60,6 +60,9 @@ pub struct FrontierAnswer {
     /// As in [`Accepted`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub payloads_missing: u64,
+    /// Withheld leaves, from and up to, that may still come late.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<(u64, u64)>,
 }
 
 /// The answer to an upload.

@@ -48,7 +48,7 @@ fn assert_refused(site: &Site, case: &str) {
         "{case}: {refused:?}"
     );
     assert_eq!(signed(&site.state()), before, "{case}: signed");
-    let stats = site.running.with_archive(|archive| archive.stats());
+    let stats = site.running.with_archive(jurat_collector::Archive::stats);
     assert_eq!((stats.leaves, stats.forks), (leaves, 0), "{case}");
 }
 
