@@ -123,21 +123,27 @@ fn ledger_append() -> Result<Vec<Row>> {
     )?;
     let mut bare = File::create(dir.path().join("bare"))?;
     let mut group = Group::new();
-    let (mut ours, mut limit) = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..60 {
+    let (mut ours, mut limit) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
         let buffer = vec![7_u8; 1000 * 1000];
         let start = Instant::now();
         bare.write_all(&buffer)?;
         bare.sync_data()?;
-        limit += start.elapsed();
+        limit.push(start.elapsed());
         let start = Instant::now();
         for _ in 0..1000 {
             group.push(1, &[&record])?;
         }
         ledger.append(&mut group, b"", &mut Vec::new)?;
-        ours += start.elapsed();
+        ours.push(start.elapsed());
     }
-    let ratio = limit.as_secs_f64() / ours.as_secs_f64();
+    // The median: a disk that others use too stalls now and then.
+    let median = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64()
+    };
+    let (ours, limit) = (median(ours), median(limit));
+    let ratio = limit / ours;
     let before = ledger.end();
     for _ in 0..50 {
         for _ in 0..100 {
@@ -149,7 +155,11 @@ fn ledger_append() -> Result<Vec<Row>> {
     Ok(vec![
         Row {
             what: "ledger: committed append, 1 KB x 1,000, against bare write+fdatasync".into(),
-            result: format!("{ratio:.2} ({:.0} k records/s)", 60.0 / ours.as_secs_f64()),
+            result: format!(
+                "{ratio:.2} ({:.0} us against {:.0} us a group)",
+                ours * 1e6,
+                limit * 1e6
+            ),
             floor: "0.8",
             met: Some(ratio >= 0.8),
         },
