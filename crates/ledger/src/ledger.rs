@@ -8,7 +8,7 @@ use jurat_disk::{Disk, File, Lock, Mode, Rng};
 
 use crate::format::{
     FLAG_ERASED, KIND_COMMIT, KIND_SNAPSHOT, KIND_STATE, RECORD_HEADER, RecordHeader,
-    SEGMENT_HEADER, SegmentId, commit_body, commit_start, crc, segment_header, segment_name,
+    SEGMENT_HEADER, SegmentId, commit_body, commit_start, segment_header, segment_name,
 };
 use crate::reader::{Segment, segments};
 use crate::{Group, LedgerError, Reader};
@@ -488,7 +488,7 @@ impl Ledger {
             flags: header.flags | FLAG_ERASED,
             ..header
         };
-        file.write_at(&marked.encode(segment.id, offset), offset)
+        file.write_at(&marked.encode(segment.id.crc(offset)), offset)
             .map_err(io)?;
         file.sync().map_err(io)?;
         file.write_at(&vec![0; header.len as usize], offset + RECORD_HEADER)
@@ -605,7 +605,7 @@ fn write_segment(
     };
     let mut id = [0; 16];
     rng.fill(&mut id);
-    let id = SegmentId(id);
+    let id = SegmentId::new(id);
     let mut bytes = segment_header(base, id, span).to_vec();
     bytes.extend_from_slice(group.place(id, SEGMENT_HEADER));
     match disk.remove(tmp) {
@@ -710,7 +710,7 @@ pub(crate) fn damage_after(segment: &Segment, stopped: u64) -> Result<Option<u64
         let Some(body) = rest.get(body_at..body_at + header.len as usize) else {
             continue;
         };
-        let good = crc(segment.id, offset, body) == header.body_crc;
+        let good = segment.id.crc(offset).of(body) == header.body_crc;
         if good && commit_start(body).is_some_and(|start| start > segment.base + stopped) {
             return Ok(Some(stopped));
         }
