@@ -8,15 +8,17 @@ use std::sync::Arc;
 
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
-use jurat_fuzz::{ORIGIN, Piece, log_key};
+use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
-    Chain, Checkpoint, Cosignature, Note, Record, RecordReader, Request, Signer as _, leaf_hash,
+    Checkpoint, Cosignature, Note, Record, RecordReader, Request, Signer as _, leaf_hash,
+    write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
-use jurat_sink::{Take, line, read_batch};
+use jurat_sink::line::Audit;
+use jurat_sink::{Take, read_batch};
 use jurat_testkit::{Repeatable, SimDisk};
 
 fn root() -> PathBuf {
@@ -60,10 +62,7 @@ fn main() {
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
         policy: "p".into(),
-        ledger: Options {
-            reserve_bytes: 0,
-            ..Options::default()
-        },
+        ledger: Options::default(),
     };
     let mut redactor = Redactor::new(Redact::Redact, &[1; 32], &[]).unwrap();
     let mut sealer =
@@ -106,11 +105,6 @@ fn main() {
     export(shared.clone(), dir, &mut bundle).unwrap();
     seed("bundle", "verified", &bundle);
 
-    let mut reader = Reader::open(shared.clone(), dir, 0).unwrap();
-    let hashes = read_batch(&mut reader, 0, Take::Hashes).unwrap().unwrap();
-    seed("upload", "hashes", &hashes.body);
-    let hashes = zstd::stream::decode_all(hashes.body.as_slice()).unwrap();
-    seed("records", "hashes", &hashes);
     let mut reader = Reader::open(shared, dir, 0).unwrap();
     let batch = read_batch(&mut reader, 0, Take::Many).unwrap().unwrap();
     seed("upload", "sent", &batch.body);
@@ -131,36 +125,22 @@ fn main() {
 }
 
 fn siem(raw: &[u8]) {
-    let mut chain = Chain::new(ORIGIN);
-    let (mut text, mut line, mut seq) = (Vec::new(), Vec::new(), 0);
-    let mut records = RecordReader::new(raw).flatten().peekable();
-    while let Some(record) = records.next() {
-        let Record::Entry(entry) = record else {
-            continue;
-        };
-        seed("entry", &format!("{seq}"), entry);
-        let payload = match records.peek() {
-            Some(Record::Payload { bytes, .. }) => Some(*bytes),
-            _ => None,
-        };
-        let (leaf, before) = (leaf_hash(entry), chain.0);
-        chain.push(&leaf);
-        let proof = line::Proof {
-            device: ORIGIN.into(),
-            seq,
-            leaf_hash: leaf,
-            chain_hash: chain.0,
-            prev_chain_hash: before,
-            sink_seq: seq,
-            batch: 9,
-            judged: "verified".into(),
-        };
-        line::write(&proof, entry, payload, &mut line);
-        text.extend_from_slice(&line);
-        text.push(b'\n');
-        seq += 1;
+    let mut hashes = 0_u64.to_le_bytes().to_vec();
+    for (seq, record) in RecordReader::new(raw).flatten().enumerate() {
+        if let Record::Entry(entry) = record {
+            seed("entry", &format!("{seq}"), entry);
+            hashes.extend_from_slice(&leaf_hash(entry).0);
+        }
     }
-    seed("siem", "file", text);
+    // The hashes of leaves whose entries stay behind.
+    let mut withheld = vec![4];
+    withheld.extend_from_slice(&(hashes.len() as u32).to_le_bytes());
+    withheld.extend_from_slice(&hashes);
+    seed("records", "withheld", &withheld);
+    let last = RecordReader::new(raw).flatten().last();
+    write_record(&mut withheld, &last.unwrap());
+    seed("upload", "withheld", [&[1], withheld.as_slice()].concat());
+    seed("siem", "file", lines_of(SINK, &mut Audit::default()));
 }
 
 fn pieces() {

@@ -30,6 +30,14 @@ impl Piece {
     }
 }
 
+/// A reserve is only bytes beside the segments: a small one does.
+fn options(segment_bytes: u64) -> Options {
+    Options {
+        segment_bytes,
+        reserve_bytes: 64,
+    }
+}
+
 /// Bytes as a segment (first byte 0), records with good checksums (1), or damage to a good ledger (2).
 pub fn ledger(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else {
@@ -55,12 +63,11 @@ fn crc(offset: u64, bytes: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(seed, bytes).to_le_bytes()
 }
 
-/// A segment of version 2 (`docs/formats/ledger.md`), written without the ledger's own code.
+/// A segment of version 1 (`docs/formats/ledger.md`), written without the ledger's own code.
 fn segment(mut pieces: &[u8]) -> Vec<u8> {
-    let mut out = b"\x89JLG\r\n\x1a\n\x02\0\0\0\0\0\0\0".to_vec();
+    let mut out = b"\x89JLG\r\n\x1a\n\x01\0\0\0\0\0\0\0".to_vec();
     out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&ID);
-    out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
     out.resize(64, 0);
     let mut group = out.len() as u64;
@@ -106,10 +113,7 @@ fn open(disk: &SimDisk) {
         shared.clone(),
         Arc::new(Repeatable::new(1)),
         dir,
-        Options {
-            segment_bytes: 512,
-            reserve_bytes: 0,
-        },
+        options(512),
         b"first",
         &mut |_| replayed += 1,
     );
@@ -144,10 +148,7 @@ fn damaged(data: &[u8]) {
         shared.clone(),
         Arc::new(Repeatable::new(1)),
         Path::new(DIR),
-        Options {
-            reserve_bytes: 0,
-            ..Options::default()
-        },
+        options(u64::MAX),
         b"",
         &mut |_| {},
     )
@@ -184,10 +185,7 @@ fn damaged(data: &[u8]) {
         shared,
         Arc::new(Repeatable::new(2)),
         Path::new(DIR),
-        Options {
-            reserve_bytes: 0,
-            ..Options::default()
-        },
+        options(u64::MAX),
         b"",
         &mut |_| {},
     );

@@ -8,7 +8,7 @@ mod ledger;
 mod peers;
 mod texts;
 
-pub use evidence::{bundle, entry, note, records, siem, upload};
+pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{answer, enrolment, request};
 pub use texts::{redact, settings, transcript, trust};

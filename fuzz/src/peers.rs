@@ -72,16 +72,6 @@ pub fn answer(data: &[u8]) {
     frontier.as_ref().err().into_iter().for_each(said);
     let enrolled = understand::<Enrolled>(status, retry, &body);
     enrolled.as_ref().err().into_iter().for_each(said);
-    if let Ok(enrolled) = enrolled {
-        let accepted = Accepted {
-            size: 1,
-            note: enrolled.origin.clone(),
-            next_upload_s: 0,
-            leaves_withheld: 0,
-            payloads_missing: 0,
-        };
-        let _ = check_accepted(&accepted, ORIGIN, &enrolled.witness, &enrolled.archive);
-    }
 }
 
 /// An enrolment, as the collector is sent it, and as the device keeps it.
@@ -93,8 +83,9 @@ pub fn enrolment(data: &[u8]) {
     let Ok(enrolment) = serde_json::from_slice::<Enrolment>(data) else {
         return;
     };
-    if let Ok(key) = enroll(&host, &enrolment) {
-        assert!(key.name.contains(&enrolment.device));
-        assert!(!key.name.contains(char::is_whitespace));
+    if let Ok((id, origin)) = enroll(&host, &enrolment) {
+        assert_eq!(id, enrolment.device);
+        assert_eq!(origin, format!("example.org/jurat/{id}/0"));
+        assert!(!origin.contains(char::is_whitespace));
     }
 }

@@ -22,13 +22,17 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
     Ok(judged.map_or(0, |judged| judged.frontier.size()))
 }
 
-/// Makes a device of an enrolment, as it would stand in the table: its key, by the origin of its log.
+/// Makes the row of a device, and reads it back as the next start would. Returns id and origin.
 ///
 /// # Errors
 /// [`Refused`].
-pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<VerifierKey, Refused> {
-    let (device, _) = Device::new(host, "example.org", enrolment)?;
-    let row = serde_json::to_vec(&device.row).unwrap_or_default();
-    let kept = Device::read(&row).map(|device| device.key);
-    Ok(kept.expect("a device in the table can be read"))
+///
+/// # Panics
+/// When a row that was made cannot be read: what this is for.
+pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<(String, String), Refused> {
+    let (device, token) = Device::new(host, "example.org", enrolment)?;
+    let row = serde_json::to_vec(&device.row).expect("a row can be written");
+    let read = Device::read(&row).expect("a row that was written can be read");
+    assert!(read.accepts_token(&token) && read.key == device.key);
+    Ok((read.row.id, read.row.origin))
 }

@@ -73,7 +73,7 @@ pub struct Head {
 /// What this ledger says about its head of a size in the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PastHead {
-    /// It was signed, or about to be, with this root.
+    /// It was signed with this root.
     Root(Digest),
     /// No head of this size was ever signed here.
     Never,
@@ -761,15 +761,16 @@ impl Sealer {
         let mut removed = self.ledger.start()? > 0;
         let mut reader = self.ledger.read(0)?;
         while let Some(item) = reader.next_record()? {
-            if item.kind != kind::TO_SIGN {
+            if item.kind != kind::CHECKPOINT {
                 continue;
             }
-            let Some((found, root)) = to_sign(item.body) else {
+            let note = Note::parse(item.body).ok();
+            let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) else {
                 continue;
             };
-            match found.cmp(&size) {
+            match head.size.cmp(&size) {
                 std::cmp::Ordering::Less => removed = false,
-                std::cmp::Ordering::Equal => return Ok(PastHead::Root(root)),
+                std::cmp::Ordering::Equal => return Ok(PastHead::Root(head.root)),
                 std::cmp::Ordering::Greater => break,
             }
         }
@@ -918,7 +919,9 @@ impl Recovery {
                 body,
                 ..
             } => {
-                let (size, root) = to_sign(body).ok_or_else(|| wrong(0))?;
+                let (size, root) = body.split_first_chunk::<8>().ok_or_else(|| wrong(0))?;
+                let size = u64::from_le_bytes(*size);
+                let root = Digest::from_slice(root).ok_or_else(|| wrong(size))?;
                 if size != self.frontier.size() || root != self.frontier.root() {
                     return Err(wrong(size));
                 }
@@ -942,12 +945,6 @@ impl Recovery {
         }
         Ok(())
     }
-}
-
-/// The body of a head that is about to be signed.
-fn to_sign(body: &[u8]) -> Option<(u64, Digest)> {
-    let (size, root) = body.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*size), Digest::from_slice(root)?))
 }
 
 /// A serialised part of ours, then the owner's bytes.

@@ -24,6 +24,9 @@ pub enum Fault {
     FullForGood,
     /// A sync fails once, and the dirty bytes are dropped from the disk's mind.
     SyncError,
+    /// The process dies of this operation: it and all later ones fail, and the machine goes on with what
+    /// is live. A sync drops the dirty bytes, as at [`Fault::SyncError`].
+    Killed,
     /// From this operation on every change fails: the file system is read-only.
     ReadOnly,
 }
@@ -142,6 +145,25 @@ impl SimDisk {
         state.dead = false;
     }
 
+    /// Another disk, as a power cut at this moment would leave this one at the least: nothing that was
+    /// not made durable, not even a sector.
+    #[must_use]
+    pub fn durable(&self) -> Self {
+        let state = self.state();
+        let durable = |node: &Node| Node {
+            live: node.durable.clone(),
+            durable: node.durable.clone(),
+            dirty: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.iter().map(durable).collect(),
+            names: state.durable_names.clone(),
+            durable_names: state.durable_names.clone(),
+            dirs: state.dirs.clone(),
+            ..State::default()
+        })))
+    }
+
     /// Changes bytes of a file behind everybody's back.
     pub fn corrupt(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
@@ -173,7 +195,8 @@ impl SimDisk {
                 Err(io::ErrorKind::StorageFull.into())
             }
             Fault::ReadOnly if step >= at => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
-            Fault::SyncError if step == at => {
+            Fault::Killed if step > at => Err(io::Error::other("the process is dead")),
+            Fault::SyncError | Fault::Killed if step == at => {
                 if let Some(node) = syncs {
                     // The kernel marks the pages clean: they are read back, and never written.
                     state.nodes[node].dirty.clear();

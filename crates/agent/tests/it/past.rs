@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use jurat_agent::{AgentError, Finish};
+use jurat_collector::Archive;
 
 use crate::site::{Site, quick};
 
@@ -48,7 +49,7 @@ fn assert_refused(site: &Site, case: &str) {
         "{case}: {refused:?}"
     );
     assert_eq!(signed(&site.state()), before, "{case}: signed");
-    let stats = site.running.with_archive(jurat_collector::Archive::stats);
+    let stats = site.running.with_archive(Archive::stats);
     assert_eq!((stats.leaves, stats.forks), (leaves, 0), "{case}");
 }
 

@@ -10,7 +10,7 @@ use jurat_agent::{
     AgentError, Config, DeadLetterError, DeadLetters, DeliveryConfig, EnrolOptions, Enrolment,
     Finish, Input, Inputs, SourceConfig, Status, Uplink, enroll, run,
 };
-use jurat_collector::{Builder, Running, Settings, export};
+use jurat_collector::{Archive, Builder, Running, Settings, export};
 use jurat_disk::{Host, Rng as _};
 use jurat_key::tls;
 use jurat_proof::{BundleReader, Record, RecordReader, Report, Trust, Verdict, verify};
@@ -144,8 +144,21 @@ impl Site {
         )
     }
 
+    /// Sends what was set aside again. Returns how many letters there were.
+    pub(crate) fn retry_dead_letters(&self) -> usize {
+        let host = Host::real();
+        let letters = DeadLetters::new(&self.state());
+        let uplink = Uplink::open(&host, &self.state(), Duration::from_secs(10)).unwrap();
+        let waiting = letters.list(&host).unwrap();
+        for letter in &waiting {
+            let sent = letters.retry(&host, &uplink, letter.from);
+            self.runtime.block_on(sent).unwrap();
+        }
+        waiting.len()
+    }
+
     pub(crate) fn refused(&self, code: &str) -> u64 {
-        let stats = self.running.with_archive(jurat_collector::Archive::stats);
+        let stats = self.running.with_archive(Archive::stats);
         stats.refused.get(code).copied().unwrap_or(0)
     }
 

@@ -13,7 +13,9 @@ pub(crate) const JURAT: &str = env!("CARGO_BIN_EXE_jurat");
 
 pub(crate) struct Fleet {
     pub(crate) dir: tempfile::TempDir,
-    port: u16,
+    pub(crate) port: u16,
+    /// Words before the command of a collector, for example `--debug`.
+    pub(crate) serve_flags: Vec<&'static str>,
     serve: Option<Child>,
     run: Option<Child>,
 }
@@ -31,6 +33,7 @@ impl Fleet {
         let mut fleet = Self {
             dir,
             port,
+            serve_flags: Vec::new(),
             serve: None,
             run: None,
         };
@@ -61,6 +64,12 @@ impl Fleet {
         self.dir.path().join(name)
     }
 
+    fn log(&self, name: &str) -> fs::File {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true);
+        options.open(self.path(name)).unwrap()
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(JURAT);
         command
@@ -76,9 +85,11 @@ impl Fleet {
 
     pub(crate) fn start_serve(&mut self) {
         let child = Command::new(JURAT)
+            .env_remove("JURAT_LOG")
+            .args(&self.serve_flags)
             .args(["serve", "--dev", self.path("collector").to_str().unwrap()])
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
-            .stderr(Stdio::null())
+            .stderr(self.log("serve.log"))
             .spawn()
             .unwrap();
         self.serve = Some(child);
@@ -88,11 +99,7 @@ impl Fleet {
     }
 
     pub(crate) fn start_run(&mut self) {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path("run.log"))
-            .unwrap();
+        let log = self.log("run.log");
         self.run = Some(
             self.command()
                 .arg("run")

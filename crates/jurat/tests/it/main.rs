@@ -8,4 +8,7 @@ mod live;
 mod mutate;
 mod order;
 mod room;
+mod secrets;
+#[path = "../../../redact/tests/it/template.rs"]
+mod template;
 mod user;

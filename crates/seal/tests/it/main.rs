@@ -1,6 +1,8 @@
 //! Sealing: what is sealed verifies, what is signed was durable, nothing acknowledged is lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -66,6 +68,7 @@ impl Signer for Watched {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignerError> {
         let checkpoint = Checkpoint::parse(std::str::from_utf8(message).unwrap()).unwrap();
         let last = self.disk.trace().last().cloned().unwrap_or_default();
+        faults::assert_durable(&self.disk, &checkpoint);
         self.signed.lock().unwrap().push((checkpoint, last));
         self.key.sign(message)
     }
@@ -217,33 +220,6 @@ fn at_any_power_cut_positions_and_events_agree_and_no_two_heads_contradict() {
                 "step {step}: signed before its head was durable, after {before:?}"
             );
         }
-    }
-}
-
-#[test]
-fn a_full_disk_keeps_the_events_until_there_is_room() {
-    let clean = SimDisk::new();
-    work(&clean, &Arc::default()).unwrap();
-    for step in (6..clean.steps()).step_by(2) {
-        let disk = SimDisk::new();
-        let signed = Arc::default();
-        let mut log = open(&disk, &signed).unwrap();
-        disk.fail_at(step, Fault::FullForGood);
-        let mut number = 0;
-        while number < ROUNDS {
-            match log.round(number) {
-                Ok(()) => number += 1,
-                Err(error) => {
-                    disk.heal();
-                    drop(log);
-                    log = open(&disk, &signed)
-                        .unwrap_or_else(|again| panic!("step {step}: {error}, then {again}"));
-                    number = log.blobs;
-                }
-            }
-        }
-        let (_, _, filtered) = log.verify();
-        assert_eq!(filtered["progress"], ROUNDS, "step {step}");
     }
 }
 
