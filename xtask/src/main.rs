@@ -17,7 +17,8 @@ const USAGE: &str = "\
 cargo xtask test [--slow]   format, lints, every test, documentation
                             --slow: more kills (200) and more cases
 cargo xtask fuzz TARGET [SECONDS]   runs a target of fuzz/ under libFuzzer (60 s); a C++ compiler is needed
-cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run";
+cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
+cargo xtask bench build     the CPU time of a clean build: minutes, so only when asked for";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();

@@ -1,5 +1,6 @@
 //! The loop. Everything that can happen is an [`Input`] or a deadline, and is on this screen.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,9 +90,6 @@ pub enum AgentError {
     /// Sealing failed in a way that opening the ledger anew does not mend.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The dead letters could not be read.
-    #[error(transparent)]
-    DeadLetters(#[from] DeadLetterError),
     /// A thread could not be started.
     #[error("the uploader could not be started")]
     Thread(#[source] std::io::Error),
@@ -111,11 +109,13 @@ pub enum AgentError {
 }
 
 /// How much is read between two looks at the inbox.
-const READ_BYTES: usize = 1024 * 1024;
+const READ_BYTES: u64 = 1024 * 1024;
 /// A group is committed when this much waits, or after [`COMMIT_MS`].
 const COMMIT_BYTES: usize = 1024 * 1024;
 const COMMIT_MS: u64 = 1_000;
-/// A batch is sealed when it has this many bytes, so that one seal always fits into an upload.
+/// A batch is sealed when it has this many bytes: with one record more, of at most
+/// [`RECORD_BYTES_MAX`](crate::pipeline::RECORD_BYTES_MAX), and what was not written yet, it still fits into
+/// an upload of 8 MiB.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Segments are not smaller than this, however small the ledger may be.
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
@@ -191,9 +191,13 @@ pub struct Agent {
     waiting_since: Option<Instant>,
     problem: Option<String>,
     paused: Option<String>,
+    /// What was sealed last is not to wait for the collector's pace.
+    in_a_hurry: bool,
     /// The disk had no room; looked at again at `room_at`.
     disk_full: bool,
     room_at: Instant,
+    /// The pause that the log tells of: of a full disk, or of a full ledger.
+    said_full: Option<bool>,
     /// The state blob of a commit that found no room.
     unsaved: Option<Vec<u8>>,
     /// Payloads and entries removed before they were archived, since the start.
@@ -280,13 +284,16 @@ impl Agent {
             .map_err(SealError::from)?;
         let cursor_path = cursors.join("collector.json");
         let bell = Arc::new(Bell::default());
-        let request = Duration::from_secs(config.delivery.timeout_s);
         let letters = DeadLetters::new(state_dir);
         let uploader = Uploader {
             host: host.clone(),
             ledger_dir: state_dir.join("ledger"),
             cursor_path: cursor_path.clone(),
-            uplink: Uplink::open(host, state_dir, request)?,
+            uplink: Uplink::open(
+                host,
+                state_dir,
+                Duration::from_secs(config.delivery.timeout_s),
+            )?,
             letters: letters.clone(),
             bell: bell.clone(),
             to_agent: inputs.sender(),
@@ -311,15 +318,22 @@ impl Agent {
             waiting_since: None,
             problem: None,
             paused: None,
+            in_a_hurry: false,
             disk_full: false,
             room_at: now,
+            said_full: None,
             unsaved: None,
             shed: 0,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
         // Before anything is pushed: a head that a crash left unsigned.
-        agent.sign_pending()?;
+        match agent.sign_pending() {
+            Err(AgentError::Seal(SealError::Ledger(LedgerError::Full { .. }))) => {
+                agent.disk_full = true;
+            }
+            done => done?,
+        }
         let sources: Vec<_> = agent
             .tail
             .roots()
@@ -357,19 +371,22 @@ impl Agent {
                 Input::Delivery(Delivery::Frontier(frontier)) => {
                     let Some(frontier) = frontier else { break };
                     let head = self.sealer.head();
+                    let longer = frontier.size > head.size;
                     // What was witnessed has to be this ledger's own past, however long it has grown.
                     let past = match frontier.size {
                         0 => PastHead::Root(frontier.root),
-                        size if size > head.size => PastHead::Never,
                         size => self.sealer.head_at(size)?,
                     };
-                    if past == PastHead::Removed {
-                        break;
-                    }
-                    if past != PastHead::Root(frontier.root) {
+                    let other = match past {
+                        PastHead::Root(root) => root != frontier.root,
+                        PastHead::Never => true,
+                        PastHead::Removed => break,
+                    };
+                    if longer || other {
+                        let root = frontier.root.to_string();
                         return Err(AgentError::RolledBack {
                             witnessed: frontier.size,
-                            root: frontier.root.to_string(),
+                            root,
                             held: head.size,
                         });
                     }
@@ -403,7 +420,7 @@ impl Agent {
         let mut last_status = Status::default();
         loop {
             // 1. What happened. With something to read there is no wait.
-            let busy = !self.tail.is_idle() && self.paused.is_none() && self.unsaved.is_none();
+            let busy = !self.tail.is_idle() && self.paused.is_none();
             let mut deadline = next_scan.min(next_status);
             if in_batch_since.is_none() {
                 deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
@@ -413,6 +430,9 @@ impl Agent {
             }
             if let Some(since) = in_batch_since {
                 deadline = deadline.min(since + every(seal.batch_s));
+            }
+            if self.unsaved.is_some() {
+                deadline = self.room_at.min(next_status);
             }
             let wait = if busy {
                 Duration::ZERO
@@ -436,16 +456,20 @@ impl Agent {
                     .map_err(|_| RecvTimeoutError::Timeout);
             }
             let now = Instant::now();
-            if now >= next_scan {
+            if now >= next_scan && self.unsaved.is_none() {
                 self.tail.scan();
                 self.end_idle_sessions(now)?;
                 self.note_letters()?;
                 next_scan = now + every(seal.scan_s);
             }
 
-            // 2. Read, unless there is no room for it.
+            // 2. Read, unless there is no room for it. Nothing is added to what found no room.
             self.check_room()?;
-            if self.paused.is_none() && self.unsaved.is_none() {
+            if self.unsaved.is_some() {
+                self.tell(progress, &mut last_status, &mut next_status);
+                continue;
+            }
+            if self.paused.is_none() {
                 self.read()?;
             }
 
@@ -465,9 +489,7 @@ impl Agent {
             // What is severe is sealed and sent at once.
             let urgent = std::mem::take(&mut self.pipeline.urgent);
             if full_batch || old_batch || ending || urgent {
-                if urgent || finish != Finish::Never {
-                    self.bell.hurry.store(true, Ordering::Release);
-                }
+                self.in_a_hurry = urgent || finish != Finish::Never;
                 self.seal_batch()?;
                 (in_batch_since, first_pending, sealed_at) = (None, None, now);
             } else if self.sealer.pending_bytes() >= COMMIT_BYTES
@@ -483,7 +505,8 @@ impl Agent {
             }
 
             // 5. Tell.
-            let done = idle && self.tail.is_idle() && in_batch_since.is_none();
+            let done =
+                idle && self.tail.is_idle() && in_batch_since.is_none() && self.unsaved.is_none();
             let delivered = self.cursor.size >= self.sealer.head().size;
             let finished = match finish {
                 Finish::Never => false,
@@ -514,9 +537,14 @@ impl Agent {
     fn read(&mut self) -> Result<(), AgentError> {
         let (sealer, pipeline) = (&mut self.sealer, &mut self.pipeline);
         let mut result = Ok(());
-        self.tail.read(READ_BYTES, &mut |item| {
+        let left = Cell::new(READ_BYTES);
+        self.tail.read_within(&left, &mut |item| {
             if result.is_ok() {
                 result = pipeline.take(sealer, &item);
+            }
+            // A batch must fit into an upload: not one record more than it takes to fill it.
+            if result.is_err() || sealer.batch_bytes() >= BATCH_BYTES {
+                left.set(0);
             }
         });
         Ok(result?)
@@ -573,6 +601,10 @@ impl Agent {
 
     /// Tells the uploader how far the ledger reaches.
     fn ring(&self) {
+        if self.in_a_hurry {
+            let size = self.sealer.head().size;
+            self.bell.hurry_to.store(size, Ordering::Release);
+        }
         self.bell
             .end
             .store(self.sealer.ledger().end(), Ordering::Release);
@@ -584,7 +616,7 @@ impl Agent {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
             Delivery::DeadLetter(letter) => {
-                self.note_letter(letter)?;
+                self.note_letter(&letter)?;
                 self.letters_waiting += 1;
             }
             Delivery::Located { position, size } => self.cursor = Cursor { position, size },
@@ -610,11 +642,17 @@ impl Agent {
 
     /// Seals what happened to dead letters that no leaf tells of yet.
     fn note_letters(&mut self) -> Result<(), AgentError> {
-        let letters = self.letters.list(&self.host)?;
+        let letters = match self.letters.list(&self.host) {
+            Ok(letters) => letters,
+            Err(error) => {
+                self.letters_failed(&error);
+                return Ok(());
+            }
+        };
         self.letters_waiting = letters.iter().filter(|letter| !letter.delivered).count() as u64;
         for letter in letters {
             if letter.delivered || !letter.noted {
-                self.note_letter(letter)?;
+                self.note_letter(&letter)?;
             }
         }
         Ok(())
@@ -622,7 +660,7 @@ impl Agent {
 
     /// Seals that a letter was set aside or delivered, and only then says so in its file: after a crash
     /// it may be said twice, never not at all.
-    fn note_letter(&mut self, mut letter: DeadLetter) -> Result<(), AgentError> {
+    fn note_letter(&mut self, letter: &DeadLetter) -> Result<(), AgentError> {
         let severity = if letter.delivered {
             Severity::Info
         } else {
@@ -641,13 +679,18 @@ impl Agent {
         self.sealer.push(redacted, None)?;
         self.pipeline.urgent |= !letter.delivered;
         self.commit()?;
-        if letter.delivered {
-            self.letters.remove(&self.host, &letter)?;
-        } else {
-            letter.noted = true;
-            self.letters.write(&self.host, &letter)?;
+        if self.unsaved.is_some() {
+            return Ok(());
+        }
+        if let Err(error) = self.letters.noted(&self.host, letter) {
+            self.letters_failed(&error);
         }
         Ok(())
+    }
+
+    fn letters_failed(&mut self, error: &DeadLetterError) {
+        tracing::warn!(%error, "dead letters");
+        self.problem = Some(error.to_string());
     }
 
     /// Makes room, or pauses reading, when what is not archived fills the ledger's share of the disk or
@@ -662,7 +705,7 @@ impl Agent {
                 .map_err(SealError::from)?
                 > quota;
         if !over && !self.disk_full {
-            self.paused = None;
+            (self.paused, self.said_full) = (None, None);
             return Ok(());
         }
         let why = if self.disk_full {
@@ -670,9 +713,21 @@ impl Agent {
         } else {
             "the ledger is full of what the collector has not archived"
         };
-        if self.disk_full && Instant::now() >= self.room_at {
+        if self.disk_full {
+            self.paused.get_or_insert_with(|| why.to_owned());
+            if Instant::now() < self.room_at {
+                return Ok(());
+            }
             self.room_at = Instant::now() + Duration::from_secs(ROOM_S);
             self.sealer.remove_before(self.cursor.position)?;
+            if self.unsaved.is_some() {
+                self.commit()?;
+                if self.unsaved.is_some() {
+                    return Ok(());
+                }
+                // What was sealed without room to say so.
+                self.sign_pending()?;
+            }
             if self
                 .sealer
                 .ledger()
@@ -685,9 +740,8 @@ impl Agent {
         }
         if self.config.ledger.when_full == WhenFull::Prune && self.prune(why)? {
             self.paused = None;
-            return Ok(());
-        }
-        if self.paused.is_none() {
+        } else if self.said_full != Some(self.disk_full) {
+            self.said_full = Some(self.disk_full);
             self.paused = Some(why.to_owned());
             let event = Event::own(Kind::LedgerFull)
                 .severity(Severity::High)
@@ -700,23 +754,22 @@ impl Agent {
     }
 
     /// Prunes the oldest segment that is not archived: payloads everywhere first, then entries. `false`
-    /// when nothing is left to prune.
+    /// when nothing is left to prune, or there is no room to do it.
     fn prune(&mut self, why: &str) -> Result<bool, AgentError> {
+        let from = self.cursor.position;
         let closed = self.sealer.ledger().closed().map_err(SealError::from)?;
-        let waiting = || {
-            let from = self.cursor.position;
-            closed.iter().filter(move |closed| closed.base >= from)
-        };
-        let payloads = waiting().map(|closed| (closed, Prune::Payloads));
+        let waiting = || closed.iter().filter(|closed| closed.base >= from);
+        let payloads = waiting().filter(|closed| !closed.rewritten);
+        let payloads = payloads.map(|closed| (closed, Prune::Payloads));
         let entries = waiting().map(|closed| (closed, Prune::Entries));
-        for (closed, what) in payloads
-            .filter(|(closed, _)| !closed.rewritten)
-            .chain(entries)
-        {
-            let pruned = self.sealer.prune(*closed, what)?;
-            if pruned.payloads == 0 && pruned.entries == 0 {
-                continue;
-            }
+        for (closed, what) in payloads.chain(entries) {
+            let pruned = match self.sealer.prune(*closed, what) {
+                Ok(Some(pruned)) => pruned,
+                // Nothing in it, or no room for the shorter segment beside the longer one; without entries
+                // it is tiny.
+                Ok(None) | Err(SealError::Ledger(LedgerError::Full { .. })) => continue,
+                Err(error) => return Err(error.into()),
+            };
             let event = Event::own(Kind::LedgerPruned)
                 .severity(Severity::High)
                 .detail("why", why)
@@ -732,31 +785,27 @@ impl Agent {
                 // Not even this fits: nothing goes before a leaf says so.
                 return Ok(false);
             }
-            let gone = pruned.payloads.max(pruned.entries);
-            match self.sealer.apply(pruned) {
-                Ok(()) => {
-                    self.shed += gone;
-                    return Ok(true);
-                }
-                // No room for the shorter segment beside the longer one; without entries it is tiny.
-                Err(SealError::Ledger(LedgerError::Full { .. })) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.shed += pruned.payloads.max(pruned.entries);
+            self.sealer.apply(pruned)?;
+            return Ok(true);
         }
         Ok(false)
     }
 
-    /// The disk is full: what was pushed stays in memory, reading pauses, and the reserve makes room for
-    /// the leaf that says so.
+    /// The disk is full: what was pushed stays in memory and nothing is added to it, until it could be
+    /// written. The reserve makes room for it.
     fn disk_is_full(&mut self, blob: Vec<u8>) -> Result<(), AgentError> {
         self.unsaved = Some(blob);
-        self.disk_full = true;
         let freed = self
             .sealer
             .ledger()
             .use_reserve()
             .map_err(SealError::from)?;
-        tracing::error!(freed, "no space left on the disk");
+        if freed || !self.disk_full {
+            tracing::error!(freed, "no space left on the disk");
+            self.room_at = Instant::now();
+        }
+        self.disk_full = true;
         Ok(())
     }
 
@@ -779,11 +828,32 @@ impl Agent {
     }
 
     fn stop(&mut self) -> Result<Status, AgentError> {
-        self.sealer.push_own(Event::own(Kind::AgentStopped))?;
-        self.seal_batch()?;
+        if self.unsaved.is_none() {
+            self.sealer.push_own(Event::own(Kind::AgentStopped))?;
+            self.seal_batch()?;
+        }
+        if self.unsaved.is_some() {
+            self.problem =
+                Some("stopped while the disk was full; what was read last is read again".into());
+        }
         let status = self.status("stopped");
         self.write_status(&status);
         Ok(status)
+    }
+
+    /// Tells how it is going, now and then.
+    fn tell(&mut self, progress: &mut dyn FnMut(&Status), last: &mut Status, next: &mut Instant) {
+        let now = Instant::now();
+        if now < *next {
+            return;
+        }
+        let status = self.status("running");
+        progress(&status);
+        if status_differs(&status, last) {
+            self.write_status(&status);
+        }
+        *last = status;
+        *next = now + Duration::from_millis(STATUS_MS);
     }
 
     fn status(&self, state: &str) -> Status {

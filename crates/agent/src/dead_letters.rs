@@ -46,7 +46,7 @@ pub struct DeadLetters {
 
 /// The most letters, and the most bytes in them. Beyond that nothing more is set aside: delivery stops
 /// and says so, and everything stays in the ledger.
-const LETTERS_MAX: usize = 1_000;
+const LETTERS_MAX: usize = 64;
 const LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Why letters could not be read, kept or sent.
@@ -148,15 +148,34 @@ impl DeadLetters {
         self.write(host, letter)
     }
 
-    pub(crate) fn write(&self, host: &Host, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    fn write(&self, host: &Host, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let path = self.path(letter, "json");
         let json = serde_json::to_vec_pretty(letter).unwrap_or_default();
         replace(&*host.disk, &path, &json)
             .map_err(|source| failed(path, "writing a dead letter", source))
     }
 
+    /// A leaf says what became of a letter: a delivered one is forgotten, another one is marked. One that
+    /// was delivered meanwhile stays for the next look.
+    pub(crate) fn noted(&self, host: &Host, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        if letter.delivered {
+            return self.remove(host, letter);
+        }
+        let now = self.list(host)?;
+        match now
+            .into_iter()
+            .find(|now| now.from == letter.from && now.to == letter.to)
+        {
+            Some(mut now) if !now.delivered => {
+                now.noted = true;
+                self.write(host, &now)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets a letter.
-    pub(crate) fn remove(&self, host: &Host, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+    fn remove(&self, host: &Host, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         for kind in ["json", "zst"] {
             let path = self.path(letter, kind);
             match host.disk.remove(&path) {
@@ -189,9 +208,14 @@ impl DeadLetters {
             .map_err(|source| failed(path, "reading a dead letter", source))?;
         match uplink.send(host, body).await {
             Ok(_) => {}
-            // Taken before, and the answer was lost: nothing is withheld there.
+            // Taken before, and the answer was lost: the collector no longer waits for it.
             Err(CollectorError::Conflict { size })
-                if size >= letter.to && uplink.frontier(host).await?.leaves_withheld == 0 => {}
+                if size >= letter.to
+                    && !uplink
+                        .frontier(host)
+                        .await?
+                        .withheld
+                        .contains(&(letter.from, letter.to)) => {}
             Err(error) => return Err(error.into()),
         }
         letter.delivered = true;

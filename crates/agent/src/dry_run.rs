@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jurat_dialect::{Hint, claude_code};
 use jurat_disk::Host;
+use jurat_event::Kind;
 use jurat_redact::{Mode, Redactor};
 use jurat_source::{Item, Root, Tail};
 use serde::Serialize;
@@ -75,8 +76,19 @@ pub fn dry_run(
     tail.scan();
     loop {
         let more = tail.read(1024 * 1024, &mut |item| {
-            let (Item::Line { bytes, path, .. } | Item::Piece { bytes, path, .. }) = &item else {
-                return;
+            let (bytes, path) = match &item {
+                Item::Line { bytes, path, .. } => (bytes, path),
+                // Sealed in pieces; secrets in them are not counted here.
+                Item::Piece { bytes, more, .. } => {
+                    out.lines_in += u64::from(!more);
+                    out.records_sealed += u64::from(!more);
+                    out.bytes_in += bytes.len() as u64;
+                    out.bytes_out += bytes.len() as u64;
+                    let kind = Kind::TranscriptPart.name().to_owned();
+                    *out.events.entry(kind).or_default() += 1;
+                    return;
+                }
+                _ => return,
             };
             out.lines_in += 1;
             out.bytes_in += bytes.len() as u64;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jurat_dialect::{Hint, claude_code};
-use jurat_event::{Actor, Decoded, Event, Kind, Severity, Source};
-use jurat_redact::{Redactor, Stream};
+use jurat_event::{Actor, Decoded, ENTRY_BYTES_MAX, Event, Kind, Severity, Source};
+use jurat_redact::{GROWTH_BYTES_MAX, Redactor, Stream};
 use jurat_seal::{SealError, Sealer};
 use jurat_source::{Item, Lost};
 use serde::Serialize;
@@ -35,9 +35,12 @@ pub(crate) struct Counters {
     pub(crate) lost: u64,
 }
 
-/// The most over-long lines that are followed at a time, one in each file; of others only the first piece
-/// is kept, the rest is withheld.
+/// The most over-long lines that are followed at a time, one in each file; of one more, the rest of another
+/// is withheld.
 const STREAMS_MAX: usize = 256;
+
+/// The most bytes that one record and its blocks may take in a batch, entries included.
+pub(crate) const RECORD_BYTES_MAX: usize = 5 * 1024 * 1024 + 512 * 1024;
 
 /// Makes leaves of items.
 pub(crate) struct Pipeline {
@@ -119,7 +122,12 @@ impl Pipeline {
                     _ => Stream::resumed(),
                 };
                 let redacted = self.redactor.piece(&mut stream, event, !more);
-                if *more && self.streams.len() < STREAMS_MAX {
+                if *more {
+                    if self.streams.len() >= STREAMS_MAX
+                        && let Some(other) = self.streams.keys().next().cloned()
+                    {
+                        self.streams.remove(&other);
+                    }
                     self.streams.insert(path.to_path_buf(), stream);
                 }
                 self.counters.redactions += redacted.redactions();
@@ -222,6 +230,14 @@ impl Pipeline {
             self.sessions.insert(session, Instant::now());
         }
         decoded.record.actor = Some(self.actor.clone());
+        let len = decoded.record.context.as_ref().map_or(0, Vec::len);
+        let room = RECORD_BYTES_MAX.saturating_sub(len + GROWTH_BYTES_MAX) / ENTRY_BYTES_MAX;
+        if decoded.blocks.len() > room {
+            // All of them stand in the payload.
+            let blocks = decoded.blocks.len();
+            decoded.record.detail.insert("blocks".into(), blocks.into());
+            decoded.blocks.truncate(room);
+        }
         if self.filter.strip_tool_calls && !decoded.blocks.is_empty() {
             decoded.blocks.clear();
             decoded.record.context = None;

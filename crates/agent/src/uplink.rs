@@ -20,11 +20,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The uplink of an enrolled endpoint; one request may take this long.
+    /// The uplink of an enrolled endpoint; `timeout` is for one request.
     ///
     /// # Errors
     /// [`EnrolError`] when it is not enrolled or a key cannot be read.
-    pub fn open(host: &Host, state_dir: &Path, request: Duration) -> Result<Self, EnrolError> {
+    pub fn open(host: &Host, state_dir: &Path, timeout: Duration) -> Result<Self, EnrolError> {
         let enrolment = Enrolment::load(host, state_dir)?;
         let keys = state_dir.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
@@ -32,7 +32,7 @@ impl Uplink {
             collector: Collector::new(SetUp {
                 url: enrolment.url.clone(),
                 tls: tls::client(enrolment.ca.as_deref().map(str::as_bytes))?,
-                timeout: request,
+                timeout,
             })?,
             token: load("token.key")?.to_base64(),
             hmac_key: load("hmac.key")?,
@@ -57,11 +57,27 @@ impl Uplink {
         Ok(accepted)
     }
 
-    /// Whether the collector's keys, as agreed on at enrolment, signed this answer for this log.
-    pub(crate) fn check(&self, accepted: &Accepted) -> Result<(), String> {
-        let enrolment = &self.enrolment;
-        let (witness, archive) = (&enrolment.witness, &enrolment.archive);
-        check_accepted(accepted, &enrolment.origin, witness, archive)
+    /// What the collector knows of this log as an answer to the upload that brought it there, when its
+    /// keys signed it.
+    pub(crate) fn stored(&self, known: FrontierAnswer) -> Option<Accepted> {
+        let accepted = Accepted {
+            size: known.size,
+            note: known.note?,
+            next_upload_s: 0,
+            leaves_withheld: known.leaves_withheld,
+            payloads_missing: known.payloads_missing,
+        };
+        self.check(&accepted).is_ok().then_some(accepted)
+    }
+
+    fn check(&self, accepted: &Accepted) -> Result<(), String> {
+        let Enrolment {
+            origin,
+            witness,
+            archive,
+            ..
+        } = &self.enrolment;
+        check_accepted(accepted, origin, witness, archive)
     }
 
     fn identity(&self) -> Identity<'_> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -60,8 +60,8 @@ pub enum Delivery {
 #[derive(Default)]
 pub(crate) struct Bell {
     pub(crate) end: AtomicU64,
-    /// Do not wait for the time that the collector asked for.
-    pub(crate) hurry: AtomicBool,
+    /// Up to this size nothing waits for the time that the collector asked for.
+    pub(crate) hurry_to: AtomicU64,
     pub(crate) ring: Notify,
 }
 
@@ -141,7 +141,7 @@ impl Uploader {
         // An upload that could not be sent is not made again.
         let mut unsent: Option<Batch> = None;
         loop {
-            self.wait_for_turn(not_before).await;
+            self.wait_for_turn(not_before, cursor.size).await;
             let end = self.bell.end.load(Ordering::Acquire);
             let made = match unsent.take() {
                 Some(batch) => Ok(Some(batch)),
@@ -153,8 +153,26 @@ impl Uploader {
                     self.bell.ring.notified().await;
                     continue;
                 }
-                Err(BatchError::TooLarge { .. }) if take != Take::Hashes => {
+                // The agent seals so that this does not happen. Should it, the content is kept like
+                // anything that cannot be delivered.
+                Err(error @ BatchError::TooLarge { .. }) if take != Take::Hashes => {
+                    let kept = match self.next_batch(cursor, end, Take::Oversized) {
+                        Ok(Some(batch)) => {
+                            let refusal = Refusal {
+                                code: "too_large_here".into(),
+                                message: error.to_string(),
+                                size: None,
+                            };
+                            self.set_aside(&batch, 0, refusal)
+                        }
+                        _ => false,
+                    };
                     take = Take::Hashes;
+                    if !kept {
+                        take = Take::Many;
+                        self.problem(&describe(&error));
+                        sleep(refused).await;
+                    }
                     continue;
                 }
                 Err(error) => {
@@ -198,9 +216,9 @@ impl Uploader {
                 CollectorError::Conflict { size } => match self.locate(size, end) {
                     Some(found) if found != cursor => {
                         cursor = found;
+                        take = Take::Many;
                         self.store(cursor);
-                        let known = self.uplink.frontier(&self.host).await.ok();
-                        self.tell(self.located(cursor, known));
+                        self.tell(self.located(cursor).await);
                         // A collector that names another size each time must not be asked without end.
                         sleep(Duration::from_millis(backoff_ms)).await;
                         backoff_ms = (backoff_ms * 2).min(longest_ms);
@@ -250,8 +268,8 @@ impl Uploader {
     }
 
     /// Waits for the time that the collector asked for, unless something cannot wait.
-    async fn wait_for_turn(&self, not_before: Instant) {
-        while !self.bell.hurry.swap(false, Ordering::AcqRel) {
+    async fn wait_for_turn(&self, not_before: Instant, delivered: u64) {
+        while delivered >= self.bell.hurry_to.load(Ordering::Acquire) {
             if timeout_at(not_before, self.bell.ring.notified())
                 .await
                 .is_err()
@@ -332,21 +350,13 @@ impl Uploader {
 
     /// The collector holds this much already: the answer that said so was lost, and its note with it.
     /// What the collector knows of the log has the note once more.
-    fn located(&self, cursor: Cursor, known: Option<FrontierAnswer>) -> Delivery {
+    async fn located(&self, cursor: Cursor) -> Delivery {
         let (position, size) = (cursor.position, cursor.size);
-        let accepted = known.and_then(|known| {
-            Some(Accepted {
-                size: known.size,
-                note: known.note?,
-                next_upload_s: 0,
-                leaves_withheld: known.leaves_withheld,
-                payloads_missing: 0,
-            })
-        });
-        match accepted {
-            Some(accepted) if accepted.size == size && self.uplink.check(&accepted).is_ok() => {
-                Delivery::Accepted { accepted, position }
-            }
+        match self.uplink.frontier(&self.host).await {
+            Ok(known) if known.size == size => match self.uplink.stored(known) {
+                Some(accepted) => Delivery::Accepted { accepted, position },
+                None => Delivery::Located { position, size },
+            },
             _ => Delivery::Located { position, size },
         }
     }

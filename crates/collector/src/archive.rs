@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use jurat_disk::Host;
+use jurat_disk::{Disk, Host};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer, SignerError,
-    VerifierKey,
+    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer,
+    SignerError, VerifierKey,
 };
 use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,7 @@ struct Withheld {
 }
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
-const WITHHELD_MAX: usize = 1_000;
+pub(crate) const WITHHELD_MAX: usize = 64;
 
 /// What is known of one log, as it is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -211,6 +211,8 @@ impl Keys {
 pub(crate) const NONCE_WINDOW_S: u64 = 600;
 /// The most nonces remembered; a collector with more traffic than this answers 429.
 const NONCES_MAX: usize = 1_000_000;
+/// The most of them for one device: several a second, so that none can use up those of others.
+const NONCES_OF_DEVICE: u32 = 4_096;
 /// The most that a buffer may have held to be kept for the next upload.
 const BUFFER_BYTES_KEPT: usize = 2 * 1024 * 1024;
 /// The largest snapshot that is read, uncompressed.
@@ -224,6 +226,9 @@ struct State {
     nonces: HashMap<String, u64>,
     /// Old nonces are looked for when there are this many.
     nonces_prune: usize,
+    nonces_pruned_at: u64,
+    /// How many of them each device has.
+    nonces_of: HashMap<String, u32>,
     /// The position after the last durable group.
     end: u64,
     stats: Stats,
@@ -342,6 +347,8 @@ impl Archive {
                 .map(|(name, time)| (name.into_owned(), time))
                 .collect(),
             nonces_prune: 0,
+            nonces_pruned_at: 0,
+            nonces_of: HashMap::new(),
             end: ledger.end(),
             stats,
             failed: false,
@@ -381,13 +388,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Failed`] when a commit failed.
     pub fn frontier(&self, origin: &str) -> Result<FrontierAnswer, ArchiveError> {
-        Ok(self.frontier_at(origin)?.0)
-    }
-
-    /// What is known of a log, and the end of the archive that says so.
-    pub(crate) fn frontier_at(&self, origin: &str) -> Result<(FrontierAnswer, u64), ArchiveError> {
-        let (line, end) = self.line(origin)?;
-        let answer = match line {
+        Ok(match self.line(origin)? {
             Some(line) => FrontierAnswer {
                 size: line.size,
                 root: line
@@ -395,23 +396,30 @@ impl Archive {
                     .map_or_else(Digest::default, |known| known.frontier.root()),
                 note: Some(line.note.clone()),
                 leaves_withheld: line.leaves_withheld,
+                payloads_missing: line.payloads_missing,
+                withheld: line
+                    .withheld
+                    .iter()
+                    .map(|withheld| (withheld.from, withheld.to))
+                    .collect(),
             },
             None => FrontierAnswer {
                 size: 0,
                 root: Frontier::default().root(),
                 note: None,
                 leaves_withheld: 0,
+                payloads_missing: 0,
+                withheld: Vec::new(),
             },
-        };
-        Ok((answer, end))
+        })
     }
 
-    fn line(&self, origin: &str) -> Result<(Option<Arc<Line>>, u64), ArchiveError> {
+    fn line(&self, origin: &str) -> Result<Option<Arc<Line>>, ArchiveError> {
         let state = self.state();
         if state.failed {
             return Err(ArchiveError::Failed);
         }
-        Ok((state.lines.get(origin).cloned(), state.end))
+        Ok(state.lines.get(origin).cloned())
     }
 
     /// The position after the last durable group.
@@ -448,13 +456,24 @@ impl Archive {
         }
         let name = format!("{device}/{nonce}");
         let mut state = self.state();
-        if state.nonces.len() >= state.nonces_prune {
+        let state = &mut *state;
+        let mine = state.nonces_of.get(device).copied().unwrap_or(0);
+        if (state.nonces.len() >= state.nonces_prune || mine >= NONCES_OF_DEVICE)
+            && state.nonces_pruned_at != now
+        {
+            state.nonces_pruned_at = now;
             state.nonces.retain(|_, time| *time + NONCE_WINDOW_S > now);
+            state.nonces_of.clear();
+            for name in state.nonces.keys() {
+                let device = name.split('/').next().unwrap_or_default();
+                *state.nonces_of.entry(device.to_owned()).or_default() += 1;
+            }
             // Looked for again when there are twice as many: the search costs each request little.
             state.nonces_prune = (state.nonces.len() * 2).clamp(1_000, NONCES_MAX);
-            if state.nonces.len() >= NONCES_MAX {
-                return Err(Refused::busy("too many requests in the last ten minutes"));
-            }
+        }
+        let mine = state.nonces_of.get(device).copied().unwrap_or(0);
+        if state.nonces.len() >= NONCES_MAX || mine >= NONCES_OF_DEVICE {
+            return Err(Refused::busy("too many requests in the last ten minutes"));
         }
         if state.nonces.contains_key(&name) {
             return Err(Refused::new(
@@ -464,6 +483,7 @@ impl Archive {
             ));
         }
         state.nonces.insert(name, timestamp);
+        *state.nonces_of.entry(device.to_owned()).or_default() += 1;
         Ok(())
     }
 
@@ -479,7 +499,7 @@ impl Archive {
         nonce: &(String, u64),
         body: &Bytes,
     ) -> Result<Judgement, ArchiveError> {
-        let (before, _) = self.line(origin)?;
+        let before = self.line(origin)?;
         let known = match &before {
             Some(line) => line
                 .known()
@@ -494,7 +514,10 @@ impl Archive {
         let judged = decompress(body, &mut raw).and_then(|()| {
             withheld = before.as_ref().and_then(|line| line.withheld_at(&raw));
             match &withheld {
-                Some((withheld, known)) => judge_late(&raw, origin, key, known, withheld),
+                Some((withheld, late)) => {
+                    let size = known.frontier.size();
+                    judge_late(&raw, origin, key, late, withheld, size)
+                }
                 None => judge(&raw, origin, key, &known),
             }
         });
@@ -572,7 +595,9 @@ impl Archive {
             line.time = last.time;
             line.fork.clone_from(&last.fork);
         }
-        if judged.leaves_withheld > 0 && line.withheld.len() < WITHHELD_MAX {
+        // What the device pruned never comes; only an upload of nothing but hashes may.
+        let may_come = judged.leaves_withheld == size - judged.from;
+        if may_come && line.withheld.len() < WITHHELD_MAX {
             line.withheld.push(Withheld {
                 from: judged.from,
                 to: size,
@@ -656,6 +681,11 @@ impl Archive {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
     }
 
+    /// Where it is kept, and up to where it is durable.
+    pub(crate) fn place(&self) -> (Arc<dyn Disk>, PathBuf, u64) {
+        (self.host.disk.clone(), self.dir.clone(), self.end())
+    }
+
     /// Counts a refusal.
     pub(crate) fn count_refusal(&self, code: &str) {
         *self
@@ -700,34 +730,50 @@ impl Line {
     }
 }
 
-/// Judges what came instead of withheld leaves: the very ones that were accepted, all of them.
+/// Judges what came instead of withheld leaves: the very ones that were accepted, all of them. Anything
+/// else that holds together is a resubmission like any other.
 fn judge_late(
     raw: &[u8],
     origin: &str,
     key: &VerifierKey,
     known: &Known,
     withheld: &Withheld,
+    size: u64,
 ) -> Result<Option<Judged>, Refused> {
-    let judged = judge(raw, origin, key, known)?;
-    let Some(judged) = judged.filter(|judged| judged.frontier.size() == withheld.to) else {
-        let message = format!(
-            "leaves {}..{} are withheld here; exactly these may come late",
-            withheld.from, withheld.to
-        );
-        return Err(Refused::new(422, "size_mismatch", message));
+    let judged = match judge(raw, origin, key, known) {
+        Ok(judged) => judged,
+        Err(mut refused) => {
+            // Only another root at the very size that was accepted contradicts it. The accepted head
+            // itself, around other entries, says that the entries are wrong.
+            let contradicts = refused
+                .fork
+                .as_deref()
+                .and_then(head_of)
+                .is_some_and(|head| head.size == withheld.to && head.root != withheld.root);
+            if !contradicts && refused.fork.take().is_some() {
+                refused.refusal.code = "inconsistent".into();
+            }
+            return Err(refused);
+        }
     };
-    if judged.root != withheld.root {
+    let Some(judged) = judged else {
+        return Err(Refused::conflict(size));
+    };
+    if judged.frontier.size() == withheld.to && judged.root != withheld.root {
         let message = format!("another root was witnessed at size {}", withheld.to);
         return Err(Refused {
             fork: Some(judged.note.encode()),
             ..Refused::new(422, "fork", message)
         });
     }
-    if judged.leaves_withheld > 0 {
-        let message = "some of the withheld leaves are still withheld";
-        return Err(Refused::new(422, "still_withheld", message));
+    if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
+        return Err(Refused::conflict(size));
     }
     Ok(Some(judged))
+}
+
+fn head_of(note: &str) -> Option<Checkpoint> {
+    Checkpoint::parse(&Note::parse(note.as_bytes()).ok()?.text).ok()
 }
 
 /// A snapshot's bytes: digests in hex are half air.
@@ -751,74 +797,6 @@ pub(crate) fn split_upload(body: &[u8]) -> Result<(UploadHeader, &[u8]), Archive
         .split_at_checked(u32::from_le_bytes(*len) as usize)
         .ok_or_else(damaged)?;
     Ok((serde_json::from_slice(header).map_err(|_| damaged())?, body))
-}
-
-/// Where the uploads stand that came late, by their first leaf.
-fn late_uploads(
-    archive: &Archive,
-    origin: &str,
-    end: u64,
-) -> Result<HashMap<u64, u64>, ArchiveError> {
-    let mut found = HashMap::new();
-    if archive.line(origin)?.0.is_none_or(|line| line.late == 0) {
-        return Ok(found);
-    }
-    let mut reader = archive.reader(0, end)?;
-    while let Some(item) = reader.next_record()? {
-        if item.kind == kind::UPLOAD {
-            let (header, _) = split_upload(item.body)?;
-            if header.late && header.origin == origin {
-                found.insert(header.from, item.position);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Replays everything archived of one log up to a position: what `export` and audits stand on.
-pub(crate) fn replay_log(
-    archive: &Archive,
-    origin: &str,
-    end: u64,
-    give: &mut dyn FnMut(Record<'_>, Option<&Note>) -> Result<(), ArchiveError>,
-) -> Result<(), ArchiveError> {
-    let late = late_uploads(archive, origin, end)?;
-    let mut reader = archive.reader(0, end)?;
-    let mut raw = Vec::new();
-    let mut mine = false;
-    while let Some(item) = reader.next_record()? {
-        match item.kind {
-            kind::UPLOAD => {
-                let (header, body) = split_upload(item.body)?;
-                mine = header.origin == origin;
-                if mine && !header.late {
-                    let damaged = |refused: Refused| ArchiveError::Damaged(refused.refusal.message);
-                    match late.get(&header.from) {
-                        Some(position) => {
-                            let mut reader = archive.reader(*position, end)?;
-                            let item = reader.next_record()?;
-                            let body = item.map_or(&[][..], |item| item.body);
-                            decompress(split_upload(body)?.1, &mut raw).map_err(damaged)?;
-                        }
-                        None => decompress(body, &mut raw).map_err(damaged)?,
-                    }
-                    for record in RecordReader::new(&raw) {
-                        let record =
-                            record.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
-                        // The last checkpoint comes again as the cosigned note just after.
-                        give(record, None)?;
-                    }
-                }
-            }
-            kind::NOTE if mine => {
-                let note = Note::parse(item.body)
-                    .map_err(|error| ArchiveError::Damaged(error.to_string()))?;
-                give(Record::Checkpoint(item.body), Some(&note))?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

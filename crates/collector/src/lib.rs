@@ -23,7 +23,7 @@ mod settings;
 mod siem;
 
 pub use archive::{Archive, ArchiveError, Stats};
-pub use export::{ExportError, export};
+pub use export::{ExportError, export, export_folder};
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};

@@ -151,6 +151,12 @@ pub(crate) struct ExportArgs {
     /// Where to write the bundle; must not exist
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Export from a collector's folder instead, which holds what this device may have removed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) collector: Option<PathBuf>,
+    /// With --collector: the device's id, or the origin of its log; not needed when there is only one
+    #[arg(long, value_name = "ID", requires = "collector")]
+    pub(crate) device: Option<String>,
 }
 
 #[derive(Args)]

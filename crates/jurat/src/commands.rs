@@ -256,7 +256,15 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
     let file = File::create_new(&args.output)
         .with_context(|| format!("creating {}", args.output.display()))?;
-    let done = jurat_seal::export(host.disk, &state_dir.join("ledger"), BufWriter::new(&file));
+    let out = BufWriter::new(&file);
+    let done = match &args.collector {
+        Some(dir) => {
+            let device = args.device.as_deref().unwrap_or_default();
+            jurat_collector::export_folder(host.disk, dir, device, out).map_err(Into::into)
+        }
+        None => jurat_seal::export(host.disk, &state_dir.join("ledger"), out)
+            .map_err(anyhow::Error::from),
+    };
     match done {
         Ok(size) => {
             file.sync_all()?;
@@ -274,7 +282,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
         }
         Err(error) => {
             let _ = fs::remove_file(&args.output);
-            Err(error.into())
+            Err(error)
         }
     }
 }
@@ -464,8 +472,8 @@ pub(crate) fn list_dead_letters(global: &Global, json: bool) -> Result<u8> {
 pub(crate) fn retry_dead_letters(global: &Global, from: Option<u64>) -> Result<u8> {
     let (host, config, state_dir) = set_up(global)?;
     let letters = DeadLetters::new(&state_dir);
-    let request = Duration::from_secs(config.delivery.timeout_s);
-    let uplink = Uplink::open(&host, &state_dir, request)?;
+    let timeout = Duration::from_secs(config.delivery.timeout_s);
+    let uplink = Uplink::open(&host, &state_dir, timeout)?;
     let wanted: Vec<u64> = match from {
         Some(from) => vec![from],
         None => {

@@ -19,7 +19,33 @@ pub(crate) const FLAG_ERASED: u8 = 1;
 
 /// Random for each segment: a payload that imitates records cannot know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentId(pub(crate) [u8; 16]);
+pub(crate) struct SegmentId {
+    bytes: [u8; 16],
+    /// The CRC of `bytes`: every record's two CRCs begin with it.
+    crc: u32,
+}
+
+impl SegmentId {
+    pub(crate) fn new(bytes: [u8; 16]) -> Self {
+        let crc = crc32c::crc32c(&bytes);
+        Self { bytes, crc }
+    }
+
+    /// CRC32C seeded with the segment and the place, so that a copied or moved record does not fit.
+    pub(crate) fn crc(self, offset: u64) -> Seed {
+        Seed(crc32c::crc32c_append(self.crc, &offset.to_le_bytes()))
+    }
+}
+
+/// The CRC of the segment and the place, to which bytes are added.
+#[derive(Clone, Copy)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    pub(crate) fn of(self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(self.0, bytes)
+    }
+}
 
 /// `span`: 0, or for a segment that was rewritten shorter, the positions it stands for.
 pub(crate) fn segment_header(base: u64, id: SegmentId, span: u64) -> [u8; SEGMENT_HEADER as usize] {
@@ -27,7 +53,7 @@ pub(crate) fn segment_header(base: u64, id: SegmentId, span: u64) -> [u8; SEGMEN
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[16..24].copy_from_slice(&base.to_le_bytes());
-    bytes[24..40].copy_from_slice(&id.0);
+    bytes[24..40].copy_from_slice(&id.bytes);
     bytes[40..48].copy_from_slice(&span.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..48]);
     bytes[48..52].copy_from_slice(&crc.to_le_bytes());
@@ -43,7 +69,7 @@ pub(crate) fn parse_segment_header(bytes: &[u8]) -> Option<(u64, SegmentId, u64)
         return None;
     }
     let base = u64::from_le_bytes(header[16..24].try_into().ok()?);
-    let id = SegmentId(header[24..40].try_into().ok()?);
+    let id = SegmentId::new(header[24..40].try_into().ok()?);
     let span = u64::from_le_bytes(header[40..48].try_into().ok()?);
     Some((base, id, span))
 }
@@ -57,20 +83,20 @@ pub(crate) struct RecordHeader {
 }
 
 impl RecordHeader {
-    pub(crate) fn encode(self, id: SegmentId, offset: u64) -> [u8; RECORD_HEADER as usize] {
+    pub(crate) fn encode(self, seed: Seed) -> [u8; RECORD_HEADER as usize] {
         let mut bytes = [0; RECORD_HEADER as usize];
         bytes[..4].copy_from_slice(&self.len.to_le_bytes());
         bytes[4] = self.kind;
         bytes[5] = self.flags;
         bytes[8..12].copy_from_slice(&self.body_crc.to_le_bytes());
-        let crc = crc(id, offset, &bytes[..12]);
+        let crc = seed.of(&bytes[..12]);
         bytes[12..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     pub(crate) fn parse(bytes: &[u8], id: SegmentId, offset: u64) -> Option<Self> {
         let header = bytes.first_chunk::<16>()?;
-        if crc(id, offset, &header[..12]).to_le_bytes() != header[12..] {
+        if id.crc(offset).of(&header[..12]).to_le_bytes() != header[12..] {
             return None;
         }
         Some(Self {
@@ -84,12 +110,6 @@ impl RecordHeader {
     pub(crate) fn is_erased(self) -> bool {
         self.flags & FLAG_ERASED != 0
     }
-}
-
-/// CRC32C seeded with the segment and the place, so that a copied or moved record does not fit.
-pub(crate) fn crc(id: SegmentId, offset: u64, bytes: &[u8]) -> u32 {
-    let seed = crc32c::crc32c_append(crc32c::crc32c(&id.0), &offset.to_le_bytes());
-    crc32c::crc32c_append(seed, bytes)
 }
 
 /// The body of a commit record: where its group begins, and how many records it has.

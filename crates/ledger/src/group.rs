@@ -1,6 +1,6 @@
 //! A group: the records that become durable together.
 
-use crate::format::{FLAG_ERASED, KIND_OWN, RECORD_HEADER, RecordHeader, SegmentId, crc};
+use crate::format::{FLAG_ERASED, KIND_OWN, RECORD_HEADER, RecordHeader, SegmentId};
 use crate::{LedgerError, RECORD_BYTES_MAX};
 
 /// Records that are appended in one step. Reused from commit to commit.
@@ -89,15 +89,15 @@ impl Group {
                 .get(index + 1)
                 .copied()
                 .unwrap_or(self.bytes.len());
-            let at = offset + *head as u64;
+            let seed = id.crc(offset + *head as u64);
             let (header, body) = self.bytes[*head..end].split_at_mut(RECORD_HEADER as usize);
             let fixed = RecordHeader {
                 len: body.len() as u32,
                 kind: header[4],
                 flags: header[5],
-                body_crc: crc(id, at, body),
+                body_crc: seed.of(body),
             };
-            header.copy_from_slice(&fixed.encode(id, at));
+            header.copy_from_slice(&fixed.encode(seed));
         }
         &self.bytes
     }

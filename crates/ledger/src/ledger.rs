@@ -8,7 +8,7 @@ use jurat_disk::{Disk, File, Lock, Mode, Rng};
 
 use crate::format::{
     FLAG_ERASED, KIND_COMMIT, KIND_SNAPSHOT, KIND_STATE, RECORD_HEADER, RecordHeader,
-    SEGMENT_HEADER, SegmentId, commit_body, commit_start, crc, segment_header, segment_name,
+    SEGMENT_HEADER, SegmentId, commit_body, commit_start, segment_header, segment_name,
 };
 use crate::reader::{Segment, segments};
 use crate::{Group, LedgerError, Reader};
@@ -181,7 +181,10 @@ impl Ledger {
         }
         match file.sync() {
             Ok(()) => Ok(true),
-            Err(error) if is_full(&error) => Ok(false),
+            Err(error) if is_full(&error) => {
+                let _ = file.set_len(0);
+                Ok(false)
+            }
             Err(error) => Err(io(error)),
         }
     }
@@ -274,7 +277,10 @@ impl Ledger {
                 Err(LedgerError::TooLong { .. }) => {
                     self.roll_at = self.active.durable + self.options.segment_bytes;
                 }
-                Err(LedgerError::Full { .. }) => {}
+                // Likewise, and sooner: room may come back.
+                Err(LedgerError::Full { .. }) => {
+                    self.roll_at = self.active.durable + self.options.segment_bytes / 8;
+                }
                 Err(error) => {
                     self.poisoned = true;
                     return Err(error);
@@ -347,19 +353,15 @@ impl Ledger {
         Ok(found)
     }
 
-    /// Replaces the records of a closed segment by those in the group. Positions of other segments do
-    /// not change; those inside this one mean nothing any more, and a reader that starts at one begins
-    /// at the segment's front.
-    ///
-    /// A crash leaves either the old or the new segment. On return the group is emptied.
+    /// Writes what will replace the records of a closed segment, under a name of its own; nothing is
+    /// changed yet. On return the group is emptied.
     ///
     /// # Errors
-    /// [`LedgerError::Full`]: nothing was changed. [`LedgerError::Io`] likewise, unless the folder could
-    /// not be synced: then either is possible.
+    /// [`LedgerError::Full`] when there is no room beside the old one; [`LedgerError::Io`].
     ///
     /// # Panics
     /// When the segment is not closed, or the new one would be longer than its positions: a bug.
-    pub fn rewrite(&mut self, closed: &Closed, group: &mut Group) -> Result<(), LedgerError> {
+    pub fn prepare(&self, closed: &Closed, group: &mut Group) -> Result<Prepared, LedgerError> {
         assert!(
             closed.end <= self.active.base,
             "only a closed segment is rewritten"
@@ -376,9 +378,30 @@ impl Ledger {
             SEGMENT_HEADER + group.len() as u64 <= span,
             "a rewritten segment is shorter"
         );
-        publish(&*self.disk, &*self.rng, &self.dir, closed.base, span, group)?;
+        let tmp = self.dir.join("rewrite.tmp");
+        write_segment(&*self.disk, &*self.rng, &tmp, closed.base, span, group)?;
         group.clear();
-        Ok(())
+        Ok(Prepared {
+            tmp,
+            path: self.dir.join(segment_name(closed.base)),
+        })
+    }
+
+    /// Puts it in the place of the old segment. Positions of other segments do not change; those inside
+    /// this one mean nothing any more, and a reader that starts at one begins at the segment's front.
+    /// A crash leaves either the old or the new segment.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`]: either is possible.
+    pub fn replace(&mut self, prepared: Prepared) -> Result<(), LedgerError> {
+        let Prepared { tmp, path } = prepared;
+        let io = |source| LedgerError::Io {
+            path: path.clone(),
+            doing: "replacing a segment",
+            source,
+        };
+        self.disk.rename(&tmp, &path).map_err(io)?;
+        self.disk.sync_dir(&self.dir).map_err(io)
     }
 
     /// Whether no record was ever appended.
@@ -465,7 +488,7 @@ impl Ledger {
             flags: header.flags | FLAG_ERASED,
             ..header
         };
-        file.write_at(&marked.encode(segment.id, offset), offset)
+        file.write_at(&marked.encode(segment.id.crc(offset)), offset)
             .map_err(io)?;
         file.sync().map_err(io)?;
         file.write_at(&vec![0; header.len as usize], offset + RECORD_HEADER)
@@ -504,6 +527,12 @@ pub struct Closed {
     pub rewritten: bool,
 }
 
+/// A segment that was written anew and is not in its place yet.
+pub struct Prepared {
+    tmp: PathBuf,
+    path: PathBuf,
+}
+
 /// The file that sets room aside.
 const RESERVE: &str = "reserve";
 
@@ -518,7 +547,7 @@ fn create(
     let mut group = Group::new();
     group.push_any(KIND_SNAPSHOT, &[snapshot])?;
     group.push_any(KIND_COMMIT, &[&commit_body(base + SEGMENT_HEADER, 1)])?;
-    publish(disk, rng, dir, base, 0, &mut group)
+    publish(disk, rng, dir, base, &mut group)
 }
 
 /// Writes a whole segment and gives it its name when it is durable: a segment that can be seen was
@@ -528,45 +557,65 @@ fn publish(
     rng: &dyn Rng,
     dir: &Path,
     base: u64,
-    span: u64,
     group: &mut Group,
 ) -> Result<Active, LedgerError> {
     let path = dir.join(segment_name(base));
     let tmp = dir.join("next.tmp");
+    let (file, id, durable) = write_segment(disk, rng, &tmp, base, 0, group)?;
     let io = |source| LedgerError::Io {
         path: path.clone(),
-        doing: "writing a segment",
+        doing: "naming a segment",
         source,
     };
-    // Before it has its name, a full disk costs nothing.
-    let unnamed = |source| {
-        if is_full(&source) {
-            let _ = disk.remove(&tmp);
-            return LedgerError::Full { path: path.clone() };
-        }
-        io(source)
-    };
-    let mut id = [0; 16];
-    rng.fill(&mut id);
-    let id = SegmentId(id);
-    let mut bytes = segment_header(base, id, span).to_vec();
-    bytes.extend_from_slice(group.place(id, SEGMENT_HEADER));
-    match disk.remove(&tmp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
+    match disk.rename(&tmp, &path) {
+        Err(error) if is_full(&error) => return Err(LedgerError::Full { path }),
+        renamed => renamed.map_err(io)?,
     }
-    let file = disk.open(&tmp, Mode::CreateNew).map_err(unnamed)?;
-    file.write_at(&bytes, 0).map_err(unnamed)?;
-    file.sync().map_err(unnamed)?;
-    disk.rename(&tmp, &path).map_err(unnamed)?;
     disk.sync_dir(dir).map_err(io)?;
     Ok(Active {
-        path,
+        path: path.clone(),
         file,
         base,
         id,
-        durable: bytes.len() as u64,
+        durable,
     })
+}
+
+/// Writes a whole segment under another name; durable on return.
+fn write_segment(
+    disk: &dyn Disk,
+    rng: &dyn Rng,
+    tmp: &Path,
+    base: u64,
+    span: u64,
+    group: &mut Group,
+) -> Result<(Box<dyn File>, SegmentId, u64), LedgerError> {
+    // Before it has its name, a full disk costs nothing.
+    let failed = |source| {
+        let path = tmp.to_path_buf();
+        if is_full(&source) {
+            let _ = disk.remove(tmp);
+            return LedgerError::Full { path };
+        }
+        LedgerError::Io {
+            path,
+            doing: "writing a segment",
+            source,
+        }
+    };
+    let mut id = [0; 16];
+    rng.fill(&mut id);
+    let id = SegmentId::new(id);
+    let mut bytes = segment_header(base, id, span).to_vec();
+    bytes.extend_from_slice(group.place(id, SEGMENT_HEADER));
+    match disk.remove(tmp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let file = disk.open(tmp, Mode::CreateNew).map_err(failed)?;
+    file.write_at(&bytes, 0).map_err(failed)?;
+    file.sync().map_err(failed)?;
+    Ok((file, id, bytes.len() as u64))
 }
 
 /// The most bytes that one group can have: what may be in flight when a sync fails.
@@ -661,7 +710,7 @@ pub(crate) fn damage_after(segment: &Segment, stopped: u64) -> Result<Option<u64
         let Some(body) = rest.get(body_at..body_at + header.len as usize) else {
             continue;
         };
-        let good = crc(segment.id, offset, body) == header.body_crc;
+        let good = segment.id.crc(offset).of(body) == header.body_crc;
         if good && commit_start(body).is_some_and(|start| start > segment.base + stopped) {
             return Ok(Some(stopped));
         }

@@ -18,7 +18,7 @@ mod reader;
 
 pub use fsck::{Fsck, SegmentReport, fsck};
 pub use group::Group;
-pub use ledger::{Closed, Ledger, Options, Replayed};
+pub use ledger::{Closed, Ledger, Options, Prepared, Replayed};
 pub use reader::{Item, Reader};
 
 use std::io;

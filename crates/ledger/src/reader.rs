@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jurat_disk::{Disk, File, Mode};
 
 use crate::format::{
-    KIND_OWN, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId, crc, parse_segment_header,
+    KIND_OWN, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId, parse_segment_header,
     segment_base, segment_name,
 };
 use crate::{LedgerError, RECORD_BYTES_MAX};
@@ -269,7 +269,7 @@ impl Segment {
             return Ok(None);
         }
         let body = self.slice(offset + RECORD_HEADER, len);
-        if !header.is_erased() && crc(self.id, offset, body) != header.body_crc {
+        if !header.is_erased() && self.id.crc(offset).of(body) != header.body_crc {
             return Ok(None);
         }
         Ok(Some(header))

@@ -501,7 +501,8 @@ fn try_verify(
         .map(|(watch, _)| watch.longest)
         .min();
     let isolation = match summary.isolation.as_deref() {
-        Some("separate") => Isolation::Separate,
+        // A withheld leaf may be the one that said otherwise.
+        Some("separate") if summary.leaves_withheld == 0 => Isolation::Separate,
         _ => Isolation::Shared,
     };
     let same_host = witnesses
@@ -658,7 +659,7 @@ fn not_proven(axes: &Axes, leaves_withheld: u64) -> Vec<String> {
     ];
     if leaves_withheld > 0 {
         list.push(format!(
-            "what {leaves_withheld} leaves said: only their hashes are here"
+            "what {leaves_withheld} leaves said, isolation and custody among it: only their hashes are here"
         ));
     }
     if axes.key == KeyAxis::Software {

@@ -18,6 +18,6 @@ mod scan;
 mod stream;
 mod walk;
 
-pub use redactor::{Mode, Redacted, Redactor};
+pub use redactor::{GROWTH_BYTES_MAX, Mode, Redacted, Redactor};
 pub use rules::{Rule, RuleError, Rules};
 pub use stream::{Cleaned, Stream, WINDOW_BYTES};

@@ -87,7 +87,7 @@ const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// No rule matches a shorter text; half of all strings in a transcript are shorter.
 const TEXT_BYTES_MIN: usize = 8;
 /// How much longer than its original a redacted record may be.
-pub(crate) const GROWTH_BYTES_MAX: usize = 1024 * 1024;
+pub const GROWTH_BYTES_MAX: usize = 1024 * 1024;
 
 impl Redactor {
     /// A redactor with the built-in rules, these categories of personal data, and the tenant's

@@ -232,8 +232,14 @@ const QUOTE_NEAR: usize = 4;
 /// Whether a colon follows a string that closes here; `None` when what follows is not there.
 fn colon(json: &[u8], close: Option<usize>) -> Option<bool> {
     let rest = json.get(close? + 1..)?;
-    rest.iter()
+    let next = rest
+        .iter()
         .take(COLON_BYTES_MAX)
-        .find(|byte| !byte.is_ascii_whitespace())
-        .map(|byte| *byte == b':')
+        .find(|byte| !byte.is_ascii_whitespace());
+    match next {
+        Some(byte) => Some(*byte == b':'),
+        // Nobody writes so many blanks there. A name may follow them: taken for one, to be safe.
+        None if rest.len() >= COLON_BYTES_MAX => Some(true),
+        None => None,
+    }
 }

@@ -23,7 +23,7 @@ pub enum ExportError {
     Unsigned,
     /// The first leaves were removed from this machine after they were archived.
     #[error(
-        "the ledger begins at leaf {first}; export from the collector, which holds all of them"
+        "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, which holds all of them"
     )]
     Incomplete {
         /// The first leaf that is still here.

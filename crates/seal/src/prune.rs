@@ -1,6 +1,6 @@
 //! Making room without breaking a proof: payloads go first, then entries, of which the hash stays.
 
-use jurat_ledger::{Closed, Group, Reader};
+use jurat_ledger::{Group, Prepared, Reader};
 use jurat_proof::{Digest, EntryView, LEAVES_MAX, leaf_hash};
 
 use crate::{SealError, kind};
@@ -14,10 +14,9 @@ pub enum Prune {
     Entries,
 }
 
-/// A segment as it will be after pruning; nothing is changed yet.
+/// A segment as it will be after pruning: written beside the old one, and not in its place yet.
 pub struct Pruned {
-    pub(crate) closed: Closed,
-    pub(crate) group: Group,
+    pub(crate) prepared: Prepared,
     /// The first leaf in the segment.
     pub from: u64,
     /// The leaf after its last one.
@@ -28,6 +27,15 @@ pub struct Pruned {
     pub entries: u64,
     /// Bytes that will be free.
     pub bytes: u64,
+}
+
+/// What is left of a segment.
+pub(crate) struct Rest {
+    pub(crate) group: Group,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) payloads: u64,
+    pub(crate) entries: u64,
 }
 
 #[derive(Default)]
@@ -49,15 +57,13 @@ impl Run {
     }
 }
 
-pub(crate) fn prune(mut reader: Reader, closed: Closed, what: Prune) -> Result<Pruned, SealError> {
-    let mut pruned = Pruned {
-        closed,
+pub(crate) fn prune(mut reader: Reader, what: Prune) -> Result<Rest, SealError> {
+    let mut pruned = Rest {
         group: Group::new(),
         from: u64::MAX,
         to: 0,
         payloads: 0,
         entries: 0,
-        bytes: 0,
     };
     let mut run = Run::default();
     let mut next = 0;
@@ -95,6 +101,5 @@ pub(crate) fn prune(mut reader: Reader, closed: Closed, what: Prune) -> Result<P
         }
     }
     run.flush(&mut pruned.group)?;
-    pruned.bytes = closed.len.saturating_sub(pruned.group.len() as u64);
     Ok(pruned)
 }

@@ -158,8 +158,12 @@ pub struct Sealer {
     entries: Vec<u8>,
 }
 
+/// The most reasons that are counted one by one, and the longest name of one.
+const REASONS_MAX: usize = 64;
+const REASON_BYTES_MAX: usize = 100;
+
 /// What is hashed at a time: enough to fill every lane, little enough to stay in the cache.
-const WAITING_MAX: usize = 256;
+const WAITING_MAX: usize = 64;
 const WAITING_BYTES_MAX: usize = 512 * 1024;
 /// What an entry counts before it is written.
 const ENTRY_BYTES_USUAL: usize = 700;
@@ -383,6 +387,11 @@ impl Sealer {
 
     /// Counts a record that was filtered and will not be sealed.
     pub fn count_filtered(&mut self, reason: &str) {
+        // The counts of a batch stand in one entry.
+        let known = self.filtered_now.contains_key(reason) || self.filtered.contains_key(reason);
+        let many = self.filtered_now.len() + self.filtered.len() >= REASONS_MAX;
+        let named = known || (!many && reason.len() <= REASON_BYTES_MAX);
+        let reason = if named { reason } else { "(others)" };
         *self.filtered_now.entry(reason.to_owned()).or_default() += 1;
     }
 
@@ -475,6 +484,8 @@ impl Sealer {
             );
             ends.push(entries.len());
         }
+        self.batch_bytes += entries.len();
+        self.batch_bytes -= (waiting.len() * ENTRY_BYTES_USUAL).min(self.batch_bytes);
         let mut start = 0;
         let slices: Vec<&[u8]> = ends
             .iter()
@@ -783,26 +794,39 @@ impl Sealer {
         Ok(self.ledger.remove_before(position)?)
     }
 
-    /// What a closed segment would be without its payloads, or without its entries.
+    /// Writes what a closed segment would be without its payloads, or without its entries; `None` when
+    /// there is nothing to remove.
     ///
     /// # Errors
-    /// [`SealError`] when it cannot be read.
-    pub fn prune(&self, closed: Closed, what: Prune) -> Result<Pruned, SealError> {
+    /// [`LedgerError::Full`] when there is no room for the shorter segment beside the longer one.
+    pub fn prune(&self, closed: Closed, what: Prune) -> Result<Option<Pruned>, SealError> {
         let reader = Reader::new(
             self.host.disk.clone(),
             self.ledger.dir(),
             closed.base,
             closed.end,
         )?;
-        prune::prune(reader, closed, what)
+        let mut rest = prune::prune(reader, what)?;
+        if rest.payloads == 0 && rest.entries == 0 {
+            return Ok(None);
+        }
+        let bytes = closed.len.saturating_sub(rest.group.len() as u64);
+        Ok(Some(Pruned {
+            prepared: self.ledger.prepare(&closed, &mut rest.group)?,
+            from: rest.from,
+            to: rest.to,
+            payloads: rest.payloads,
+            entries: rest.entries,
+            bytes,
+        }))
     }
 
     /// Makes it so. A leaf that says so must be durable before.
     ///
     /// # Errors
-    /// As [`Ledger::rewrite`].
-    pub fn apply(&mut self, mut pruned: Pruned) -> Result<(), SealError> {
-        Ok(self.ledger.rewrite(&pruned.closed, &mut pruned.group)?)
+    /// As [`Ledger::replace`].
+    pub fn apply(&mut self, pruned: Pruned) -> Result<(), SealError> {
+        Ok(self.ledger.replace(pruned.prepared)?)
     }
 
     /// The digest of the configuration in force from now on.

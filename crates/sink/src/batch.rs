@@ -24,6 +24,8 @@ pub enum Take {
     Many,
     /// One seal: what is found wrong with it is not wrong with its neighbours.
     One,
+    /// One seal, however large: to keep it, not to send it.
+    Oversized,
     /// One seal, of which only the leaf hashes and the checkpoint are sent: the tree goes on.
     Hashes,
 }
@@ -143,7 +145,7 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
                 }
                 hashes.clear();
                 write_record(&mut raw, &Record::Checkpoint(item.body));
-                if raw.len() <= UPLOAD_BYTES_MAX {
+                if raw.len() <= UPLOAD_BYTES_MAX || take == Take::Oversized {
                     draft.len = raw.len();
                     whole = Some((draft, checkpoint.size, item.next));
                     if take != Take::Many {
@@ -154,7 +156,7 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
             }
             _ => {}
         }
-        if raw.len() > UPLOAD_BYTES_MAX {
+        if raw.len() > UPLOAD_BYTES_MAX && take != Take::Oversized {
             if whole.is_none() {
                 return Err(BatchError::TooLarge { from });
             }

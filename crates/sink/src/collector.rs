@@ -54,9 +54,15 @@ pub struct FrontierAnswer {
     /// The cosigned checkpoint, absent at size 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Leaves of which it has only the hash.
+    /// As in [`Accepted`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub leaves_withheld: u64,
+    /// As in [`Accepted`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub payloads_missing: u64,
+    /// Withheld leaves, from and up to, that may still come late.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<(u64, u64)>,
 }
 
 /// The answer to an upload.

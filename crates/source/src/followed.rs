@@ -1,5 +1,6 @@
 //! One file: what was read of it, whether that is still there, and reading on.
 
+use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::os;
 use crate::position::{BEFORE_BYTES, PREFIX_BYTES, short_digest};
+use crate::tail::spend;
 use crate::{Item, LINE_BYTES_MAX, Lost, Position};
 
 /// What a line costs of the budget besides its bytes: short lines become entries that are longer.
@@ -70,7 +72,7 @@ pub(crate) enum Checked {
 pub(crate) struct Out<'a> {
     pub(crate) source: &'a str,
     pub(crate) path: &'a Path,
-    pub(crate) left: &'a mut u64,
+    pub(crate) left: &'a Cell<u64>,
     pub(crate) give: &'a mut dyn FnMut(Item<'_>),
 }
 
@@ -268,7 +270,7 @@ impl Followed {
         gone: bool,
     ) -> io::Result<bool> {
         let mut want = CHUNK_BYTES;
-        while *out.left > 0 {
+        while out.left.get() > 0 {
             fill(file, self.position.offset, want, chunk)?;
             let in_pieces = self.position.pieces > 0;
             let most = if in_pieces {
@@ -305,7 +307,7 @@ impl Followed {
     /// Gives out whole lines as far as the budget goes.
     fn lines(&mut self, lines: &[u8], out: &mut Out<'_>) {
         let mut at = 0;
-        while *out.left > 0
+        while out.left.get() > 0
             && let Some(len) = memchr::memchr(b'\n', &lines[at..])
         {
             let line = &lines[at..at + len];
@@ -314,7 +316,7 @@ impl Followed {
                 self.passed(b"\n");
             } else {
                 if line.is_empty() {
-                    *out.left -= 1;
+                    spend(out.left, 1);
                 } else {
                     self.line(line, false, out);
                 }
@@ -333,7 +335,7 @@ impl Followed {
             unterminated,
         });
         self.position.lines += 1;
-        *out.left = out.left.saturating_sub(bytes.len() as u64 + LINE_COST);
+        spend(out.left, bytes.len() as u64 + LINE_COST);
     }
 
     fn piece(&mut self, bytes: &[u8], more: bool, out: &mut Out<'_>) {
@@ -354,7 +356,7 @@ impl Followed {
         if !more {
             self.position.lines += 1;
         }
-        *out.left = out.left.saturating_sub(bytes.len() as u64 + LINE_COST);
+        spend(out.left, bytes.len() as u64 + LINE_COST);
     }
 
     /// Takes note of bytes that were given out.

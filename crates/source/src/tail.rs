@@ -1,5 +1,6 @@
 //! Following files.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +12,7 @@ use crate::os::{self, identity};
 use crate::{Position, Root};
 
 /// The longest line that is given out whole; a longer one comes in pieces.
-pub const LINE_BYTES_MAX: usize = 5 * 1024 * 1024;
+pub const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How much of what was read is compared between two looks at other files.
 const CHECK_BYTES: u64 = 4 * 1024 * 1024;
 /// How many files are kept open between reads, so that what is written to a file just before it is
@@ -99,6 +100,11 @@ pub enum Lost {
     Rewritten,
     /// The file is gone.
     Deleted,
+}
+
+/// Takes this much from a budget.
+pub(crate) fn spend(left: &Cell<u64>, cost: u64) {
+    left.set(left.get().saturating_sub(cost));
 }
 
 /// Follows the files of its roots.
@@ -225,18 +231,22 @@ impl Tail {
     /// An error of one file does not stop the others: it is given out as [`Item::Failed`], and the
     /// file is looked at again with the next scan.
     pub fn read(&mut self, budget: usize, give: &mut dyn FnMut(Item<'_>)) -> bool {
-        let mut left = budget as u64;
+        self.read_within(&Cell::new(budget as u64), give)
+    }
+
+    /// Likewise, with a budget that `give` can take away: then this item is the last one.
+    pub fn read_within(&mut self, left: &Cell<u64>, give: &mut dyn FnMut(Item<'_>)) -> bool {
         self.check(give);
-        while left > 0 {
+        while left.get() > 0 {
             if let Some(notice) = self.failing.next_notice() {
                 give(notice.item());
-                left = left.saturating_sub(LINE_COST);
+                spend(left, LINE_COST);
                 continue;
             }
             let Some(path) = self.dirty.pop_first() else {
                 break;
             };
-            match self.read_file(&path, &mut left, give) {
+            match self.read_file(&path, left, give) {
                 Ok(true) => {
                     self.dirty.insert(path);
                 }
@@ -346,7 +356,7 @@ impl Tail {
     fn read_file(
         &mut self,
         path: &Path,
-        left: &mut u64,
+        left: &Cell<u64>,
         give: &mut dyn FnMut(Item<'_>),
     ) -> io::Result<bool> {
         let opened = match os::open(path) {

@@ -22,7 +22,7 @@ use jurat_sink::{Batch, Collector, Identity, SetUp, read_batch};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
-use super::{JURAT, Row, cpu, fill, usage};
+use super::{JURAT, Row, bytes_wanted, cpu, fill, usage};
 
 /// Devices that send at the same time.
 const DEVICES: usize = 4;
@@ -54,11 +54,7 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
     let host = Host::real();
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let settings = Settings::dev(&host, &home, SocketAddr::from(([127, 0, 0, 1], port)))?;
-    let megabytes: u64 = std::env::var("JURAT_BENCH_MB")
-        .ok()
-        .and_then(|mb| mb.parse().ok())
-        .unwrap_or(300);
-    let devices = prepare(dir.path(), &settings, files, megabytes * 1_000_000)?;
+    let devices = prepare(dir.path(), &settings, files, bytes_wanted(300))?;
     // The same state twice: once without, once with the SIEM file.
     let with_siem = dir.path().join("with-siem");
     copy(&home, &with_siem)?;
@@ -73,7 +69,7 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
     let each = |seconds: f64| seconds * 1e6 / facts.uploads as f64;
     Ok(vec![
         Row {
-            what: "collector: CPU of an upload, HTTPS to cosigned and durable, against TLS, zstd, HMAC, one SHA-256, one signature",
+            what: "collector: CPU of an upload, HTTPS to cosigned and durable, against TLS, zstd, HMAC, one SHA-256, one signature".into(),
             result: format!(
                 "{ratio:.2} ({:.0} us against {:.0} us; {} uploads of {} KB, {} KB compressed, {} leaves each; {memory} MiB peak)",
                 each(used),
@@ -87,7 +83,7 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
             met: Some(ratio <= 1.5),
         },
         Row {
-            what: "collector: events per CPU-second",
+            what: "collector: events per CPU-second".into(),
             result: format!(
                 "{rate:.0} (the least alone: {:.0})",
                 facts.leaves as f64 / floor
@@ -96,7 +92,7 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
             met: Some(rate >= 80_000.0),
         },
         Row {
-            what: "collector: the same with the SIEM file",
+            what: "collector: the same with the SIEM file".into(),
             result: format!(
                 "{:.2} ({:.0} us against {:.0} us)",
                 projected / floor_then,
@@ -107,7 +103,7 @@ pub(super) fn collector(files: &[PathBuf]) -> Result<Vec<Row>> {
             met: None,
         },
         Row {
-            what: "collector: what compressing uploads anew, 256 KiB of one session a block, would add",
+            what: "collector: what compressing uploads anew, 256 KiB of one session a block, would add".into(),
             result: format!("{:.2} ({:.0} us)", anew / floor, each(anew)),
             floor: "-",
             met: None,

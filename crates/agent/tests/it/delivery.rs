@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use jurat_agent::{Config, Finish, read_status};
+use jurat_agent::{Config, DeadLetters, Finish, read_status};
 use jurat_disk::Host;
 use jurat_testkit::Answer;
 
@@ -45,7 +45,6 @@ fn cases() -> Vec<Case> {
         case("401", "not today", || refusal(401)),
         case("403", "not today", || refusal(403)),
         case("408", "408", || refusal(408)),
-        case("413", "413", || refusal(413)),
         case("429", "429", || {
             Answer::status(429, "retry-after: 1\r\n", b"")
         }),
@@ -206,4 +205,60 @@ fn an_interval_that_no_clock_can_show_is_refused_when_it_is_read() {
         let refused = Config::parse("c".into(), &text, []).unwrap_err();
         assert!(refused.to_string().contains("at most"), "{name}: {refused}");
     }
+}
+
+#[test]
+fn what_is_refused_for_good_is_set_aside_its_hashes_go_on_and_it_may_come_late() {
+    // Refused with its neighbours, refused alone; then its hashes are taken and the answer is lost.
+    let mut site = Site::start(quick());
+    site.write(120);
+    site.peer.script(Box::new(|number| match number {
+        0 | 1 => refusal(413),
+        2 => Answer::Lose,
+        _ => Answer::Pass,
+    }));
+    let status = site.run(Finish::WhenDelivered, |_| false).unwrap();
+    assert_eq!((status.delivered, status.dead_letters), (status.size, 1));
+    let report = site.report();
+    assert!(
+        report.leaves_withheld > 0 && !report.axes.complete,
+        "{report:?}"
+    );
+    assert!(report.events["dead.letter"] == 1, "a leaf says so");
+    let letters = DeadLetters::new(&site.state()).list(&Host::real()).unwrap();
+    let [letter] = letters.as_slice() else {
+        panic!("{letters:?}")
+    };
+    assert_eq!(
+        (letter.status, letter.noted, letter.delivered),
+        (413, true, false)
+    );
+    assert_eq!(letter.to - letter.from, report.leaves_withheld);
+
+    // The collector still does not want it: it stays.
+    site.peer.script(Box::new(|_| refusal(413)));
+    assert!(site.retry(letter.from).is_err());
+    assert!(
+        site.retry(letter.from + 1).is_err(),
+        "no letter begins there"
+    );
+    // Now it does, and its answer is lost; sent once more, it was taken before.
+    site.peer.script(Box::new(|number| {
+        if number == 0 {
+            Answer::Lose
+        } else {
+            Answer::Pass
+        }
+    }));
+    assert!(site.retry(letter.from).is_err());
+    site.retry(letter.from).unwrap();
+    site.write(10);
+    let status = site.run(Finish::WhenDelivered, |_| false).unwrap();
+    assert_eq!((status.delivered, status.dead_letters), (status.size, 0));
+    assert_eq!(
+        site.report().events["dead.letter"],
+        2,
+        "and a leaf says that it came"
+    );
+    site.assert_whole("late");
 }

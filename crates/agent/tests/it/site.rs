@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jurat_agent::{
-    AgentError, Config, DeadLetters, DeliveryConfig, EnrolOptions, Enrolment, Finish, Input,
-    Inputs, SourceConfig, Status, Uplink, enroll, run,
+    AgentError, Config, DeadLetterError, DeadLetters, DeliveryConfig, EnrolOptions, Enrolment,
+    Finish, Input, Inputs, SourceConfig, Status, Uplink, enroll, run,
 };
 use jurat_collector::{Archive, Builder, Running, Settings, export};
 use jurat_disk::{Host, Rng as _};
 use jurat_key::tls;
-use jurat_proof::{BundleReader, Record, RecordReader, Trust, Verdict, verify};
+use jurat_proof::{BundleReader, Record, RecordReader, Report, Trust, Verdict, verify};
 use jurat_testkit::{Answer, Peer, Repeatable};
 use tokio::runtime::Runtime;
 
@@ -160,6 +160,28 @@ impl Site {
     pub(crate) fn refused(&self, code: &str) -> u64 {
         let stats = self.running.with_archive(Archive::stats);
         stats.refused.get(code).copied().unwrap_or(0)
+    }
+
+    /// What a verification of the archive's bundle says.
+    pub(crate) fn report(&self) -> Report {
+        let trust = std::fs::read_to_string(self.state().join("trust.txt")).unwrap();
+        let mut bundle = Vec::new();
+        self.running
+            .with_archive(|archive| export(archive, &self.enrolment.origin, &mut bundle))
+            .unwrap();
+        let trust = Trust::parse(&trust).unwrap();
+        match verify(bundle.as_slice(), Some(&trust), &mut |_| {}) {
+            Verdict::Verified(report) => *report,
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    /// Sends a dead letter again.
+    pub(crate) fn retry(&self, from: u64) -> Result<(), DeadLetterError> {
+        let (host, state) = (Host::real(), self.state());
+        let uplink = Uplink::open(&host, &state, Duration::from_secs(5)).unwrap();
+        self.runtime
+            .block_on(DeadLetters::new(&state).retry(&host, &uplink, from))
     }
 
     /// Both the archive and the device hold every line exactly once, in a log that verifies whole.

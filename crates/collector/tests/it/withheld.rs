@@ -1,6 +1,6 @@
 //! Leaves of which only the hash came, and what comes late in their place.
 
-use jurat_collector::export;
+use jurat_collector::{Archive, export};
 use jurat_proof::{
     Cosignature, Digest, Note, Record, RecordReader, Report, Signer, Trust, Verdict, VerifierKey,
     leaf_hash, verify, write_record,
@@ -110,6 +110,19 @@ async fn withheld_leaves_do_not_jam_a_log_and_are_not_called_archived_until_they
         bench.upload(&cut).await,
         Err(CollectorError::Refused { status: 422, .. })
     ));
+    // The accepted head around an entry that was changed: wrong, and no contradiction of the head.
+
+    let at = second
+        .windows(12)
+        .position(|part| part == b"\"object\":\"b\"")
+        .unwrap();
+    let mut changed = second.clone();
+    changed[at + 10] = b'c';
+    match bench.upload(&changed).await {
+        Err(CollectorError::Refused { refusal, .. }) => assert_eq!(refusal.code, "inconsistent"),
+        answer => panic!("{answer:?}"),
+    }
+    assert_eq!(bench.running.with_archive(Archive::stats).forks, 0);
     let mut other = Log::new(&bench.enrolled.origin);
     other.batch(3, "a");
     let forged = other.batch(2, "x");
@@ -158,4 +171,22 @@ async fn what_comes_late_stands_in_its_place_in_bundle_and_siem() {
     let accepted = bench.upload(&next).await.unwrap();
     assert!(bench.is_archived(&accepted));
     assert_ne!(bench.report().root, Digest::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_entries_and_hashes_whose_answer_was_lost_is_a_resubmission() {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(2, "a");
+    let pruned = only_hashes(&bench.log.batch(2, "b"), 3);
+    let mixed = [first, pruned].concat();
+    assert_eq!(bench.upload(&mixed).await.unwrap().size, 6);
+    assert!(matches!(
+        bench.upload(&mixed).await,
+        Err(CollectorError::Conflict { size: 6 })
+    ));
+    let more = [mixed, bench.log.batch(1, "c")].concat();
+    assert!(matches!(
+        bench.upload(&more).await,
+        Err(CollectorError::Conflict { size: 6 })
+    ));
 }

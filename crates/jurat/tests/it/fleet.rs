@@ -147,9 +147,14 @@ impl Fleet {
 
     /// Exports the device's log, verifies it with the trust of the enrolment, gives the verdict.
     pub(crate) fn verify(&self, name: &str) -> Value {
+        self.verify_from(name, &[])
+    }
+
+    /// Likewise, with more said about where to export from.
+    pub(crate) fn verify_from(&self, name: &str, from: &[&str]) -> Value {
         let bundle = self.path(name);
         let bundle = bundle.to_str().unwrap();
-        let exported = self.jurat(&["export", "-o", bundle]);
+        let exported = self.jurat(&[&["export", "-o", bundle], from].concat());
         assert!(
             exported.status.success(),
             "{}",

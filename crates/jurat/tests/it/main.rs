@@ -7,6 +7,7 @@ mod fleet;
 mod live;
 mod mutate;
 mod order;
+mod room;
 mod secrets;
 #[path = "../../../redact/tests/it/template.rs"]
 mod template;

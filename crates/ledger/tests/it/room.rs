@@ -23,7 +23,8 @@ fn thin_out(counter: &mut Counter) -> Result<(), LedgerError> {
         }
         index += 1;
     }
-    counter.ledger.rewrite(&closed, &mut group)
+    let prepared = counter.ledger.prepare(&closed, &mut group)?;
+    counter.ledger.replace(prepared)
 }
 
 fn filled(disk: &SimDisk) -> Counter {

@@ -133,7 +133,7 @@ fn a_long_line_whose_file_is_removed_ends_with_its_last_piece() {
     let mut bench = Bench::new();
     bench.write("a.jsonl", &"x".repeat(LINE_BYTES_MAX + 10));
     let found = bench.read();
-    assert_eq!(found, ["<1048576+"; 5]);
+    assert_eq!(found, ["<1048576+"; LINE_BYTES_MAX / 1_048_576]);
     fs::remove_file(bench.path("a.jsonl")).unwrap();
     let len = LINE_BYTES_MAX + 10;
     assert_eq!(
