@@ -375,7 +375,7 @@ impl Agent {
                     // What was witnessed has to be this ledger's own past, however long it has grown.
                     let past = match frontier.size {
                         0 => PastHead::Root(frontier.root),
-                        size => self.sealer.head_at(size)?,
+                        size => self.sealer.head_at(size, self.cursor.position)?,
                     };
                     let other = match past {
                         PastHead::Root(root) => root != frontier.root,

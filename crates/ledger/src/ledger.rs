@@ -306,6 +306,16 @@ impl Ledger {
             .unwrap_or(0))
     }
 
+    /// The position of the front of the segment that holds this one.
+    ///
+    /// # Errors
+    /// [`LedgerError::Io`] when the folder cannot be listed.
+    pub fn base_of(&self, position: u64) -> Result<u64, LedgerError> {
+        let bases = segments(&*self.disk, &self.dir)?;
+        let base = bases.iter().rfind(|base| **base <= position);
+        Ok(base.or(bases.first()).copied().unwrap_or(0))
+    }
+
     /// The bytes on disk.
     ///
     /// # Errors

@@ -92,11 +92,11 @@ pub(crate) fn prune(mut reader: Reader, what: Prune) -> Result<Rest, SealError> 
                     group.push_erased(kind::PAYLOAD)?;
                 }
             }
-            kind::CHECKPOINT | kind::COSIGNED | kind::LEAVES => {
+            // Heads stay: what was witnessed is compared with them at every start.
+            kind::CHECKPOINT | kind::COSIGNED | kind::LEAVES | kind::TO_SIGN => {
                 run.flush(group)?;
                 group.push(item.kind, &[item.body])?;
             }
-            // A head that was about to be signed means nothing once a later one is.
             _ => {}
         }
     }

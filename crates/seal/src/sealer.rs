@@ -753,13 +753,22 @@ impl Sealer {
         }
     }
 
-    /// The head that was signed at this size. Reads the ledger from its beginning.
+    /// The head that was signed at this size. It is looked for from the segment that holds `near` on, and
+    /// in the whole ledger when it is not there.
     ///
     /// # Errors
     /// [`SealError::Ledger`].
-    pub fn head_at(&self, size: u64) -> Result<PastHead, SealError> {
+    pub fn head_at(&self, size: u64, near: u64) -> Result<PastHead, SealError> {
+        let base = self.ledger.base_of(near)?;
+        match self.head_from(size, base)? {
+            PastHead::Removed | PastHead::Never if base > 0 => self.head_from(size, 0),
+            found => Ok(found),
+        }
+    }
+
+    fn head_from(&self, size: u64, from: u64) -> Result<PastHead, SealError> {
         let mut removed = self.ledger.start()? > 0;
-        let mut reader = self.ledger.read(0)?;
+        let mut reader = self.ledger.read(from)?;
         while let Some(item) = reader.next_record()? {
             if item.kind != kind::CHECKPOINT {
                 continue;

@@ -28,6 +28,8 @@ fn run(config: &str, full: impl Fn(&Value) -> bool) -> (Value, Value) {
     fleet.kill_run();
     fleet.start_serve();
     fleet.run_once();
+    // Once more: what was witnessed, pruned or not, is this ledger's own past.
+    fleet.run_once();
     let status = fleet.status();
     fleet.wait_for_siem(1);
     (

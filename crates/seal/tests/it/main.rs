@@ -292,13 +292,16 @@ fn a_past_head_is_told_from_one_that_never_was_and_from_one_that_was_removed() {
         .map(|(head, _)| head.clone())
         .collect();
     for head in &heads {
-        let found = log.sealer.head_at(head.size).unwrap();
+        let found = log.sealer.head_at(head.size, u64::MAX).unwrap();
         assert_eq!(found, PastHead::Root(head.root));
-        assert_eq!(log.sealer.head_at(head.size - 1).unwrap(), PastHead::Never);
+        assert_eq!(
+            log.sealer.head_at(head.size - 1, u64::MAX).unwrap(),
+            PastHead::Never
+        );
     }
     let end = log.sealer.ledger().end();
     assert!(log.sealer.remove_before(end).unwrap() > 0);
-    let first = log.sealer.head_at(heads[0].size).unwrap();
+    let first = log.sealer.head_at(heads[0].size, 0).unwrap();
     assert_eq!(first, PastHead::Removed);
 }
 
