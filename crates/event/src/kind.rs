@@ -153,6 +153,24 @@ kinds! {
     FrontierAccepted = 9121 "frontier.accepted",
     /// A collector saw two histories of one log.
     ForkProof = 9122 "fork.proof",
+    /// A log's key was changed: signed by the old key, names the new one.
+    KeyRotated = 9123 "key.rotated",
+    /// A key counts no more from this place of the collector's log on.
+    KeyRevoked = 9124 "key.revoked",
+    /// Two machines go on with one log: a boot came back after another one.
+    CloneDetected = 9125 "clone.detected",
+    /// A device has not been heard of for longer than it promised.
+    DeviceSilent = 9126 "device.silent",
+    /// A device that was silent is heard of again.
+    DeviceReturned = 9127 "device.returned",
+    /// A policy or a setting of the collector is in force from here on.
+    PolicyChanged = 9128 "policy.changed",
+    /// The operator lets a device enrol anew.
+    ReenrolmentAllowed = 9129 "reenrolment.allowed",
+    /// What the collector cosigned for this log was found in the collector's own log.
+    ReceiptVerified = 9130 "receipt.verified",
+    /// What the collector cosigned for this log is not in the collector's own log.
+    ReceiptMissing = 9131 "receipt.missing",
     /// Anything else.
     Other = 9999 "other",
 }
