@@ -17,6 +17,7 @@ mod note;
 mod record;
 mod replay;
 mod request;
+mod reveal;
 mod tree;
 mod trust;
 mod verdict;
@@ -33,6 +34,7 @@ pub use note::{
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
+pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
     verify_consistency, verify_inclusion,
