@@ -27,9 +27,7 @@ pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
 pub use many::{Hashed, Message, hash_records, sha256_many};
-pub use note::{
-    Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
-};
+pub use note::{Note, NoteError, PublicKey, Signature, Signer, SignerError, VerifierKey};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
