@@ -14,9 +14,12 @@ mod digest;
 mod entry;
 mod many;
 mod note;
+mod receipt;
 mod record;
 mod replay;
 mod request;
+mod rotation;
+mod reveal;
 mod tree;
 mod trust;
 mod verdict;
@@ -28,9 +31,12 @@ pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
 pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{Note, NoteError, PublicKey, Signature, Signer, SignerError, VerifierKey};
+pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
+pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
     verify_consistency, verify_inclusion,
