@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::statements::StatementArgs;
 use crate::{commands, demo, exit};
 
 #[derive(Parser)]
@@ -157,6 +158,8 @@ pub(crate) struct ExportArgs {
     /// With --collector: the device's id, or the origin of its log; not needed when there is only one
     #[arg(long, value_name = "ID", requires = "collector")]
     pub(crate) device: Option<String>,
+    #[command(flatten)]
+    pub(crate) statement: StatementArgs,
 }
 
 #[derive(Args)]

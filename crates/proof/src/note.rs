@@ -180,21 +180,30 @@ impl PublicKey {
         Ok(Self::P256(point))
     }
 
+    /// The point as it is encoded: 32 or 65 bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Ed25519(key) => key,
+            Self::P256(point) => point,
+        }
+    }
+
     /// The key as DER (SubjectPublicKeyInfo), which other tools read.
     pub fn spki(&self) -> Vec<u8> {
-        match self {
-            Self::Ed25519(key) => [ED25519_SPKI.as_slice(), key].concat(),
-            Self::P256(point) => [P256_SPKI.as_slice(), point].concat(),
-        }
+        let head: &[u8] = match self {
+            Self::Ed25519(_) => &ED25519_SPKI,
+            Self::P256(_) => &P256_SPKI,
+        };
+        [head, self.bytes()].concat()
     }
 
     /// Verifies one signature. aws-lc-rs decides, one signature at a time, never a batch.
     fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        let (algorithm, key): (&'static dyn VerificationAlgorithm, &[u8]) = match self {
-            Self::Ed25519(key) => (&ED25519, key),
-            Self::P256(point) => (&ECDSA_P256_SHA256_ASN1, point),
+        let algorithm: &'static dyn VerificationAlgorithm = match self {
+            Self::Ed25519(_) => &ED25519,
+            Self::P256(_) => &ECDSA_P256_SHA256_ASN1,
         };
-        UnparsedPublicKey::new(algorithm, key)
+        UnparsedPublicKey::new(algorithm, self.bytes())
             .verify(message, signature)
             .is_ok()
     }
