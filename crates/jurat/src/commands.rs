@@ -254,8 +254,15 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
 
 pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let file = File::create_new(&args.output)
-        .with_context(|| format!("creating {}", args.output.display()))?;
+    if let Some(folder) = &args.tiles {
+        return export_tiles(host, &state_dir, args, folder);
+    }
+    let output = args
+        .output
+        .as_deref()
+        .context("name a file with --output")?;
+    let file =
+        File::create_new(output).with_context(|| format!("creating {}", output.display()))?;
     let out = BufWriter::new(&file);
     let done = match &args.collector {
         Some(dir) => {
@@ -268,23 +275,47 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     match done {
         Ok(size) => {
             file.sync_all()?;
-            println!(
-                "{} leaves in {}",
-                words::number(size),
-                args.output.display()
-            );
+            println!("{} leaves in {}", words::number(size), output.display());
             println!(
                 "verify: jurat verify {} --trust {}",
-                args.output.display(),
+                output.display(),
                 state_dir.join("trust.txt").display()
             );
             Ok(exit::YES)
         }
         Err(error) => {
-            let _ = fs::remove_file(&args.output);
+            let _ = fs::remove_file(output);
             Err(error)
         }
     }
+}
+
+fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) -> Result<u8> {
+    fs::create_dir(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.join(path);
+        fs::create_dir_all(jurat_disk::parent(&path))?;
+        fs::write(path, bytes)
+    };
+    let done = match &args.collector {
+        Some(dir) => {
+            let device = args.device.as_deref().unwrap_or_default();
+            jurat_collector::export_tiles(host.disk, dir, device, write)?
+        }
+        None => jurat_seal::export_tiles(host.disk, &state_dir.join("ledger"), write)?,
+    };
+    println!(
+        "{} leaves in {}",
+        words::number(done.size),
+        folder.display()
+    );
+    if done.entries_missing > 0 {
+        println!(
+            "{} entries are not here: the bundles they belong to were left out",
+            words::number(done.entries_missing)
+        );
+    }
+    Ok(exit::YES)
 }
 
 pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {
