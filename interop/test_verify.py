@@ -342,6 +342,23 @@ class Whole(unittest.TestCase):
         self.assertFalse(got["complete"])
         self.assertEqual(got["gaps"], [[7, "payload.erased"]])
 
+    def test_what_is_remembered_has_a_limit_and_the_report_says_so(self):
+        names = "MAX_RUNS", "MAX_LISTED", "MAX_BOOTS"
+        limits = [getattr(verify, name) for name in names]
+        self.addCleanup(lambda: [setattr(verify, name, limit) for name, limit in zip(names, limits)])
+        for name in names:
+            setattr(verify, name, 1)
+        log = Log().opened()
+        for session in "t", "u", "u":
+            log.said(session, payload=b"a", keep=False).entry("x", boot="c" * 32)
+        log.entry("payload.erased", detail={"ranges": [[1, 6]], "count": 99}).entry("session.ended", session="u", session_seq=2,
+                                                                                 detail={"count": 3}).said("u", 0)
+        got = run(log.bundle())
+        self.assertEqual(got["payloads"], {"here": 0, "withheld": 2, "erased": 1})
+        self.assertEqual((got["gaps"], got["not_proven"][-1]), ([[3, "boot returned"]], "erasures"))
+        self.assertEqual((list(got["sessions"]), got["sessions_more"]), (["t"], 2))
+        self.assertEqual(got["events"], {"log.opened": 1, "(others)": 9})
+
     def test_a_boot_that_returns_is_a_gap(self):
         log = Log().opened().entry("x", boot="b" * 32).entry("agent.started")
         got = run(log.bundle())
