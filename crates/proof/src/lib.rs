@@ -12,8 +12,10 @@ mod chain;
 mod checkpoint;
 mod digest;
 mod entry;
+mod fork;
 mod many;
 mod note;
+mod policy;
 mod record;
 mod replay;
 mod request;
@@ -26,16 +28,18 @@ pub use chain::Chain;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
+pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
 };
+pub use policy::{Holding, POLICY_BYTES_MAX, Policy, PolicyError, PolicyWitness};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
 pub use tree::{
-    Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
-    verify_consistency, verify_inclusion,
+    Frontier, ProofError, consistency_old_root, consistency_proof, inclusion_proof, leaf_hash,
+    node_hash, root_of, verify_consistency, verify_inclusion,
 };
 pub use trust::{Trust, TrustError};
 pub use verdict::{
