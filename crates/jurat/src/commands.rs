@@ -27,7 +27,7 @@ fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     Ok((Host::real(), config, state_dir))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -129,6 +129,18 @@ fn dry_run(host: &Host, config: &Config, json: bool) -> Result<u8> {
     Ok(exit::YES)
 }
 
+/// Told when a signal asks the program to stop.
+pub(crate) fn asked_to_stop() -> Result<tokio::sync::mpsc::Receiver<()>> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let (stop, stopped) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let _ = stop.blocking_send(());
+        }
+    });
+    Ok(stopped)
+}
+
 pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
     let settings = match (&args.dev, &global.config) {
         (Some(dir), _) => Settings::dev(&Host::real(), dir, args.listen)?,
@@ -153,13 +165,7 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
                 dir.join("ca.pem").display()
             );
         }
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-        let (stop, mut stopped) = tokio::sync::mpsc::channel(1);
-        std::thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                let _ = stop.blocking_send(());
-            }
-        });
+        let mut stopped = asked_to_stop()?;
         // Whichever comes first: a signal, or the archive's own failure.
         loop {
             tokio::select! {

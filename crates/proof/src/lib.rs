@@ -14,8 +14,10 @@ mod checkpoint;
 mod digest;
 mod entry;
 mod export;
+mod fork;
 mod many;
 mod note;
+mod policy;
 mod receipt;
 mod record;
 mod replay;
@@ -35,8 +37,10 @@ pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
 pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
+pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{Note, NoteError, PublicKey, Signature, Signer, SignerError, VerifierKey};
+pub use policy::{Holding, POLICY_BYTES_MAX, Policy, PolicyError, PolicyWitness};
 pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, SessionSummary, Summary};
@@ -48,8 +52,8 @@ pub use tile::{
     Tiled, Tiles, parse_entries, push_entry, tile_root,
 };
 pub use tree::{
-    Frontier, ProofError, consistency_proof, consistency_ranges, inclusion_proof, leaf_hash,
-    node_hash, root_of, verify_consistency, verify_inclusion,
+    Frontier, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
+    inclusion_proof, leaf_hash, node_hash, root_of, verify_consistency, verify_inclusion,
 };
 pub use trust::{Group, Quorum, Trust, TrustError};
 pub use verdict::{
