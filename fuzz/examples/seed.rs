@@ -13,7 +13,7 @@ use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, Note, Record, RecordReader, Request, Signer as _, leaf_hash,
-    write_record,
+    push_entry, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
@@ -197,8 +197,21 @@ fn texts() {
         "settings",
         "collector",
         "listen = \"127.0.0.1:8443\"\ndir = \"/d\"\ndomain = \"example.org\"\ncertificate = \"c\"\n\
-         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\n",
+         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\npublic_logs = true\n",
     );
+    for (name, path) in [
+        ("whole", "tile/0/x001/x234/067"),
+        ("part", "tile/2/000.p/17"),
+        ("entries", "tile/entries/x001/000.p/255"),
+        ("checkpoint", "checkpoint"),
+    ] {
+        seed("tile", name, path);
+    }
+    let mut bundle = vec![2];
+    for entry in [&b"{\"v\":1}"[..], b""] {
+        push_entry(&mut bundle, entry).unwrap();
+    }
+    seed("tile", "bundle", bundle);
 }
 
 fn peers(note: &Note) {

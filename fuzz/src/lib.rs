@@ -8,7 +8,7 @@ mod ledger;
 mod peers;
 mod texts;
 
-pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, upload};
+pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, tile, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{answer, enrolment, request};
 pub use texts::{redact, settings, transcript, trust};
@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("request", request),
     ("settings", settings),
     ("siem", siem),
+    ("tile", tile),
     ("transcript", transcript),
     ("trust", trust),
     ("upload", upload),
