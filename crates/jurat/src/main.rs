@@ -9,6 +9,8 @@ mod cli;
 mod commands;
 mod demo;
 mod exit;
+mod statements;
+mod witness;
 mod words;
 
 use std::process::ExitCode;

@@ -12,12 +12,10 @@ use jurat_proof::{
 
 use crate::{ExportError, kind};
 
-impl From<TileWriteError> for ExportError {
-    fn from(error: TileWriteError) -> Self {
-        match error {
-            TileWriteError::Write(error) => Self::Write(error),
-            other => Self::Write(io::Error::other(other)),
-        }
+fn failed(error: TileWriteError) -> ExportError {
+    match error {
+        TileWriteError::Write(error) => ExportError::Write(error),
+        other => ExportError::Write(io::Error::other(other)),
     }
 }
 
@@ -59,7 +57,7 @@ pub fn export_tiles(
                 if next == 0 {
                     begins_at_0(EntryView::parse(item.body).map_or(0, |view| view.seq))?;
                 }
-                writer.entry(item.body)?;
+                writer.entry(item.body).map_err(failed)?;
                 next += 1;
             }
             kind::LEAVES => {
@@ -70,19 +68,19 @@ pub fn export_tiles(
                     begins_at_0(from)?;
                 }
                 for hash in hashes {
-                    writer.withheld(Digest(*hash))?;
+                    writer.withheld(Digest(*hash)).map_err(failed)?;
                 }
                 next += hashes.len() as u64;
             }
             _ => {}
         }
     }
-    Ok(writer.finish(&note)?)
+    writer.finish(&note).map_err(failed)
 }
 
 fn begins_at_0(first: u64) -> Result<(), ExportError> {
     if first > 0 {
-        return Err(ExportError::Incomplete { first });
+        return Err(ExportError::Begins { first });
     }
     Ok(())
 }
