@@ -3,6 +3,7 @@
 mod collector;
 mod peers;
 mod verify;
+mod tiles;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -36,6 +37,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     let wanted = |name: &str| name.contains(filter);
     if wanted("ledger") {
         rows.extend(ledger_append()?);
+    }
+    if wanted("tiles") {
+        rows.push(tiles::inclusion()?);
     }
     let corpus = corpus()?;
     if let Some(corpus) = &corpus {
