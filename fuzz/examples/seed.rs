@@ -12,8 +12,8 @@ use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
-    Checkpoint, Cosignature, Note, Record, RecordReader, Request, Signer as _, leaf_hash,
-    write_record,
+    Checkpoint, Cosignature, Note, Record, RecordReader, Request, Selection, Signer as _, Withhold,
+    leaf_hash, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
@@ -102,7 +102,14 @@ fn main() {
     );
     seed("trust", "enrolled", &trust);
     let mut bundle = format!("{trust}\0").into_bytes();
-    export(shared.clone(), dir, &mut bundle).unwrap();
+    export(
+        shared.clone(),
+        dir,
+        &Selection::All,
+        &Withhold::default(),
+        &mut bundle,
+    )
+    .unwrap();
     seed("bundle", "verified", &bundle);
 
     let mut reader = Reader::open(shared, dir, 0).unwrap();

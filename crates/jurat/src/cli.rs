@@ -142,9 +142,26 @@ pub(crate) struct VerifyArgs {
     /// Also compare the lines that a SIEM holds, one JSON line an event
     #[arg(long, value_name = "FILE", requires = "trust")]
     pub(crate) siem: Option<PathBuf>,
+    /// Also check that the bytes in this file (`jurat reveal` writes it) are those that their leaf commits to
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    pub(crate) reveal: Option<PathBuf>,
+    /// Judge cosignature times by this time, in seconds since 1970 [default: the clock's]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) now: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let parsed = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let range = parsed.ok_or("a range is written FROM..TO, for example 100..250")?;
+    if range.is_empty() {
+        return Err("an empty range: TO is the leaf after the last one".into());
+    }
+    Ok(range)
 }
 
 #[derive(Args)]
@@ -158,6 +175,21 @@ pub(crate) struct ExportArgs {
     /// With --collector: the device's id, or the origin of its log; not needed when there is only one
     #[arg(long, value_name = "ID", requires = "collector")]
     pub(crate) device: Option<String>,
+    /// Only this session: the leaves of others are hashes, and the session is still proven complete
+    #[arg(long, value_name = "ID", group = "wanted")]
+    pub(crate) session: Option<String>,
+    /// Only the leaves FROM up to (not with) TO, widened to what was cosigned
+    #[arg(long, value_name = "FROM..TO", group = "wanted", value_parser = range)]
+    pub(crate) range: Option<std::ops::Range<u64>>,
+    /// Only what was sealed at this time or later, RFC 3339 in UTC, for example 2026-11-01T10:00:00Z
+    #[arg(long, value_name = "TIME", group = "wanted")]
+    pub(crate) since: Option<String>,
+    /// Leave out all payloads: what happened stays proven, what was said does not leave
+    #[arg(long)]
+    pub(crate) without_payloads: bool,
+    /// Leave out the payload of this leaf (may be given again)
+    #[arg(long, value_name = "LEAF")]
+    pub(crate) withhold: Vec<u64>,
     #[command(flatten)]
     pub(crate) statement: StatementArgs,
 }

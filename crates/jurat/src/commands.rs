@@ -11,7 +11,7 @@ use jurat_agent::{
 };
 use jurat_collector::{Builder, Settings};
 use jurat_disk::Host;
-use jurat_proof::{Trust, Verdict};
+use jurat_proof::{EntryView, Exported, Reveal, Selection, Trust, Verdict, Withhold};
 use jurat_sink::line::{Audit, AuditReport};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -204,37 +204,125 @@ pub(crate) fn read_trust(path: &Path) -> Result<Trust> {
     Trust::parse(&text).with_context(|| path.display().to_string())
 }
 
-/// Verifies a bundle and, when asked, a SIEM's lines against it.
-pub(crate) fn judge(
-    bundle: &Path,
-    trust: Option<&Trust>,
-    siem: Option<&Path>,
-) -> Result<(Verdict, Option<AuditReport>)> {
+fn read_reveal(path: &Path) -> Result<Reveal> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Reveal::parse(&bytes).with_context(|| path.display().to_string())
+}
+
+/// What is to be judged, and by what.
+pub(crate) struct Question<'a> {
+    pub(crate) bundle: &'a Path,
+    pub(crate) trust: Option<&'a Trust>,
+    /// A SIEM's lines.
+    pub(crate) siem: Option<&'a Path>,
+    /// Bytes that a leaf may commit to.
+    pub(crate) reveal: Option<&'a Reveal>,
+    /// The time, when it is not the clock's.
+    pub(crate) now_s: Option<u64>,
+}
+
+impl Default for Question<'_> {
+    fn default() -> Self {
+        Self {
+            bundle: Path::new(""),
+            trust: None,
+            siem: None,
+            reveal: None,
+            now_s: None,
+        }
+    }
+}
+
+/// What was found.
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
+    pub(crate) audit: Option<AuditReport>,
+    pub(crate) shown: Option<Shown>,
+}
+
+/// Whether revealed bytes are those that a leaf commits to.
+#[derive(serde::Serialize)]
+pub(crate) struct Shown {
+    pub(crate) seq: u64,
+    pub(crate) problem: Option<String>,
+}
+
+/// Verifies a bundle and, when asked, a SIEM's lines and revealed bytes against it.
+pub(crate) fn judge(question: &Question<'_>) -> Result<Judged> {
+    let Question {
+        bundle,
+        trust,
+        siem,
+        reveal,
+        now_s,
+    } = *question;
     let file = File::open(bundle).with_context(|| format!("opening {}", bundle.display()))?;
     let bundle = BufReader::with_capacity(1 << 20, file);
-    let Some(siem) = siem else {
-        return Ok((jurat_proof::verify(bundle, trust, &mut |_| {}), None));
+    let now = Some(now_s.unwrap_or_else(|| Host::real().clock.now().unix_s()));
+    let mut audit = siem.map(|_| Audit::default());
+    let mut shown = None;
+    let verdict = jurat_proof::verify(bundle, trust, now, &mut |leaf| {
+        if let Some(audit) = &mut audit {
+            audit.leaf(leaf);
+        }
+        if let (Some(reveal), Some(content)) = (reveal, &leaf.content)
+            && reveal.seq == leaf.seq
+        {
+            shown = EntryView::parse(content.entry)
+                .ok()
+                .map(|entry| reveal.holds(&entry).map_err(|error| error.to_string()));
+        }
+    });
+    let verified = matches!(verdict, Verdict::Verified(_));
+    let shown = reveal.filter(|_| verified).map(|reveal| Shown {
+        seq: reveal.seq,
+        problem: match shown {
+            Some(Ok(())) => None,
+            Some(Err(problem)) => Some(problem),
+            None => Some("the bundle does not hold this leaf's entry".into()),
+        },
+    });
+    let (Some(siem), Some(mut audit)) = (siem.filter(|_| verified), audit) else {
+        return Ok(Judged {
+            verdict,
+            audit: None,
+            shown,
+        });
     };
-    let mut audit = Audit::default();
-    let verdict = jurat_proof::verify(bundle, trust, &mut |leaf| audit.leaf(leaf));
-    if !matches!(verdict, Verdict::Verified(_)) {
-        return Ok((verdict, None));
-    }
     let file = File::open(siem).with_context(|| format!("opening {}", siem.display()))?;
     for line in BufReader::new(file).split(b'\n') {
         audit.line(&line.with_context(|| format!("reading {}", siem.display()))?);
     }
-    Ok((verdict, Some(audit.finish())))
+    Ok(Judged {
+        verdict,
+        audit: Some(audit.finish()),
+        shown,
+    })
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
     let trust = args.trust.as_deref().map(read_trust).transpose()?;
-    let (verdict, audit) = judge(&args.bundle, trust.as_ref(), args.siem.as_deref())?;
+    let reveal = args.reveal.as_deref().map(read_reveal).transpose()?;
+    let judged = judge(&Question {
+        bundle: &args.bundle,
+        trust: trust.as_ref(),
+        siem: args.siem.as_deref(),
+        reveal: reveal.as_ref(),
+        now_s: args.now,
+    })?;
+    let Judged {
+        verdict,
+        audit,
+        shown,
+    } = judged;
     let mut out = io::stdout().lock();
     if args.json {
         let mut value = serde_json::to_value(&verdict)?;
         if let (Value::Object(map), Some(audit)) = (&mut value, &audit) {
             map.insert("siem".into(), json!(audit));
+        }
+        if let (Value::Object(map), Some(shown)) = (&mut value, &shown) {
+            map.insert("reveal".into(), json!(shown));
         }
         serde_json::to_writer_pretty(&mut out, &value)?;
         writeln!(out)?;
@@ -243,9 +331,22 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
         if let Some(audit) = &audit {
             write!(out, "{}", words::audit(audit))?;
         }
+        if let Some(shown) = &shown {
+            let seq = shown.seq;
+            match &shown.problem {
+                None => writeln!(
+                    out,
+                    "REVEAL    these are the bytes that leaf {seq} commits to"
+                )?,
+                Some(problem) => {
+                    writeln!(out, "REVEAL    NOT what leaf {seq} commits to: {problem}")?
+                }
+            }
+        }
     }
     let lines_are_good = audit.is_none_or(|audit| audit.is_clean());
-    Ok(if lines_are_good {
+    let is_shown = shown.is_none_or(|shown| shown.problem.is_none());
+    Ok(if lines_are_good && is_shown {
         verdict.exit_code()
     } else {
         exit::NO
@@ -260,22 +361,50 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let file = File::create_new(&args.output)
         .with_context(|| format!("creating {}", args.output.display()))?;
     let out = BufWriter::new(&file);
-    let done = match &args.collector {
+    let wanted = match (&args.session, &args.range, &args.since) {
+        (Some(session), ..) => Selection::Session(session.clone()),
+        (_, Some(range), _) => Selection::Range(range.clone()),
+        (.., Some(since)) => Selection::Since(since.clone()),
+        _ => Selection::All,
+    };
+    let withhold = Withhold {
+        all_payloads: args.without_payloads,
+        payloads: args.withhold.iter().copied().collect(),
+    };
+    let done: Result<Exported> = match &args.collector {
         Some(dir) => {
             let device = args.device.as_deref().unwrap_or_default();
-            jurat_collector::export_folder(host.disk, dir, device, out).map_err(Into::into)
+            jurat_collector::export_folder(host.disk, dir, device, &wanted, &withhold, out)
+                .map_err(Into::into)
         }
-        None => jurat_seal::export(host.disk, &state_dir.join("ledger"), out)
-            .map_err(anyhow::Error::from),
+        None => {
+            let ledger = state_dir.join("ledger");
+            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(|error| {
+                match error {
+                    jurat_proof::ExportError::Begins { first } => anyhow::anyhow!(
+                        "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, \
+                         which holds all of them"
+                    ),
+                    error => error.into(),
+                }
+            })
+        }
     };
     match done {
-        Ok(size) => {
+        Ok(exported) => {
             file.sync_all()?;
+            let Exported { from, to, .. } = exported;
             println!(
-                "{} leaves in {}",
-                words::number(size),
+                "{} leaves ({from} up to {to}) in {}",
+                words::number(to - from),
                 args.output.display()
             );
+            if exported.withheld > 0 {
+                println!(
+                    "{} of them as hashes only",
+                    words::number(exported.withheld)
+                );
+            }
             println!(
                 "verify: jurat verify {} --trust {}",
                 args.output.display(),

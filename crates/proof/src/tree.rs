@@ -1,5 +1,7 @@
 //! The RFC 6962 Merkle tree: leaves, frontier, proofs.
 
+use std::ops::Range;
+
 use crate::{Digest, Message, sha256, sha256_many};
 
 /// The hash of a leaf. `//= RFC 6962 section 2.1: MTH({d(0)}) = SHA-256(0x00 || d(0))`
@@ -190,6 +192,32 @@ fn subproof(leaves: &[Digest], old: usize, whole: bool, proof: &mut Vec<Digest>)
     }
 }
 
+/// The leaves under each hash of the consistency proof from `old` to `new`, in the proof's order: who has
+/// the leaves as a stream computes the proof without holding them.
+pub fn consistency_ranges(old: u64, new: u64) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut end, mut old) = (0, new, old);
+    let mut whole = true;
+    // From the root down, as `subproof` does it; the deepest comes first.
+    while old > 0 && old < end - start {
+        let split = 1 << (u64::BITS - 1 - (end - start - 1).leading_zeros());
+        if old <= split {
+            ranges.push(start + split..end);
+            end = start + split;
+        } else {
+            ranges.push(start..start + split);
+            start += split;
+            old -= split;
+            whole = false;
+        }
+    }
+    if !whole {
+        ranges.push(start..end);
+    }
+    ranges.reverse();
+    ranges
+}
+
 /// The largest power of two below `n`, for `n > 1`.
 fn split(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())
@@ -331,6 +359,22 @@ mod tests {
                     |r: &Digest| verify_consistency(old as u64, size as u64, &old_root, r, &proof);
                 assert_eq!(check(&root), Ok(()), "{old} to {size}");
                 assert!(check(&leaf_hash(b"other")).is_err(), "{old} to {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_consistency_proof_from_a_stream_is_the_one_from_memory() {
+        for size in 1..70 {
+            let all = leaves(size);
+            for old in 1..=size {
+                let ranges = consistency_ranges(old as u64, size as u64);
+                let streamed = ranges.iter().map(|range| {
+                    let range = range.start as usize..range.end as usize;
+                    root_of(&all[range])
+                });
+                let streamed: Vec<Digest> = streamed.collect();
+                assert_eq!(streamed, consistency_proof(&all, old).unwrap());
             }
         }
     }

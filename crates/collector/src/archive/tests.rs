@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::FixedClock;
-use jurat_proof::{Checkpoint, Trust, Verdict, leaf_hash, verify, write_record};
+use jurat_proof::{
+    Checkpoint, Selection, Trust, Verdict, Withhold, leaf_hash, verify, write_record,
+};
 use jurat_sink::Enrolment;
 use jurat_testkit::{Fault, Repeatable, SimDisk};
 use serde_json::{Value, json};
@@ -211,10 +213,18 @@ fn check(disk: &SimDisk, seen: &mut Seen, what: &str) {
         key().verifier_key()
     );
     let mut bundle = Vec::new();
-    crate::export(archive, ORIGIN, &mut bundle).unwrap();
+    crate::export(
+        archive,
+        ORIGIN,
+        &Selection::All,
+        &Withhold::default(),
+        &mut bundle,
+    )
+    .unwrap();
     match verify(
         bundle.as_slice(),
         Some(&Trust::parse(&trust).unwrap()),
+        None,
         &mut |_| {},
     ) {
         Verdict::Verified(report) => assert!(
