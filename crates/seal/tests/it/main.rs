@@ -3,6 +3,7 @@
 
 mod faults;
 mod interleaved;
+mod rotation;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,6 +35,7 @@ fn settings() -> Settings {
         boot: "b".repeat(32),
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
+        beginning: Vec::new(),
         policy: "p".into(),
         ledger: Options {
             segment_bytes: 6_000,
@@ -91,7 +93,7 @@ fn open(disk: &SimDisk, signed: &Arc<Mutex<Vec<(Checkpoint, String)>>>) -> Resul
         host(disk),
         Path::new("/l"),
         settings(),
-        Arc::new(signer),
+        &[Arc::new(signer)],
         &mut |_, blob| {
             blobs = u64::from_le_bytes(blob.try_into().unwrap());
         },
@@ -320,7 +322,7 @@ fn a_ledger_of_another_log_is_refused() {
         host(&disk),
         Path::new("/l"),
         other,
-        Arc::new(key()),
+        &[Arc::new(key())],
         &mut |_, _| {},
     );
     assert!(matches!(refused.err(), Some(SealError::Origin { .. })));
