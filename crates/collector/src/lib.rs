@@ -9,6 +9,7 @@
 //!
 //! Not here: how events were collected, search.
 
+mod admin;
 mod api;
 mod archive;
 mod devices;
@@ -16,12 +17,16 @@ mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ingest;
+mod life;
 mod own_log;
 mod queue;
 mod serve;
 mod settings;
 mod siem;
 
+pub use admin::{
+    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+};
 pub use archive::{Archive, ArchiveError, Stats};
 pub use export::{ExportError, export, export_folder};
 pub use ingest::Refused;

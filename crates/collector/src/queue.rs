@@ -96,6 +96,9 @@ pub(crate) fn write(
         }
         if stop || sealed.elapsed() >= SEAL {
             sealed = Instant::now();
+            if writer.watch_silence()? {
+                let _ = bell.try_send(());
+            }
             if writer.own_log_has_news() {
                 writer.seal_own_log()?;
                 let _ = bell.try_send(());

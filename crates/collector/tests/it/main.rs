@@ -105,6 +105,8 @@ fn enrolment(device: &str) -> Enrolment {
         key_kind: "software".into(),
         machine: None,
         hostname: None,
+        predecessor: None,
+        proof: None,
     }
 }
 
