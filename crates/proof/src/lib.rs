@@ -19,6 +19,7 @@ mod record;
 mod replay;
 mod request;
 mod rotation;
+mod reveal;
 mod tree;
 mod trust;
 mod verdict;
@@ -37,6 +38,7 @@ pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, wr
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
 pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
     verify_consistency, verify_inclusion,

@@ -125,6 +125,42 @@ impl Receipt {
         out
     }
 
+    /// The head of the collector's log in it, unverified.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Note`] when it is not a head.
+    pub fn head(&self) -> Result<Checkpoint, ReceiptError> {
+        Ok(Checkpoint::parse(&self.note.text)?)
+    }
+
+    /// Whether the entry says that this very head was accepted.
+    ///
+    /// # Errors
+    /// [`ReceiptError::OtherHead`] or [`ReceiptError::Entry`].
+    pub fn is_of(&self, origin: &str, size: u64, root: &Digest) -> Result<(), ReceiptError> {
+        let entry = EntryView::parse(&self.entry)?;
+        let says = |holds: bool, what| holds.then_some(()).ok_or(ReceiptError::OtherHead(what));
+        says(entry.is(Kind::FrontierAccepted), "another kind")?;
+        says(entry.seq == self.index, "another place")?;
+        let detail = entry.detail_map();
+        let text = |name: &str| detail.get(name).and_then(serde_json::Value::as_str);
+        says(text("origin") == Some(origin), "another log")?;
+        let found = detail.get("size").and_then(serde_json::Value::as_u64);
+        says(found == Some(size), "another size")?;
+        let found = text("root").and_then(Digest::from_hex);
+        says(found.as_ref() == Some(root), "another root")
+    }
+
+    /// Whether the entry stands under this head.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Inclusion`].
+    pub fn is_under(&self, head: &Checkpoint) -> Result<(), ReceiptError> {
+        let leaf = leaf_hash(&self.entry);
+        let verified = verify_inclusion(self.index, head.size, &leaf, &self.proof, &head.root);
+        Ok(verified?)
+    }
+
     /// Verifies that the collector's log, whose key this is, says that it accepted this very head.
     ///
     /// # Errors
@@ -136,24 +172,12 @@ impl Receipt {
         size: u64,
         root: &Digest,
     ) -> Result<Received, ReceiptError> {
-        let other = || ReceiptError::NotTheLogs(collector.name.clone());
-        let head = Checkpoint::parse(&self.note.text)?;
+        let head = self.head()?;
         if head.origin != collector.name || !self.note.is_signed_by(collector)? {
-            return Err(other());
+            return Err(ReceiptError::NotTheLogs(collector.name.clone()));
         }
-        let leaf = leaf_hash(&self.entry);
-        verify_inclusion(self.index, head.size, &leaf, &self.proof, &head.root)?;
-        let entry = EntryView::parse(&self.entry)?;
-        let says = |holds: bool, what| holds.then_some(()).ok_or(ReceiptError::OtherHead(what));
-        says(entry.is(Kind::FrontierAccepted), "another kind")?;
-        says(entry.seq == self.index, "another place")?;
-        let detail = entry.detail_map();
-        let text = |name: &str| detail.get(name).and_then(serde_json::Value::as_str);
-        says(text("origin") == Some(origin), "another log")?;
-        let found = detail.get("size").and_then(serde_json::Value::as_u64);
-        says(found == Some(size), "another size")?;
-        let found = text("root").and_then(Digest::from_hex);
-        says(found.as_ref() == Some(root), "another root")?;
+        self.is_under(&head)?;
+        self.is_of(origin, size, root)?;
         Ok(Received {
             index: self.index,
             log_size: head.size,
