@@ -10,6 +10,7 @@ mod secret;
 mod software;
 pub mod tls;
 
+pub use jurat_proof::Signer;
 pub use secret::Secret;
 pub use software::SoftwareKey;
 

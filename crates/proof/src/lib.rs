@@ -18,8 +18,8 @@ mod receipt;
 mod record;
 mod replay;
 mod request;
-mod rotation;
 mod reveal;
+mod rotation;
 mod tree;
 mod trust;
 mod verdict;
@@ -37,8 +37,8 @@ pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
-pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
+pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
     verify_consistency, verify_inclusion,

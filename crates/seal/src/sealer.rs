@@ -927,6 +927,26 @@ impl Sealer {
     }
 }
 
+/// The head that was signed last in the ledger in this folder: size and root. Of a ledger without one, the
+/// empty tree's. Reads checkpoints only, so that it works where entries are damaged.
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn last_signed(host: &Host, dir: &Path) -> Result<(u64, Digest), LedgerError> {
+    let mut last = (0, Frontier::default().root());
+    let mut reader = Reader::open(host.disk.clone(), dir, 0)?;
+    while let Some(item) = reader.next_record()? {
+        if item.kind != kind::CHECKPOINT {
+            continue;
+        }
+        let note = Note::parse(item.body).ok();
+        if let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) {
+            last = (head.size, head.root);
+        }
+    }
+    Ok(last)
+}
+
 struct Recovery {
     state: Option<State>,
     frontier: Frontier,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jurat_disk::Host;
 use jurat_event::header;
-use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Request, VerifierKey};
+use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Receipt, Received, Request, VerifierKey};
 use reqwest::{Client, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -189,6 +189,8 @@ pub struct Identity<'a> {
 
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// The longest list of devices: 100,000 of them.
+const LIST_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 impl Collector {
     /// A client; nothing is sent yet.
@@ -240,7 +242,7 @@ impl Collector {
         read_answer(self.answered(sent)?).await
     }
 
-    /// Asks what the collector knows of this device's log.
+    /// Asks what the collector knows of this device's log, and says which boot asks.
     ///
     /// # Errors
     /// [`CollectorError`].
@@ -248,11 +250,59 @@ impl Collector {
         &self,
         host: &Host,
         who: &Identity<'_>,
+        boot: &str,
     ) -> Result<FrontierAnswer, CollectorError> {
-        let sent = self
-            .signed(host, who, "GET", "/v1/frontier", "", Vec::new())
-            .await;
+        let path = format!("/v1/frontier?boot={boot}");
+        let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
         read_answer(self.answered(sent)?).await
+    }
+
+    /// Asks for the receipt of an accepted head; `None` when the collector has none to give.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn receipt(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+        size: u64,
+    ) -> Result<Option<Vec<u8>>, CollectorError> {
+        let path = format!("/v1/receipt?size={size}");
+        let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
+        let (status, retry_after_s, body) = read_body(self.answered(sent)?).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if status.is_success() {
+            return Ok(Some(body));
+        }
+        understand::<Refusal>(status, retry_after_s, &body).map(|_| None)
+    }
+
+    /// Asks or orders something as the collector's operator, with the token in its folder.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn operate<T: for<'de> Deserialize<'de>>(
+        &self,
+        token: &str,
+        path: &str,
+        order: Option<&impl Serialize>,
+    ) -> Result<T, CollectorError> {
+        let url = format!("{}{path}", self.url);
+        let request = match order {
+            None => self.http.get(url),
+            Some(order) => {
+                let body = serde_json::to_vec(order)
+                    .map_err(|error| CollectorError::Protocol(error.to_string()))?;
+                let request = self.http.post(url).body(body);
+                request.header("content-type", "application/json")
+            }
+        };
+        let sent = request.bearer_auth(token).send().await;
+        let (status, retry_after_s, body) =
+            read_up_to(self.answered(sent)?, LIST_BYTES_MAX).await?;
+        understand(status, retry_after_s, &body)
     }
 
     /// Sends the body of an upload ([`Batch::body`](crate::Batch)).
@@ -326,8 +376,22 @@ impl Collector {
 }
 
 async fn read_answer<T: for<'de> Deserialize<'de>>(
-    mut response: Response,
+    response: Response,
 ) -> Result<T, CollectorError> {
+    let (status, retry_after_s, body) = read_body(response).await?;
+    understand(status, retry_after_s, &body)
+}
+
+async fn read_body(
+    response: Response,
+) -> Result<(StatusCode, Option<u64>, Vec<u8>), CollectorError> {
+    read_up_to(response, ANSWER_BYTES_MAX).await
+}
+
+async fn read_up_to(
+    mut response: Response,
+    max: usize,
+) -> Result<(StatusCode, Option<u64>, Vec<u8>), CollectorError> {
     let status = response.status();
     let retry_after_s = response
         .headers()
@@ -340,18 +404,14 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(
             url: response.url().to_string(),
             source,
         })? {
-            Some(chunk) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => {
-                body.extend_from_slice(&chunk)
-            }
+            Some(chunk) if body.len() + chunk.len() <= max => body.extend_from_slice(&chunk),
             Some(_) => {
-                return Err(CollectorError::Protocol(format!(
-                    "more than {ANSWER_BYTES_MAX} bytes"
-                )));
+                return Err(CollectorError::Protocol(format!("more than {max} bytes")));
             }
             None => break,
         }
     }
-    understand(status, retry_after_s, &body)
+    Ok((status, retry_after_s, body))
 }
 
 /// What an answer says, from its status, its `Retry-After` and its body.
@@ -426,4 +486,20 @@ pub fn check_accepted(
         }
     }
     Ok(())
+}
+
+/// Checks a receipt: the collector's log, whose key was agreed on at enrolment, says that it accepted the
+/// head in this cosigned checkpoint.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_receipt(receipt: &[u8], note: &str, log: &str) -> Result<Received, String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let log = VerifierKey::parse(log).map_err(|error| words(&error))?;
+    let note = Note::parse(note.as_bytes()).map_err(|error| words(&error))?;
+    let head = Checkpoint::parse(&note.text).map_err(|error| words(&error))?;
+    let receipt = Receipt::parse(receipt).map_err(|error| words(&error))?;
+    receipt
+        .verify(&log, &head.origin, head.size, &head.root)
+        .map_err(|error| words(&error))
 }
