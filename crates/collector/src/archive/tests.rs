@@ -1,5 +1,7 @@
 //! The archive on a disk that is torn at every step.
 
+mod life;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;

@@ -200,7 +200,7 @@ impl Writer {
                 Ask::Policy { digest } => self.policy(&mut round, digest)?,
             });
         }
-        if round.group.is_empty() && round.lives.is_empty() {
+        if round.group.is_empty() && round.lives.is_empty() && round.devices.is_empty() {
             return Ok(done);
         }
         // The table first: what a crash leaves there without its leaf does not count, and is erased.
@@ -614,6 +614,13 @@ impl Writer {
         round.group.push(kind::OWN_ENTRY, &[&entry])?;
         round.own.push(leaf_hash(&entry));
         Ok(())
+    }
+
+    /// What a new segment would begin with now.
+    #[cfg(test)]
+    pub(super) fn whole(&self) -> Vec<u8> {
+        self.archive
+            .snapshot(None, &self.own.frontier, self.devices_end)
     }
 
     /// Whether the own log has leaves that no head of this process covers.

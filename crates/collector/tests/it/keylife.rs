@@ -289,10 +289,10 @@ async fn a_revoked_key_uploads_nothing_more_whether_the_collector_runs_or_not() 
         device: device.into(),
         reason: "stolen laptop".into(),
     };
-    let wrong =
-        bench
-            .collector
-            .operate::<Value>("wrong", "/v1/admin/orders", Some(&revoke(DEVICE)));
+    let order = revoke(DEVICE);
+    let wrong = bench
+        .collector
+        .operate::<Value>("wrong", "/v1/admin/orders", Some(&order));
     assert_eq!(code(wrong.await), "wrong_token");
     let wrong = bench
         .collector
@@ -477,7 +477,7 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_that_comes_back_after_another_is_said_to_be_a_clone_once() {
-    let mut bench = Bench::start().await;
+    let bench = Bench::start().await;
     let (a, b) = ("a".repeat(32), "b".repeat(32));
     for boot in [&a, &a, &b] {
         bench.ask_as(boot).await.unwrap();
