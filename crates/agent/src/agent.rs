@@ -632,6 +632,8 @@ impl Agent {
     /// Ends the batch as it is.
     pub(crate) fn seal(&mut self) -> Result<(), AgentError> {
         let counters = json!({
+            "isolation": isolation(self.tail.roots()),
+            "custody": self.config.redact.mode == RedactMode::Custody,
             "lines_in": self.pipeline.counters.lines_in,
             "records_sealed": self.pipeline.counters.records_sealed,
             "withheld": self.pipeline.counters.withheld,

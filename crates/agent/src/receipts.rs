@@ -39,6 +39,18 @@ impl Uploader {
         self.cursor_path.with_file_name("receipts.json")
     }
 
+    /// Notes, for good, that this collector gives receipts.
+    fn remember(&self, memory: &mut Memory) {
+        if memory.offered {
+            return;
+        }
+        memory.offered = true;
+        let json = serde_json::to_vec(memory).unwrap_or_default();
+        if let Err(error) = replace(&*self.host.disk, &self.memory_path(), &json) {
+            tracing::warn!(%error, "receipts.json could not be written");
+        }
+    }
+
     /// Checks the newest accepted head now and then, and says when it stands in the collector's log, or has
     /// not appeared there for too long.
     pub(crate) async fn receipts(&self, mut heads: watch::Receiver<Accepted>) {
@@ -63,27 +75,26 @@ impl Uploader {
             let head = heads.borrow().clone();
             let why = match self.uplink.receipt(&self.host, &head).await {
                 Ok(Some(status)) => {
-                    if !memory.offered {
-                        memory.offered = true;
-                        let json = serde_json::to_vec(&memory).unwrap_or_default();
-                        if let Err(error) = replace(&*self.host.disk, &self.memory_path(), &json) {
-                            tracing::warn!(%error, "receipts.json could not be written");
-                        }
-                    }
+                    self.remember(&mut memory);
                     self.tell(Delivery::Receipt(status));
                     (verified, since, alarmed) = (head.size, None, false);
                     sleep(pause).await;
                     continue;
                 }
-                // A collector that never gave one does not offer them.
-                Ok(None) if !memory.offered => {
-                    (verified, since) = (head.size, None);
-                    sleep(pause).await;
-                    continue;
+                Ok(None) => "the collector gives no receipts any more".to_owned(),
+                Err((why, answered)) => {
+                    if answered {
+                        self.remember(&mut memory);
+                    }
+                    why
                 }
-                Ok(None) => "the collector has none to give".to_owned(),
-                Err(why) => why,
             };
+            if !memory.offered {
+                // It never gave one, or could not be asked yet.
+                (verified, since) = (head.size, None);
+                sleep(pause).await;
+                continue;
+            }
             if since_when.elapsed() >= patience && !alarmed {
                 alarmed = true;
                 let size = head.size;

@@ -53,21 +53,26 @@ impl Uplink {
             .await
     }
 
-    /// The receipt of an accepted head, checked; `None` when the collector has none to give.
+    /// The receipt of an accepted head, checked; `None` when the collector gives no receipts at all.
     ///
     /// # Errors
-    /// What is wrong with it, or why it did not come.
+    /// What is wrong with it, or why it did not come, and whether it was the collector that said so.
     pub(crate) async fn receipt(
         &self,
         host: &Host,
         head: &Head,
-    ) -> Result<Option<ReceiptStatus>, String> {
+    ) -> Result<Option<ReceiptStatus>, (String, bool)> {
         let who = self.identity();
         let asked = self.collector.receipt(host, &who, head.size).await;
-        let Some(receipt) = asked.map_err(|error| describe(&error))? else {
+        let receipt = asked.map_err(|error| {
+            let answered = matches!(error, CollectorError::Refused { .. });
+            (describe(&error), answered)
+        })?;
+        let Some(receipt) = receipt else {
             return Ok(None);
         };
-        let found = check_receipt(&receipt, &head.note, &self.enrolment.log)?;
+        let found = check_receipt(&receipt, &head.note, &self.enrolment.log);
+        let found = found.map_err(|what| (what, true))?;
         Ok(Some(ReceiptStatus {
             size: head.size,
             leaf: found.index,

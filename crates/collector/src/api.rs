@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use jurat_disk::Host;
 use jurat_event::header;
 use jurat_key::Secret;
-use jurat_proof::Request;
+use jurat_proof::{PublicKey, Request};
 use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -21,7 +21,9 @@ use crate::admin::{self, Order};
 use crate::archive::{Again, Archive, ArchiveError, Ask, Done, Judgement, refused_for_good};
 use crate::devices::{Device, epoch_of};
 use crate::ingest::BOOT_BYTES_MAX;
+use crate::logs;
 use crate::queue::Queue;
+use crate::tiles::TileStore;
 
 /// What every request sees.
 pub(crate) struct Api {
@@ -33,6 +35,9 @@ pub(crate) struct Api {
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
     pub(crate) room: Room,
+    pub(crate) tiles: Arc<TileStore>,
+    pub(crate) read_token: Secret,
+    pub(crate) public_logs: bool,
     /// Told when the archive failed: the server stops and is opened anew.
     pub(crate) failed: watch::Sender<Option<String>>,
 }
@@ -43,6 +48,8 @@ pub(crate) struct Room {
     uploads: Arc<Semaphore>,
     /// Uploads that are judged: each holds its records uncompressed, and one core.
     judging: Arc<Semaphore>,
+    /// Requests for tiles and receipts: each holds up to an upload's records.
+    pub(crate) reading: Arc<Semaphore>,
 }
 
 /// All uploads under way together, in KiB.
@@ -56,6 +63,7 @@ impl Room {
         Self {
             uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
             judging: Arc::new(Semaphore::new(cores)),
+            reading: Arc::new(Semaphore::new(cores)),
         }
     }
 
@@ -71,7 +79,7 @@ impl Room {
     }
 }
 
-type Ctx = State<Arc<Api>>;
+pub(crate) type Ctx = State<Arc<Api>>;
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
@@ -86,6 +94,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
         .route("/v1/admin/orders", post(admin_order))
+        .route("/v1/receipt", get(logs::receipt))
+        .route("/logs/{log}/{*path}", get(logs::read))
         .with_state(api)
 }
 
@@ -120,13 +130,13 @@ pub(crate) fn fail(failed: &watch::Sender<Option<String>>, why: String) {
     });
 }
 
-fn bearer(headers: &HeaderMap) -> &str {
+pub(crate) fn bearer(headers: &HeaderMap) -> &str {
     text(headers, "authorization")
         .strip_prefix("Bearer ")
         .unwrap_or_default()
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
@@ -196,9 +206,12 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Ref
     let ask = match enrolment.predecessor {
         None => Ask::Enrol(Box::new(device)),
         Some(predecessor) => {
+            let PublicKey::Ed25519(new_key) = device.key.key else {
+                return Err(malformed("the key is not an Ed25519 key"));
+            };
             let again = Again {
                 predecessor,
-                new_key: device.key.key,
+                new_key,
                 proof: enrolment.proof,
             };
             Ask::Reenrol(Box::new(device), again)
@@ -233,7 +246,7 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Ref
 }
 
 /// Counts a refusal and logs it.
-fn refuse(api: &Api, refused: Refused) -> Refused {
+pub(crate) fn refuse(api: &Api, refused: Refused) -> Refused {
     tracing::warn!(
         code = refused.refusal.code,
         message = refused.refusal.message,
@@ -244,7 +257,7 @@ fn refuse(api: &Api, refused: Refused) -> Refused {
 }
 
 /// The device that a request names, when its bearer token is the right one.
-fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
+pub(crate) fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
     let device = api.archive.device(text(headers, header::DEVICE));
     let epochs = std::iter::successors(device.as_ref(), |device| device.previous.as_ref());
     // Each epoch has a token of its own: one of before is told that it is over.
@@ -261,7 +274,7 @@ fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> 
 }
 
 /// Authenticates a request of this device: signature, time, nonce, in this order.
-fn authenticate(
+pub(crate) fn authenticate(
     api: &Api,
     device: &Device,
     headers: &HeaderMap,
@@ -364,7 +377,7 @@ async fn batches(State(api): Ctx, request: HttpRequest) -> Result<Json<Accepted>
     done.map(Json).map_err(|refused| refuse(&api, refused))
 }
 
-fn bug(error: &tokio::task::JoinError) -> Refused {
+pub(crate) fn bug(error: &tokio::task::JoinError) -> Refused {
     tracing::error!(%error, "a bug: taking an upload panicked");
     let message = "the collector failed; nothing was acknowledged";
     Refused::new(500, "bug", message)

@@ -18,11 +18,13 @@ mod export;
 pub mod fuzzing;
 mod ingest;
 mod life;
+mod logs;
 mod own_log;
 mod queue;
 mod serve;
 mod settings;
 mod siem;
+mod tiles;
 
 pub use admin::{
     Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
@@ -32,3 +34,4 @@ pub use export::{ExportError, export, export_folder};
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};
+pub use tiles::{Levels, TilesExportError, export_tiles};

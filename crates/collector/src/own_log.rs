@@ -19,8 +19,8 @@ fn severity(kind: Kind) -> Severity {
 /// A tree of entries about the collector itself.
 pub(crate) struct OwnLog {
     pub(crate) frontier: Frontier,
+    pub(crate) origin: String,
     boot: String,
-    origin: String,
 }
 
 impl OwnLog {

@@ -33,6 +33,10 @@ pub struct Settings {
     /// How often a device should upload, in seconds. Default 10.
     #[serde(default = "default_upload")]
     pub next_upload_s: u64,
+    /// Whether anyone may read the devices' logs below `/logs/`. Default: who has the token in
+    /// `read.token`.
+    #[serde(default)]
+    pub public_logs: bool,
     /// A device that is not heard of for this many seconds is said to be silent. Default 900; 0: never.
     #[serde(default = "default_silent")]
     pub silent_after_s: u64,
@@ -146,6 +150,7 @@ impl Settings {
             siem_file: Some(dir.join("siem.jsonl")),
             next_upload_s: 2,
             silent_after_s: default_silent(),
+            public_logs: false,
         })
     }
 }

@@ -187,6 +187,8 @@ pub struct Identity<'a> {
     pub key: &'a [u8; 32],
 }
 
+/// The code of a collector that gives receipts, and has none for this head.
+const NO_RECEIPT: &str = "no_receipt";
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// The longest list of devices: 100,000 of them.
@@ -257,7 +259,7 @@ impl Collector {
         read_answer(self.answered(sent)?).await
     }
 
-    /// Asks for the receipt of an accepted head; `None` when the collector has none to give.
+    /// Asks for the receipt of an accepted head; `None` when the collector gives no receipts at all.
     ///
     /// # Errors
     /// [`CollectorError`].
@@ -270,13 +272,18 @@ impl Collector {
         let path = format!("/v1/receipt?size={size}");
         let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
         let (status, retry_after_s, body) = read_body(self.answered(sent)?).await?;
-        if status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
         if status.is_success() {
             return Ok(Some(body));
         }
-        understand::<Refusal>(status, retry_after_s, &body).map(|_| None)
+        match understand::<Refusal>(status, retry_after_s, &body) {
+            // There is no such path: this collector gives no receipts at all.
+            Err(CollectorError::Refused {
+                status: 404,
+                refusal,
+            }) if refusal.code != NO_RECEIPT => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => Err(CollectorError::Protocol("a refusal that succeeds".into())),
+        }
     }
 
     /// Asks or orders something as the collector's operator, with the token in its folder.

@@ -36,7 +36,7 @@ impl Log {
 
 impl Bench {
     /// The collector's own log: kind and detail of every leaf.
-    fn own_log(&self) -> Vec<(String, Value)> {
+    fn own_leaves(&self) -> Vec<(String, Value)> {
         let mut reader =
             Reader::open(Host::real().disk, &self.dir.path().join("archive"), 0).unwrap();
         let mut leaves = Vec::new();
@@ -53,7 +53,7 @@ impl Bench {
     }
 
     fn said(&self, kind: &str) -> Vec<Value> {
-        let leaves = self.own_log().into_iter();
+        let leaves = self.own_leaves().into_iter();
         let of_kind = leaves.filter(|(found, _)| found == kind);
         of_kind.map(|(_, detail)| detail).collect()
     }
@@ -310,7 +310,7 @@ async fn a_revoked_key_uploads_nothing_more_whether_the_collector_runs_or_not() 
     assert!(matches!(runs, Err(AdminError::Runs { .. })), "{runs:?}");
 
     let leaf = bench.order(revoke(DEVICE)).await.unwrap();
-    let (kind, detail) = bench.own_log().remove(leaf as usize);
+    let (kind, detail) = bench.own_leaves().remove(leaf as usize);
     assert_eq!(kind, "key.revoked");
     let wanted = json!({
         "origin": bench.log.origin, "key": bench.log.key.verifier_text(), "reason": "stolen laptop",

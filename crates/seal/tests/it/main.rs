@@ -4,6 +4,7 @@
 mod faults;
 mod interleaved;
 mod rotation;
+mod tiles;
 
 use std::collections::BTreeMap;
 use std::path::Path;
