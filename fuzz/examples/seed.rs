@@ -12,14 +12,15 @@ use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
-    Checkpoint, Cosignature, Note, Record, RecordReader, Request, Selection, Signer as _, Withhold,
-    leaf_hash, write_record,
+    Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
+    Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
 use jurat_sink::line::Audit;
 use jurat_sink::{Take, read_batch};
 use jurat_testkit::{Repeatable, SimDisk};
+use jurat_witness::Request;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
@@ -100,6 +101,7 @@ fn main() {
     sealer.keep_cosigned(&note.encode()).unwrap();
     sealer.commit(b"", &mut Vec::new).unwrap();
 
+    witnessed(&note, &witness_policy(&witness));
     let trust = format!(
         "log {}\nwitness w {}\narchive a {}\nsame-host w\nquorum 1 # one is enough\n",
         log_key().verifier_key(),
@@ -135,6 +137,53 @@ fn main() {
     pieces();
     texts();
     peers(&note);
+}
+
+fn witness_policy(witness: &SoftwareKey) -> String {
+    let other = cosigner("other.example/w", 8);
+    format!(
+        "# two of two\nlog {}\nwitness a {} https://w.example/\nwitness b {}\ngroup both all a b\nquorum both\n",
+        log_key().verifier_key(),
+        witness.verifier_key(),
+        other.verifier_key()
+    )
+}
+
+/// What a witness is sent, what it keeps of a log that forks, and a quorum policy.
+fn witnessed(head: &Note, policy: &str) {
+    seed("policy", "both", policy);
+    let leaf = |number: u64, other: u64| {
+        leaf_hash(&(number + u64::from(number >= other) * 99).to_le_bytes())
+    };
+    let leaves =
+        |count: u64, other: u64| -> Vec<_> { (0..count).map(|at| leaf(at, other)).collect() };
+    let note = |leaves: &[_]| {
+        let head = Checkpoint {
+            origin: ORIGIN.into(),
+            size: leaves.len() as u64,
+            root: root_of(leaves),
+        };
+        head.sign(&log_key()).unwrap()
+    };
+    let (small, grown, other) = (leaves(7, 99), leaves(12, 99), leaves(12, 3));
+    let proof = consistency_proof(&grown, 7).unwrap();
+    let other_proof = consistency_proof(&other, 7).unwrap();
+    seed("witness", "first", Request::encode(0, &[], head));
+    seed("witness", "small", Request::encode(0, &[], &note(&small)));
+    seed(
+        "witness",
+        "grown",
+        Request::encode(7, &proof, &note(&grown)),
+    );
+    seed(
+        "witness",
+        "forked",
+        Request::encode(7, &other_proof, &note(&other)),
+    );
+    let equal = ForkProof::find(&note(&small), &note(&other[..7]), &[]).unwrap();
+    let linked = ForkProof::find(&note(&small), &note(&other), &other_proof).unwrap();
+    seed("fork", "equal", equal.encode());
+    seed("fork", "linked", linked.encode());
 }
 
 fn siem(raw: &[u8]) {
@@ -210,8 +259,21 @@ fn texts() {
         "settings",
         "collector",
         "listen = \"127.0.0.1:8443\"\ndir = \"/d\"\ndomain = \"example.org\"\ncertificate = \"c\"\n\
-         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\n",
+         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\npublic_logs = true\n",
     );
+    for (name, path) in [
+        ("whole", "tile/0/x001/x234/067"),
+        ("part", "tile/2/000.p/17"),
+        ("entries", "tile/entries/x001/000.p/255"),
+        ("checkpoint", "checkpoint"),
+    ] {
+        seed("tile", name, path);
+    }
+    let mut bundle = vec![2];
+    for entry in [&b"{\"v\":1}"[..], b""] {
+        push_entry(&mut bundle, entry).unwrap();
+    }
+    seed("tile", "bundle", bundle);
 }
 
 fn peers(note: &Note) {
@@ -236,7 +298,7 @@ fn peers(note: &Note) {
         "device": "d", "origin": ORIGIN, "url": "https://h", "ca": null, "witness": "w", "archive": "a", "log": "l",
     });
     seed("enrolment", "kept", body.to_string());
-    let request = Request {
+    let request = jurat_proof::Request {
         method: "POST",
         path: "/v1/batches",
         device: "d",

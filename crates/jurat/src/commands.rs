@@ -27,7 +27,7 @@ fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     Ok((Host::real(), config, state_dir))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -129,6 +129,18 @@ fn dry_run(host: &Host, config: &Config, json: bool) -> Result<u8> {
     Ok(exit::YES)
 }
 
+/// Told when a signal asks the program to stop.
+pub(crate) fn asked_to_stop() -> Result<tokio::sync::mpsc::Receiver<()>> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let (stop, stopped) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let _ = stop.blocking_send(());
+        }
+    });
+    Ok(stopped)
+}
+
 pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
     let settings = match (&args.dev, &global.config) {
         (Some(dir), _) => Settings::dev(&Host::real(), dir, args.listen)?,
@@ -153,13 +165,7 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
                 dir.join("ca.pem").display()
             );
         }
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-        let (stop, mut stopped) = tokio::sync::mpsc::channel(1);
-        std::thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                let _ = stop.blocking_send(());
-            }
-        });
+        let mut stopped = asked_to_stop()?;
         // Whichever comes first: a signal, or the archive's own failure.
         loop {
             tokio::select! {
@@ -301,6 +307,14 @@ pub(crate) fn judge(question: &Question<'_>) -> Result<Judged> {
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
+    try_verify(args).or_else(|error| {
+        // Whoever reads the exit code alone must not take a wrong file name for tampering.
+        eprintln!("jurat: {error:#}");
+        Ok(exit::COULD_NOT_TELL)
+    })
+}
+
+fn try_verify(args: &VerifyArgs) -> Result<u8> {
     let trust = args.trust.as_deref().map(read_trust).transpose()?;
     let reveal = args.reveal.as_deref().map(read_reveal).transpose()?;
     let judged = judge(&Question {
@@ -355,11 +369,18 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
 
 pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    if args.statement.is_asked() {
-        return statements::export(&host, &state_dir, &args.statement, &args.output);
+    if let Some(folder) = &args.tiles {
+        return export_tiles(host, &state_dir, args, folder);
     }
-    let file = File::create_new(&args.output)
-        .with_context(|| format!("creating {}", args.output.display()))?;
+    let output = args
+        .output
+        .as_deref()
+        .context("name a file with --output")?;
+    if args.statement.is_asked() {
+        return statements::export(&host, &state_dir, &args.statement, output);
+    }
+    let file =
+        File::create_new(output).with_context(|| format!("creating {}", output.display()))?;
     let out = BufWriter::new(&file);
     let wanted = match (&args.session, &args.range, &args.since) {
         (Some(session), ..) => Selection::Session(session.clone()),
@@ -379,15 +400,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
         }
         None => {
             let ledger = state_dir.join("ledger");
-            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(|error| {
-                match error {
-                    jurat_proof::ExportError::Begins { first } => anyhow::anyhow!(
-                        "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, \
-                         which holds all of them"
-                    ),
-                    error => error.into(),
-                }
-            })
+            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(begins_later)
         }
     };
     match done {
@@ -397,7 +410,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
             println!(
                 "{} leaves ({from} up to {to}) in {}",
                 words::number(to - from),
-                args.output.display()
+                output.display()
             );
             if exported.withheld > 0 {
                 println!(
@@ -407,16 +420,58 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
             }
             println!(
                 "verify: jurat verify {} --trust {}",
-                args.output.display(),
+                output.display(),
                 state_dir.join("trust.txt").display()
             );
             Ok(exit::YES)
         }
         Err(error) => {
-            let _ = fs::remove_file(&args.output);
+            let _ = fs::remove_file(output);
             Err(error)
         }
     }
+}
+
+/// What was removed from this machine after it was archived stands at the collector.
+fn begins_later(error: jurat_seal::ExportError) -> anyhow::Error {
+    match error {
+        jurat_seal::ExportError::Begins { first } => anyhow::anyhow!(
+            "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, \
+             which holds all of them"
+        ),
+        error => error.into(),
+    }
+}
+
+fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) -> Result<u8> {
+    fs::create_dir(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.join(path);
+        fs::create_dir_all(jurat_disk::parent(&path))?;
+        fs::write(path, bytes)
+    };
+    let done = match &args.collector {
+        Some(dir) => {
+            let device = args.device.as_deref().unwrap_or_default();
+            jurat_collector::export_tiles(host.disk, dir, device, write)?
+        }
+        None => {
+            let ledger = state_dir.join("ledger");
+            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)?
+        }
+    };
+    println!(
+        "{} leaves in {}",
+        words::number(done.size),
+        folder.display()
+    );
+    if done.entries_missing > 0 {
+        println!(
+            "{} entries are not here: the bundles they belong to were left out",
+            words::number(done.entries_missing)
+        );
+    }
+    Ok(exit::YES)
 }
 
 pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {

@@ -10,6 +10,7 @@ mod commands;
 mod demo;
 mod exit;
 mod statements;
+mod witness;
 mod words;
 
 use std::process::ExitCode;

@@ -13,3 +13,4 @@ mod statements;
 #[path = "../../../redact/tests/it/template.rs"]
 mod template;
 mod user;
+mod witness;

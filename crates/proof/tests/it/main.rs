@@ -4,3 +4,4 @@
 mod foreign;
 mod judges;
 mod notes;
+mod policy;
