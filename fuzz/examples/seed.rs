@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
-use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key};
+use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
@@ -93,6 +93,12 @@ fn main() {
     seed("note", "text", &note.text);
     seed("note", "key", log_key().verifier_key().to_string());
     seed("note", "cosigner", witness.verifier_key().to_string());
+    seed("note", "p256-key", p256_key().verifier_key().to_string());
+    seed(
+        "note",
+        "p256-signed",
+        head.sign(&p256_key()).unwrap().encode(),
+    );
     sealer.keep_cosigned(&note.encode()).unwrap();
     sealer.commit(b"", &mut Vec::new).unwrap();
 

@@ -11,7 +11,7 @@ use jurat_proof::{
 };
 use jurat_sink::line::{self, Audit, Proof};
 
-use crate::{ORIGIN, log_key, two};
+use crate::{ORIGIN, log_key, p256_key, two};
 
 /// An entry. What our reader takes, a reader of plain JSON takes, too, and reads the same in it.
 pub fn entry(data: &[u8]) {
@@ -151,7 +151,7 @@ pub fn records(data: &[u8]) {
 pub fn note(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(key) = VerifierKey::parse(&text) {
-        assert_eq!(VerifierKey::parse(&key.to_string()), Ok(key));
+        assert_eq!(key.to_string(), text.trim(), "one text for one key");
     }
     if let Ok(checkpoint) = Checkpoint::parse(&text) {
         assert_eq!(checkpoint.body(), text);
@@ -168,6 +168,7 @@ pub fn note(data: &[u8]) {
             assert!(note.signatures.contains(&ours.signatures[0]));
         }
     }
+    let _ = note.is_signed_by(p256_key().verifier_key());
     for cosigner in ["witness", "archive"] {
         if let Ok(key) = VerifierKey::cosigner(cosigner, key.public_key()) {
             let _ = Cosignature::find(&note, &key);

@@ -52,6 +52,15 @@ pub fn log_key() -> jurat_key::SoftwareKey {
         .expect("the origin can name a key")
 }
 
+/// A key of the other kind for the same log.
+///
+/// # Panics
+/// Never: the origin can name a key.
+pub fn p256_key() -> jurat_key::P256Key {
+    jurat_key::P256Key::log(&jurat_key::Secret::from_bytes([5; 32]), ORIGIN)
+        .expect("the number is one of the curve's")
+}
+
 /// The first line of the input as text, and the rest: for targets that need two inputs.
 fn two(data: &[u8], separator: &[u8]) -> (String, Vec<u8>) {
     let at = data
