@@ -14,15 +14,17 @@ use jurat_event::{Event, Kind, Severity};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{PastHead, Prune, SealError, Sealer, Settings};
+use jurat_seal::{EraseError, PastHead, Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
 use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
+use crate::erase::{EraseRequest, Erased};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
+use crate::requests::{Answer, Request, RequestError, Requests};
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
 use crate::uplink::Uplink;
@@ -121,6 +123,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 /// How often a full disk is looked at again.
 const ROOM_S: u64 = 5;
+/// How often requests are looked for.
+const REQUESTS_S: u64 = 1;
 /// How often the status file is written while things move.
 const STATUS_MS: u64 = 2_000;
 /// How many of the files that cannot be read the status names.
@@ -184,6 +188,7 @@ pub struct Agent {
     bell: Arc<Bell>,
     letters: DeadLetters,
     letters_waiting: u64,
+    requests: Requests,
     cursor: Cursor,
     confirmed: bool,
     cosigned_at: Option<u64>,
@@ -312,6 +317,7 @@ impl Agent {
             bell,
             letters,
             letters_waiting: 0,
+            requests: Requests::new(state_dir),
             cursor,
             confirmed: false,
             cosigned_at: None,
@@ -327,8 +333,9 @@ impl Agent {
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
-        // Before anything is pushed: a head that a crash left unsigned.
-        match agent.sign_pending() {
+        // Before anything is pushed: a head that a crash left unsigned. Nothing goes out yet: first what was
+        // to be erased is.
+        match agent.sign_without_ring() {
             Err(AgentError::Seal(SealError::Ledger(LedgerError::Full { .. }))) => {
                 agent.disk_full = true;
             }
@@ -357,6 +364,8 @@ impl Agent {
         let started = agent.pipeline.redactor.redact(started);
         agent.sealer.push(started, None)?;
         agent.note_letters()?;
+        agent.take_requests()?;
+        agent.ring();
         Ok(agent)
     }
 
@@ -414,6 +423,7 @@ impl Agent {
         let every = |seconds| Duration::from_secs(seconds);
         let mut next_scan = Instant::now() + every(seal.scan_s);
         let mut next_status = Instant::now();
+        let mut next_requests = Instant::now();
         let mut sealed_at = Instant::now();
         let mut first_pending: Option<Instant> = Some(Instant::now());
         let mut in_batch_since: Option<Instant> = Some(Instant::now());
@@ -421,7 +431,7 @@ impl Agent {
         loop {
             // 1. What happened. With something to read there is no wait.
             let busy = !self.tail.is_idle() && self.paused.is_none();
-            let mut deadline = next_scan.min(next_status);
+            let mut deadline = next_scan.min(next_status).min(next_requests);
             if in_batch_since.is_none() {
                 deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
             }
@@ -461,6 +471,12 @@ impl Agent {
                 self.end_idle_sessions(now)?;
                 self.note_letters()?;
                 next_scan = now + every(seal.scan_s);
+            }
+            if now >= next_requests && self.unsaved.is_none() {
+                if self.take_requests()? {
+                    (in_batch_since, first_pending, sealed_at) = (None, None, now);
+                }
+                next_requests = now + every(REQUESTS_S);
             }
 
             // 2. Read, unless there is no room for it. Nothing is added to what found no room.
@@ -572,6 +588,13 @@ impl Agent {
     }
 
     fn seal_batch(&mut self) -> Result<(), AgentError> {
+        let done = self.seal_batch_quietly();
+        self.ring();
+        done
+    }
+
+    /// Seals, and does not call the uploader yet.
+    fn seal_batch_quietly(&mut self) -> Result<(), AgentError> {
         let counters = json!({
             "lines_in": self.pipeline.counters.lines_in,
             "records_sealed": self.pipeline.counters.records_sealed,
@@ -584,7 +607,6 @@ impl Agent {
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
-        self.ring();
         match done {
             Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
             done => Ok(done.map(drop)?),
@@ -592,11 +614,115 @@ impl Agent {
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
+        self.sign_without_ring()?;
+        self.ring();
+        Ok(())
+    }
+
+    fn sign_without_ring(&mut self) -> Result<(), AgentError> {
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         self.sealer
             .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
-        self.ring();
         Ok(())
+    }
+
+    /// Does what commands ask for, after what is left of what they asked before. `true` when something was
+    /// sealed.
+    fn take_requests(&mut self) -> Result<bool, AgentError> {
+        self.finish_erasures()?;
+        let mut sealed = false;
+        let waiting = match self.requests.waiting(&self.host) {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                self.request_failed(&error);
+                return Ok(false);
+            }
+        };
+        for (name, request) in waiting {
+            let answer = match request {
+                Request::Erase(request) => self.erase(&request, &mut sealed)?,
+            };
+            // What cannot be done now is taken up again.
+            let Some(answer) = answer else { continue };
+            if let Err(error) = self.requests.give(&self.host, &name, &answer) {
+                self.request_failed(&error);
+            }
+        }
+        Ok(sealed)
+    }
+
+    fn request_failed(&mut self, error: &RequestError) {
+        tracing::warn!(%error, "requests");
+        self.problem = Some(error.to_string());
+    }
+
+    /// Erases payloads: the leaf that says so is durable and signed before the first one goes. `None` when
+    /// there is no room to say so, or not everything could be erased.
+    fn erase(
+        &mut self,
+        request: &EraseRequest,
+        sealed: &mut bool,
+    ) -> Result<Option<Answer>, AgentError> {
+        let refused = |why| Ok(Some(Answer::Refused { why }));
+        if let Err(why) = request.check() {
+            return refused(why);
+        }
+        self.commit()?;
+        if self.unsaved.is_some() {
+            return Ok(None);
+        }
+        let found = match self.sealer.erasable(&request.wanted()) {
+            Ok(found) => found,
+            Err(EraseError::Seal(error)) => return Err(error.into()),
+            Err(error) => return refused(error.to_string()),
+        };
+        let mut leaves = Vec::new();
+        if found.count > 0 {
+            let [who, reason] = [&request.who, &request.reason].map(|words| self.redacted(words));
+            leaves = self.sealer.push_erasure(&found, &who, &reason)?;
+            self.seal_batch_quietly()?;
+            *sealed = true;
+        }
+        self.finish_erasures()?;
+        if !self.sealer.erasing().is_empty() {
+            return Ok(None);
+        }
+        self.ring();
+        Ok(Some(Answer::Erased(Erased {
+            count: found.count,
+            gone_before: found.gone,
+            ranges: found.ranges,
+            leaves,
+        })))
+    }
+
+    /// The words of a command without what a rule takes for a secret.
+    fn redacted(&mut self, words: &str) -> String {
+        let event = Event::own(Kind::PayloadErased).detail("words", words);
+        let redacted = self.pipeline.redactor.redact(event);
+        let words = redacted.event().detail.get("words");
+        let words = words.and_then(|words| words.as_str());
+        words.unwrap_or_default().to_owned()
+    }
+
+    /// Erases what durable leaves say is erased: in the ledger, in dead letters, and in what the uploader has
+    /// in its hands. What cannot be done now is done later, or at the next start.
+    fn finish_erasures(&mut self) -> Result<(), AgentError> {
+        if self.sealer.erasing().is_empty() || self.unsaved.is_some() {
+            return Ok(());
+        }
+        self.sealer.erase_sealed()?;
+        let erased = {
+            let _held = self.bell.hold_letters();
+            self.bell.erased.fetch_add(1, Ordering::AcqRel);
+            self.letters.erase(&self.host, self.sealer.erasing())
+        };
+        if let Err(error) = erased {
+            self.letters_failed(&error);
+            return Ok(());
+        }
+        self.sealer.note_erased()?;
+        self.commit()
     }
 
     /// Tells the uploader how far the ledger reaches.
@@ -827,7 +953,7 @@ impl Agent {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<Status, AgentError> {
+    pub(crate) fn stop(&mut self) -> Result<Status, AgentError> {
         if self.unsaved.is_none() {
             self.sealer.push_own(Event::own(Kind::AgentStopped))?;
             self.seal_batch()?;
@@ -897,6 +1023,7 @@ impl Agent {
             frontier_confirmed: self.confirmed,
             problem: self.problem.clone(),
             dead_letters: self.letters_waiting,
+            erased: self.sealer.erased(),
             ledger_bytes: ledger.len().unwrap_or(0),
         }
     }

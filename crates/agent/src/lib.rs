@@ -11,10 +11,11 @@ mod config;
 mod dead_letters;
 mod dry_run;
 mod enrol;
+mod erase;
 mod marks;
 mod pipeline;
 mod query;
-
+mod requests;
 mod state;
 mod status;
 mod uplink;
@@ -27,6 +28,8 @@ pub use config::{
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use dry_run::{DryRun, dry_run, root_files};
 pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
+pub use erase::{EraseRequest, EraseRequestError, Erased, erase};
 pub use query::{Query, QueryError, query};
+pub use requests::{Answer, Request, RequestError, Requests};
 pub use status::{Queue, Status, read_status};
 pub use uplink::Uplink;

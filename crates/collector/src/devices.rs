@@ -135,15 +135,13 @@ pub(crate) fn open(
             continue;
         }
         if item.position >= end {
-            unanswered.push(item.position);
+            unanswered.push((item.position, 0));
             continue;
         }
         let device = Device::read(item.body)
             .ok_or_else(|| ArchiveError::Damaged("a row of the device table".into()))?;
         devices.insert(device.row.id.clone(), Arc::new(device));
     }
-    for position in unanswered {
-        ledger.erase(position)?;
-    }
+    ledger.erase(&unanswered)?;
     Ok((ledger, devices))
 }

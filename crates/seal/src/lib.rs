@@ -7,11 +7,13 @@
 //! Not here: when to seal (agent), where to send (sink), who holds the key (key).
 
 mod entry;
+mod erase;
 mod export;
 mod prune;
 mod sealer;
 mod sessions;
 
+pub use erase::{Erasable, EraseError, Wanted};
 pub use export::{ExportError, export};
 pub use prune::{Prune, Pruned};
 pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};

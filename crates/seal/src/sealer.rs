@@ -9,7 +9,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
-use jurat_event::{Event, Kind};
+use jurat_event::{Event, Kind, Ranges};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Signer,
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entry::{self, Evidence, Raw};
+use crate::erase::{self, Erasable, EraseError, Wanted};
 use crate::prune::{self, Prune, Pruned};
 use crate::sessions::Sessions;
 
@@ -37,6 +38,8 @@ pub mod kind {
     pub const COSIGNED: u8 = 5;
     /// Leaf hashes of entries that were pruned: evidence, too (`from u64, 32 bytes each`).
     pub const LEAVES: u8 = 6;
+    /// What the `payload.erased` leaves before it name is erased.
+    pub const ERASED: u8 = 7;
 }
 
 /// The largest payload of one leaf; a longer one goes on in `transcript.part` leaves.
@@ -126,6 +129,12 @@ struct State {
     in_batch: u64,
     filtered: BTreeMap<String, u64>,
     to_sign: Option<(u64, Digest)>,
+    /// Leaves whose payloads are to be erased: a leaf says so.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erasing: Ranges,
+    /// Payloads erased on request, of the whole log.
+    #[serde(default)]
+    erased: u64,
 }
 
 /// Events in, tree heads out.
@@ -150,6 +159,8 @@ pub struct Sealer {
     signed: Frontier,
     since_signed: Vec<Digest>,
     to_sign: Option<(u64, Digest)>,
+    erasing: Ranges,
+    erased: u64,
     /// Random bytes drawn in advance: one draw an entry would cost more than hashing it.
     pool: Vec<u8>,
     /// Leaves that have a place and are not written yet.
@@ -251,6 +262,8 @@ impl Sealer {
             in_batch: 0,
             filtered: BTreeMap::new(),
             to_sign: None,
+            erasing: Ranges::default(),
+            erased: 0,
         };
         let first = frame(&new, b"");
         let mut replay = Recovery {
@@ -297,6 +310,8 @@ impl Sealer {
             since_signed: Vec::new(),
             frontier,
             to_sign: replay.to_sign,
+            erasing: state.erasing,
+            erased: state.erased,
             pool: Vec::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
@@ -606,6 +621,7 @@ impl Sealer {
     ) -> Result<(), LedgerError> {
         let (settings, frontier, sessions) = (&self.settings, &self.frontier, &self.sessions);
         let (chain, in_batch, to_sign) = (self.chain.0, self.in_batch, self.to_sign);
+        let (erasing, erased) = (&self.erasing, self.erased);
         let mut whole = || {
             let state = State {
                 origin: settings.origin.clone(),
@@ -616,6 +632,8 @@ impl Sealer {
                 in_batch,
                 filtered: filtered.clone(),
                 to_sign,
+                erasing: erasing.clone(),
+                erased,
             };
             frame(&state, &snapshot())
         };
@@ -838,6 +856,65 @@ impl Sealer {
         Ok(self.ledger.replace(pruned.prepared)?)
     }
 
+    /// Finds what can be erased of what was committed.
+    ///
+    /// # Errors
+    /// [`EraseError`] when there is no such leaf or session.
+    pub fn erasable(&self, wanted: &Wanted) -> Result<Erasable, EraseError> {
+        erase::find(self.ledger.read(0)?, wanted, self.frontier.size())
+    }
+
+    /// Seals who erases what, and why: words that hold nothing a foreign source wrote. When it is durable,
+    /// [`Sealer::erase_sealed`] does it. Returns the leaves.
+    ///
+    /// # Errors
+    /// As [`Sealer::push`].
+    pub fn push_erasure(
+        &mut self,
+        erasable: &Erasable,
+        who: &str,
+        reason: &str,
+    ) -> Result<Vec<u64>, SealError> {
+        let mut leaves = Vec::new();
+        for (event, ranges, count) in erasable.leaves(who, reason) {
+            leaves.push(self.push_own(event)?);
+            self.erasing = self.erasing.union(&ranges);
+            self.erased += count;
+        }
+        Ok(leaves)
+    }
+
+    /// The leaves whose payloads are to be erased: a leaf says so, and [`Sealer::note_erased`] was not told
+    /// yet that it is done.
+    pub fn erasing(&self) -> &Ranges {
+        &self.erasing
+    }
+
+    /// How many payloads of this log were erased on request.
+    pub fn erased(&self) -> u64 {
+        self.erased
+    }
+
+    /// Erases the payloads of [`Sealer::erasing`] in the ledger. The leaf that says so must be durable before.
+    ///
+    /// # Errors
+    /// [`SealError::Ledger`]; done again it goes on where it stopped.
+    pub fn erase_sealed(&mut self) -> Result<(), SealError> {
+        let places = erase::places(self.ledger.read(0)?, &self.erasing)?;
+        Ok(self.ledger.erase(&places)?)
+    }
+
+    /// Notes with the next commit that what was to be erased is erased everywhere.
+    ///
+    /// # Errors
+    /// As [`Sealer::commit`].
+    pub fn note_erased(&mut self) -> Result<(), SealError> {
+        self.write_waiting()?;
+        self.group.push(kind::ERASED, &[])?;
+        self.erasing = Ranges::default();
+        Ok(())
+    }
+
     /// The digest of the configuration in force from now on.
     pub fn set_policy(&mut self, policy: String) {
         self.settings.policy = policy;
@@ -922,6 +999,21 @@ impl Recovery {
                     state.in_batch = 0;
                     state.filtered.clear();
                 }
+                if view.is(Kind::PayloadErased) {
+                    let detail = view.detail_map();
+                    let ranges = detail
+                        .get("ranges")
+                        .and_then(|ranges| Ranges::deserialize(ranges).ok());
+                    let count = detail.get("count").and_then(serde_json::Value::as_u64);
+                    state.erasing = state.erasing.union(&ranges.ok_or_else(|| wrong(seq))?);
+                    state.erased += count.unwrap_or(0);
+                }
+            }
+            Replayed::Record {
+                kind: kind::ERASED, ..
+            } => {
+                let state = self.state.as_mut().ok_or_else(|| wrong(0))?;
+                state.erasing = Ranges::default();
             }
             Replayed::Record {
                 kind: kind::TO_SIGN,
