@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
+use jurat_event::Ranges;
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
@@ -92,10 +93,15 @@ struct Withheld {
     root: Digest,
     leaves: u64,
     payloads: u64,
+    /// Leaves among them whose payloads were erased since, so that they will not come.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erased: Ranges,
 }
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
+/// The most ranges of leaves of one log whose missing payload a later leaf can settle.
+const MISSING_RANGES_MAX: usize = 4_096;
 
 /// What is known of one log, as it is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -105,9 +111,12 @@ struct Line {
     chain: Digest,
     note: String,
     time: u64,
-    /// Payloads that never came: the archive cosignature is given only at 0.
+    /// Payloads that never came, and that no leaf says were erased: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
+    /// Their leaves, the first [`MISSING_RANGES_MAX`] ranges of them: a leaf that comes later may settle them.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    missing: Ranges,
     /// Leaves of which only the hash came. Likewise.
     #[serde(default)]
     leaves_withheld: u64,
@@ -128,6 +137,20 @@ impl Line {
             frontier,
             chain: Chain(self.chain),
         })
+    }
+
+    /// Takes note of payloads that did not come, and of those that a leaf says were erased: those are settled.
+    fn miss(&mut self, missing: &Ranges, erased: &Ranges) {
+        self.payloads_missing += missing.leaves();
+        let known = self.missing.union(missing);
+        let settled = known.intersection(erased).leaves();
+        self.payloads_missing -= settled.min(self.payloads_missing);
+        self.missing = known.without(erased).first(MISSING_RANGES_MAX);
+        for withheld in &mut self.withheld {
+            let mine = Ranges::from(vec![(withheld.from, withheld.to)]);
+            let erased = withheld.erased.union(&erased.intersection(&mine));
+            withheld.erased = erased.first(MISSING_RANGES_MAX);
+        }
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -583,18 +606,19 @@ impl Archive {
             size,
             roots: judged.frontier.roots().to_vec(),
             chain: judged.chain.0,
-            payloads_missing: judged.payloads_missing,
             leaves_withheld: judged.leaves_withheld,
             ..Line::default()
         };
         if let Some(last) = before.as_deref() {
-            line.payloads_missing += last.payloads_missing;
+            line.payloads_missing = last.payloads_missing;
+            line.missing.clone_from(&last.missing);
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
             line.late = last.late;
             line.time = last.time;
             line.fork.clone_from(&last.fork);
         }
+        line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
         let may_come = judged.leaves_withheld == size - judged.from;
         if may_come && line.withheld.len() < WITHHELD_MAX {
@@ -605,7 +629,8 @@ impl Archive {
                 chain: known.chain.0,
                 root: judged.root,
                 leaves: judged.leaves_withheld,
-                payloads: judged.payloads_missing,
+                payloads: judged.missing.leaves(),
+                erased: Ranges::default(),
             });
         }
         let now = self.host.clock.now().unix_s();
@@ -651,7 +676,7 @@ impl Archive {
         line.withheld.retain(|other| other.from != withheld.from);
         line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
         line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
-        line.payloads_missing += judged.payloads_missing;
+        line.miss(&judged.missing.without(&withheld.erased), &judged.erased);
         line.late += 1;
         let now = self.host.clock.now().unix_s();
         let mut note =

@@ -56,6 +56,13 @@ impl Ranges {
         before.is_some_and(|(_, to)| seq < *to)
     }
 
+    /// The first so many ranges.
+    #[must_use]
+    pub fn first(mut self, count: usize) -> Self {
+        self.0.truncate(count);
+        self
+    }
+
     /// The leaves of both.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
