@@ -14,9 +14,11 @@ mod digest;
 mod entry;
 mod many;
 mod note;
+mod receipt;
 mod record;
 mod replay;
 mod request;
+mod rotation;
 mod reveal;
 mod tree;
 mod trust;
@@ -31,9 +33,11 @@ pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
 };
+pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
+pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
