@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
-use jurat_event::{Event, Kind, Severity};
+use jurat_event::{EraseRequest, Erased, Event, Kind, Severity};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
@@ -21,7 +21,6 @@ use serde_json::json;
 use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
-use crate::erase::{EraseRequest, Erased};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::requests::{Answer, Request, RequestError, Requests};
@@ -671,7 +670,7 @@ impl Agent {
         if self.unsaved.is_some() {
             return Ok(None);
         }
-        let found = match self.sealer.erasable(&request.wanted()) {
+        let found = match self.sealer.erasable(request) {
             Ok(found) => found,
             Err(EraseError::Seal(error)) => return Err(error.into()),
             Err(error) => return refused(error.to_string()),

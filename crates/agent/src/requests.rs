@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jurat_disk::{Host, read, replace};
+use jurat_event::{EraseRequest, Erased};
 use serde::{Deserialize, Serialize};
-
-use crate::erase::{EraseRequest, Erased};
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

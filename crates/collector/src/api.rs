@@ -318,7 +318,9 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
             Judgement::Store(ask) => match api.queue.ask(ask).await? {
                 Done::Accepted(accepted) => return Ok(accepted),
                 Done::Refused(refused) => return Err(refused),
-                Done::Stale | Done::Enrolled | Done::Taken => nonce = Some(taken),
+                Done::Stale | Done::Enrolled | Done::Taken | Done::Erased { .. } => {
+                    nonce = Some(taken)
+                }
             },
         }
     }

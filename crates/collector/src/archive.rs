@@ -80,6 +80,10 @@ pub(crate) struct UploadHeader {
     /// It came instead of an earlier one of the same leaves that held only their hashes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) late: bool,
+    /// Payloads were erased: it stands for the record that was archived first, at this position. Its leaves
+    /// are those of that record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instead_of: Option<u64>,
 }
 
 /// An archived upload that holds only the hashes of some leaves; their entries may still come.
@@ -185,6 +189,9 @@ struct Change<'a> {
     /// Up to where the device table counts.
     #[serde(default)]
     devices_end: u64,
+    /// Records that are to be erased, each with how much of it stays. Absent: as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erasing: Option<Vec<(u64, u32)>>,
 }
 
 /// Numbers about a collector since it was started, and what it holds.
@@ -335,6 +342,9 @@ impl Archive {
                         whole.own_size = change.own_size;
                         whole.own_roots = change.own_roots;
                         whole.devices_end = change.devices_end;
+                        if change.erasing.is_some() {
+                            whole.erasing = change.erasing;
+                        }
                     }
                     Err(error) => damaged = Some(format!("state: {error}")),
                 },
@@ -386,13 +396,14 @@ impl Archive {
             state: Mutex::new(state),
             buffers: Mutex::default(),
         });
-        let writer = Writer::new(
+        let mut writer = Writer::new(
             archive.clone(),
             ledger,
             device_ledger,
             own,
             whole.devices_end,
         );
+        writer.erase(whole.erasing.unwrap_or_default())?;
         Ok((archive, writer))
     }
 
@@ -645,6 +656,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: false,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -690,6 +702,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: true,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -704,6 +717,21 @@ impl Archive {
     /// A reader over the archive, from one position to another that is durable.
     pub(crate) fn reader(&self, from: u64, to: u64) -> Result<Reader, ArchiveError> {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
+    }
+
+    /// The records of an upload whose first record, at this position, was erased.
+    pub(crate) fn instead_of(&self, position: u64) -> Result<Vec<u8>, ArchiveError> {
+        let mut newest = None;
+        let mut reader = self.reader(position, self.end())?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind == kind::UPLOAD && !item.erased {
+                let (header, body) = split_upload(item.body)?;
+                if header.instead_of == Some(position) {
+                    newest = Some(body.to_vec());
+                }
+            }
+        }
+        newest.ok_or_else(|| ArchiveError::Damaged("an erased upload without another one".into()))
     }
 
     /// Where it is kept, and up to where it is durable.

@@ -12,6 +12,7 @@
 mod api;
 mod archive;
 mod devices;
+mod erase;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -23,6 +24,7 @@ mod settings;
 mod siem;
 
 pub use archive::{Archive, ArchiveError, Stats};
+pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};

@@ -42,7 +42,11 @@ impl OwnLog {
             "mono_us": time.mono_us,
             "kind": kind,
             "kind_id": kind.id(),
-            "severity": if kind == Kind::ForkProof { "critical" } else { "info" },
+            "severity": match kind {
+                Kind::ForkProof => "critical",
+                Kind::PayloadErased => "medium",
+                _ => "info",
+            },
             "witness": "jurat",
             "detail": detail,
         });

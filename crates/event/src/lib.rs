@@ -7,10 +7,12 @@
 //!
 //! Not here: files, keys, network.
 
+mod erase;
 mod event;
 mod kind;
 mod ranges;
 
+pub use erase::{EraseRequest, Erased};
 pub use event::{Actor, Agent, Decoded, Event, Outcome, Severity, Source, Traits, Usage, Witness};
 pub use kind::Kind;
 pub use ranges::Ranges;

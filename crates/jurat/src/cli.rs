@@ -79,6 +79,12 @@ enum Command {
     /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done in the
     /// folder of a collector that is stopped. Neither reaches a SIEM's copies, exported bundles or backups.
     Erase(EraseArgs),
+    /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
+    ///
+    /// Without --raw: the payload, also where a bundle withholds it. With --raw: the record as it stood in its
+    /// file, with whatever secret was taken out of it; refused when the file was changed since. The salts that
+    /// are given with them open the commitments of this leaf alone.
+    Reveal(RevealArgs),
     /// Look after what the collector refused for good
     ///
     /// What a collector refuses for a reason that will not pass is set aside on this machine; its leaf hashes
@@ -216,6 +222,18 @@ pub(crate) struct EraseArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Args)]
+pub(crate) struct RevealArgs {
+    /// The leaf
+    pub(crate) seq: u64,
+    /// The record before redaction, instead of the payload
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Write it here; must not exist [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
 /// `N` or `A..B`.
 fn leaves(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
@@ -281,6 +299,7 @@ pub(crate) fn main() -> u8 {
         Command::Export(args) => commands::export(global, &args),
         Command::Log(args) => commands::log(global, &args),
         Command::Status(args) => commands::status(global, &args),
+        Command::Reveal(args) => erase::reveal(global, &args),
         Command::Erase(args) => erase::erase(global, &args),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),
         Command::DeadLetters(DeadLettersCommand::List { json }) => {

@@ -179,7 +179,7 @@ pub(crate) fn audit(report: &AuditReport) -> String {
     out
 }
 
-/// What was erased on this device.
+/// What was erased, here or in an archive.
 pub(crate) fn erased(erased: &Erased) -> String {
     let mut out = format!("erased     {} payloads\n", number(erased.count));
     if erased.gone_before > 0 {

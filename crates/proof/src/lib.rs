@@ -12,14 +12,15 @@ mod chain;
 mod checkpoint;
 mod digest;
 mod entry;
+mod erase;
 mod many;
 mod note;
 mod receipt;
 mod record;
 mod replay;
 mod request;
-mod rotation;
 mod reveal;
+mod rotation;
 mod tree;
 mod trust;
 mod verdict;
@@ -29,6 +30,7 @@ pub use chain::Chain;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
+pub use erase::Choice;
 pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{
     Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
@@ -37,8 +39,8 @@ pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
 pub use replay::{Replay, ReplayError, Summary};
 pub use request::Request;
-pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
+pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
 pub use tree::{
     Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
     verify_consistency, verify_inclusion,

@@ -1,21 +1,12 @@
 //! Erasing payloads on request: a leaf says which, why and by whom; what they were committed to stays.
 
-use jurat_event::{Event, Kind, Ranges, Severity};
+use jurat_event::{EraseRequest, Event, Kind, Ranges, Severity};
 use jurat_ledger::{LedgerError, Reader};
-use jurat_proof::EntryView;
+use jurat_proof::{Choice, EntryView};
 use serde_json::json;
 
 use crate::entry::session_name;
 use crate::{SealError, kind};
-
-/// What is to be erased.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// These leaves, and the parts of a longer record that begins there.
-    pub ranges: Ranges,
-    /// Every leaf of these sessions.
-    pub sessions: Vec<String>,
-}
 
 /// What can be erased of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,20 +51,22 @@ impl From<LedgerError> for EraseError {
 const RANGES_MAX: usize = 256;
 
 /// Finds what can be erased, in a ledger of a log of `size` leaves.
-pub(crate) fn find(mut reader: Reader, wanted: &Wanted, size: u64) -> Result<Erasable, EraseError> {
-    if let Some((_, to)) = wanted.ranges.pairs().last()
+pub(crate) fn find(
+    mut reader: Reader,
+    request: &EraseRequest,
+    size: u64,
+) -> Result<Erasable, EraseError> {
+    if let Some((_, to)) = request.ranges.pairs().last()
         && *to > size
     {
         return Err(EraseError::Beyond { last: to - 1, size });
     }
-    let names: Vec<_> = wanted
-        .sessions
-        .iter()
-        .map(|name| session_name(name))
-        .collect();
-    let mut seen = vec![false; names.len()];
+    let mut request = request.clone();
+    for name in &mut request.sessions {
+        *name = session_name(name).into_owned();
+    }
+    let mut choice = Choice::new(&request);
     let mut found = Erasable::default();
-    let mut members = Ranges::default();
     // The leaf that a payload belongs to, and whether it is wanted.
     let mut leaf = (0, false);
     // Where a range may go on: since then no payload stood that stays.
@@ -85,18 +78,7 @@ pub(crate) fn find(mut reader: Reader, wanted: &Wanted, size: u64) -> Result<Era
                     seq: leaf.0 + 1,
                     source,
                 })?;
-                let mut wanted = wanted.ranges.contains(view.seq);
-                for (name, seen) in names.iter().zip(&mut seen) {
-                    let mine = view.session.as_ref() == Some(name);
-                    *seen |= mine;
-                    wanted |= mine;
-                }
-                let part = view.is(Kind::TranscriptPart);
-                wanted |= part && view.of.is_some_and(|first| members.contains(first));
-                if wanted {
-                    members.push((view.seq, view.seq + 1));
-                }
-                leaf = (view.seq, wanted);
+                leaf = (view.seq, choice.takes(&view));
             }
             kind::PAYLOAD if item.erased => {
                 found.gone += u64::from(leaf.1);
@@ -116,9 +98,8 @@ pub(crate) fn find(mut reader: Reader, wanted: &Wanted, size: u64) -> Result<Era
             _ => {}
         }
     }
-    if let Some(unknown) = seen.iter().position(|seen| !seen) {
-        let name = wanted.sessions.get(unknown).cloned().unwrap_or_default();
-        return Err(EraseError::Session(name));
+    if let Some(name) = choice.unknown_session() {
+        return Err(EraseError::Session(name.to_owned()));
     }
     Ok(found)
 }

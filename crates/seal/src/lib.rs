@@ -10,10 +10,13 @@ mod entry;
 mod erase;
 mod export;
 mod prune;
+mod reveal;
 mod sealer;
 mod sessions;
 
-pub use erase::{Erasable, EraseError, Wanted};
+pub use erase::{Erasable, EraseError};
 pub use export::{ExportError, export};
+pub use jurat_proof::{Reveal, Revealed};
 pub use prune::{Prune, Pruned};
+pub use reveal::{RevealFailed, reveal};
 pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};

@@ -9,7 +9,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
-use jurat_event::{Event, Kind, Ranges};
+use jurat_event::{EraseRequest, Event, Kind, Ranges};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Signer,
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entry::{self, Evidence, Raw};
-use crate::erase::{self, Erasable, EraseError, Wanted};
+use crate::erase::{self, Erasable, EraseError};
 use crate::prune::{self, Prune, Pruned};
 use crate::sessions::Sessions;
 
@@ -529,17 +529,9 @@ impl Sealer {
         Ok(())
     }
 
-    /// The salt of the commitment to the original bytes: derived, never stored.
     fn raw_salt(&self, leaf: &Waiting) -> [u8; 32] {
-        let mut salt = [0; 32];
-        if leaf.original().is_some() {
-            let mut name = hmac::Context::with_key(&self.reveal);
-            name.update(b"jurat/raw-salt/v1\0");
-            name.update(self.settings.origin.as_bytes());
-            name.update(&leaf.seq.to_le_bytes());
-            salt.copy_from_slice(name.sign().as_ref());
-        }
-        salt
+        let salt = |_| raw_salt(&self.reveal, &self.settings.origin, leaf.seq);
+        leaf.original().map(salt).unwrap_or_default()
     }
 
     fn draw(&mut self, out: &mut [u8]) {
@@ -860,8 +852,8 @@ impl Sealer {
     ///
     /// # Errors
     /// [`EraseError`] when there is no such leaf or session.
-    pub fn erasable(&self, wanted: &Wanted) -> Result<Erasable, EraseError> {
-        erase::find(self.ledger.read(0)?, wanted, self.frontier.size())
+    pub fn erasable(&self, request: &EraseRequest) -> Result<Erasable, EraseError> {
+        erase::find(self.ledger.read(0)?, request, self.frontier.size())
     }
 
     /// Seals who erases what, and why: words that hold nothing a foreign source wrote. When it is durable,
@@ -1046,6 +1038,18 @@ impl Recovery {
         }
         Ok(())
     }
+}
+
+/// The salt of the commitment to a leaf's original bytes: derived, never stored. That of one leaf tells nothing
+/// about those of others.
+pub(crate) fn raw_salt(key: &hmac::Key, origin: &str, seq: u64) -> [u8; 32] {
+    let mut name = hmac::Context::with_key(key);
+    name.update(b"jurat/raw-salt/v1\0");
+    name.update(origin.as_bytes());
+    name.update(&seq.to_le_bytes());
+    let mut salt = [0; 32];
+    salt.copy_from_slice(name.sign().as_ref());
+    salt
 }
 
 /// A serialised part of ours, then the owner's bytes.

@@ -11,6 +11,6 @@ mod xorshift;
 
 pub use messages_api::{MessagesApi, Turn};
 pub use peer::{Answer, Peer, Script, Sent};
-pub use search::{files_with, holds};
+pub use search::{contains, files_with, holds, unpacked};
 pub use sim_disk::{Fault, SimDisk};
 pub use xorshift::Repeatable;

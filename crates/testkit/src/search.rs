@@ -9,12 +9,24 @@ const FRAME: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 /// Whether bytes hold a text, as they are or in a zstd frame that begins anywhere in them.
 pub fn holds(bytes: &[u8], text: &[u8]) -> bool {
-    let found = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text);
-    let frames = (0..bytes.len()).filter_map(|at| bytes.get(at..));
-    found(bytes)
-        || frames
-            .filter(|rest| rest.starts_with(&FRAME))
-            .any(|frame| found(&decompressed(frame)))
+    contains(&unpacked(bytes), text)
+}
+
+/// Whether bytes hold a text as they are.
+pub fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// These bytes, and behind them what each zstd frame holds that begins anywhere in them.
+pub fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    let mut all = bytes.to_vec();
+    let places = 0..bytes.len();
+    for frame in places.filter_map(|at| bytes.get(at..)) {
+        if frame.starts_with(&FRAME) {
+            all.extend(decompressed(frame));
+        }
+    }
+    all
 }
 
 /// What a frame holds, as far as it is one.

@@ -4,6 +4,7 @@
 mod delivery;
 mod erase;
 mod past;
+mod reveal;
 mod room;
 mod site;
 mod sources;

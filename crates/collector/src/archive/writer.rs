@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jurat_disk::Time;
-use jurat_event::Kind;
+use jurat_event::{Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
 use jurat_proof::{Frontier, leaf_hash};
 use jurat_sink::Accepted;
@@ -15,6 +15,7 @@ use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepare
 use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
+use crate::erase::Erasure;
 use crate::own_log::OwnLog;
 
 /// What is asked of the writer.
@@ -30,6 +31,8 @@ pub(crate) enum Ask {
     },
     /// Enrol a device.
     Enrol(Box<Device>),
+    /// Put uploads without some payloads in the place of those with them, and erase those.
+    Erase(Box<Erasure>),
 }
 
 impl Ask {
@@ -38,6 +41,10 @@ impl Ask {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
             Self::Fork { .. } | Self::Enrol(_) => 16 * 1024,
+            Self::Erase(erasure) => {
+                let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
+                bodies.sum::<usize>() + 16 * 1024
+            }
         }
     }
 }
@@ -54,7 +61,12 @@ pub(crate) enum Done {
     Enrolled,
     /// The id is taken. Nothing of it was stored.
     Taken,
+    /// The payloads of these leaves are erased, and these leaves of the own log say so.
+    Erased { ranges: Ranges, leaves: Vec<u64> },
 }
+
+/// The most ranges that one leaf names.
+const RANGES_MAX: usize = 256;
 
 /// Owns the archive's ledger and the device table.
 pub(crate) struct Writer {
@@ -64,6 +76,8 @@ pub(crate) struct Writer {
     devices_end: u64,
     own: OwnLog,
     own_signed: u64,
+    /// Records that were erased since the archive was opened: what was made of them before does not count.
+    erased: BTreeSet<u64>,
 }
 
 /// A group that is being put together.
@@ -77,6 +91,7 @@ struct Round {
     enrolled: Vec<Device>,
     ids: BTreeSet<String>,
     accepted: u64,
+    erasing: Vec<(u64, u32)>,
 }
 
 impl Writer {
@@ -94,6 +109,7 @@ impl Writer {
             devices_end,
             own,
             own_signed: 0,
+            erased: BTreeSet::new(),
         }
     }
 
@@ -122,6 +138,7 @@ impl Writer {
             enrolled: Vec::new(),
             ids: BTreeSet::new(),
             accepted: 0,
+            erasing: Vec::new(),
         };
         let mut done = Vec::with_capacity(asked.len());
         for ask in asked {
@@ -133,6 +150,7 @@ impl Writer {
                     refused,
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
+                Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
         }
         if round.group.is_empty() {
@@ -159,9 +177,14 @@ impl Writer {
             own_size: round.own.size(),
             own_roots: Cow::Borrowed(round.own.roots()),
             devices_end,
+            erasing: (!round.erasing.is_empty()).then(|| round.erasing.clone()),
         };
         let state = serde_json::to_vec(&change).unwrap_or_default();
-        let mut snapshot = || self.archive.snapshot(&round.lines, &round.own, devices_end);
+        let erasing = &round.erasing;
+        let mut snapshot = || {
+            self.archive
+                .snapshot(&round.lines, &round.own, devices_end, erasing)
+        };
         self.ledger
             .append(&mut round.group, &state, &mut snapshot)?;
         self.devices_end = devices_end;
@@ -185,7 +208,71 @@ impl Writer {
                 .devices
                 .insert(device.row.id.clone(), Arc::new(device));
         }
+        drop(state);
+        self.erase(round.erasing)?;
         Ok(done)
+    }
+
+    /// Erases records that the state names, which stays so until it is done: a crash in between is made good
+    /// when the archive is opened.
+    pub(super) fn erase(&mut self, places: Vec<(u64, u32)>) -> Result<(), ArchiveError> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.ledger.erase(&places)?;
+        self.erased
+            .extend(places.iter().map(|(position, _)| *position));
+        let (own, devices_end) = (&self.own.frontier, self.devices_end);
+        let change = Change {
+            own_size: own.size(),
+            own_roots: Cow::Borrowed(own.roots()),
+            devices_end,
+            erasing: Some(Vec::new()),
+            ..Change::default()
+        };
+        let state = serde_json::to_vec(&change).unwrap_or_default();
+        let mut snapshot = || {
+            self.archive
+                .snapshot(&BTreeMap::new(), own, devices_end, &[])
+        };
+        self.ledger
+            .append(&mut Group::new(), &state, &mut snapshot)?;
+        let mut state = self.archive.state();
+        state.end = self.ledger.end();
+        state.stats.archive_bytes = state.end;
+        Ok(())
+    }
+
+    /// New records in the place of old ones, and leaves in the own log that say so.
+    fn thin(&self, round: &mut Round, erasure: Erasure) -> Result<Done, ArchiveError> {
+        let places = erasure.uploads.iter().map(|upload| upload.place);
+        let mut before = round.erasing.iter().map(|(position, _)| *position);
+        if places.clone().any(|(position, _)| {
+            self.erased.contains(&position) || before.any(|known| known == position)
+        }) {
+            return Ok(Done::Stale);
+        }
+        round.erasing.extend(places);
+        let mut ranges = Ranges::default();
+        for upload in &erasure.uploads {
+            let header = serde_json::to_vec(&upload.header).unwrap_or_default();
+            let parts: [&[u8]; 3] = [&(header.len() as u32).to_le_bytes(), &header, &upload.body];
+            round.group.push(kind::UPLOAD, &parts)?;
+            ranges = ranges.union(&upload.gone);
+        }
+        let mut leaves = Vec::new();
+        for pairs in ranges.pairs().chunks(RANGES_MAX) {
+            let mut detail = Map::new();
+            detail.insert("origin".into(), erasure.origin.clone().into());
+            detail.insert("ranges".into(), json!(pairs));
+            let count = pairs.iter().map(|(from, to)| to - from).sum::<u64>();
+            detail.insert("count".into(), count.into());
+            detail.insert("who".into(), erasure.who.clone().into());
+            detail.insert("reason".into(), erasure.reason.clone().into());
+            leaves.push(round.own.size());
+            self.own_entry(round, Kind::PayloadErased, detail)?;
+        }
+        Ok(Done::Erased { ranges, leaves })
     }
 
     fn check(&self) -> Result<(), ArchiveError> {
@@ -315,7 +402,10 @@ impl Writer {
         let mut group = Group::new();
         group.push(kind::OWN_CHECKPOINT, &[note.encode().as_bytes()])?;
         let (own, devices_end) = (&self.own.frontier, self.devices_end);
-        let mut snapshot = || self.archive.snapshot(&BTreeMap::new(), own, devices_end);
+        let mut snapshot = || {
+            self.archive
+                .snapshot(&BTreeMap::new(), own, devices_end, &[])
+        };
         let appended = self.ledger.append(&mut group, b"", &mut snapshot);
         let mut state = self.archive.state();
         if let Err(error) = appended {
@@ -337,6 +427,7 @@ impl Archive {
         changed: &BTreeMap<Arc<str>, Arc<Line>>,
         own: &Frontier,
         devices_end: u64,
+        erasing: &[(u64, u32)],
     ) -> Vec<u8> {
         let now = self.host.clock.now().unix_s();
         let (mut lines, nonces) = {
@@ -361,6 +452,7 @@ impl Archive {
             own_size: own.size(),
             own_roots: Cow::Borrowed(own.roots()),
             devices_end,
+            erasing: (!erasing.is_empty()).then(|| erasing.to_vec()),
         };
         pack(&whole)
     }

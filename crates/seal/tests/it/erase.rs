@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jurat_disk::Disk as _;
-use jurat_event::Ranges;
+use jurat_event::{EraseRequest, Ranges};
 use jurat_ledger::Reader;
 use jurat_proof::EntryView;
-use jurat_seal::{EraseError, SealError, Wanted, kind};
+use jurat_seal::{EraseError, SealError, kind};
 use jurat_testkit::{Fault, Repeatable, SimDisk};
 
 use crate::{Log, open};
@@ -15,10 +15,10 @@ use crate::{Log, open};
 const ROUNDS: u64 = 24;
 
 /// In a closed segment, over its end, and in the last one.
-fn wanted() -> Wanted {
-    Wanted {
+fn wanted() -> EraseRequest {
+    EraseRequest {
         ranges: vec![(2, 5), (20, 60), (80, 83)].into(),
-        sessions: Vec::new(),
+        ..EraseRequest::default()
     }
 }
 
@@ -190,9 +190,10 @@ fn what_does_not_exist_is_refused_and_a_session_is_erased_whole() {
     let log = filled();
     let size = log.sealer.head().size;
     let ask = |ranges: Vec<(u64, u64)>, sessions: &[&str]| {
-        log.sealer.erasable(&Wanted {
+        log.sealer.erasable(&EraseRequest {
             ranges: ranges.into(),
             sessions: sessions.iter().map(|name| (*name).to_owned()).collect(),
+            ..EraseRequest::default()
         })
     };
     assert!(matches!(
