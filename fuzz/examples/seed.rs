@@ -12,14 +12,15 @@ use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
-    Checkpoint, Cosignature, Note, Record, RecordReader, Request, Signer as _, leaf_hash,
-    write_record,
+    Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
+    Withhold, consistency_proof, leaf_hash, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
 use jurat_sink::line::Audit;
 use jurat_sink::{Take, read_batch};
 use jurat_testkit::{Repeatable, SimDisk};
+use jurat_witness::Request;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
@@ -94,6 +95,7 @@ fn main() {
     sealer.keep_cosigned(&note.encode()).unwrap();
     sealer.commit(b"", &mut Vec::new).unwrap();
 
+    witnessed(&note, &witness_policy(&witness));
     let trust = format!(
         "log {}\nwitness w {}\narchive a {}\nsame-host w\nquorum 1 # one is enough\n",
         log_key().verifier_key(),
@@ -102,7 +104,14 @@ fn main() {
     );
     seed("trust", "enrolled", &trust);
     let mut bundle = format!("{trust}\0").into_bytes();
-    export(shared.clone(), dir, &mut bundle).unwrap();
+    export(
+        shared.clone(),
+        dir,
+        &Selection::All,
+        &Withhold::default(),
+        &mut bundle,
+    )
+    .unwrap();
     seed("bundle", "verified", &bundle);
 
     let mut reader = Reader::open(shared, dir, 0).unwrap();
@@ -122,6 +131,53 @@ fn main() {
     pieces();
     texts();
     peers(&note);
+}
+
+fn witness_policy(witness: &SoftwareKey) -> String {
+    let other = cosigner("other.example/w", 8);
+    format!(
+        "# two of two\nlog {}\nwitness a {} https://w.example/\nwitness b {}\ngroup both all a b\nquorum both\n",
+        log_key().verifier_key(),
+        witness.verifier_key(),
+        other.verifier_key()
+    )
+}
+
+/// What a witness is sent, what it keeps of a log that forks, and a quorum policy.
+fn witnessed(head: &Note, policy: &str) {
+    seed("policy", "both", policy);
+    let leaf = |number: u64, other: u64| {
+        leaf_hash(&(number + u64::from(number >= other) * 99).to_le_bytes())
+    };
+    let leaves =
+        |count: u64, other: u64| -> Vec<_> { (0..count).map(|at| leaf(at, other)).collect() };
+    let note = |leaves: &[_]| {
+        let head = Checkpoint {
+            origin: ORIGIN.into(),
+            size: leaves.len() as u64,
+            root: root_of(leaves),
+        };
+        head.sign(&log_key()).unwrap()
+    };
+    let (small, grown, other) = (leaves(7, 99), leaves(12, 99), leaves(12, 3));
+    let proof = consistency_proof(&grown, 7).unwrap();
+    let other_proof = consistency_proof(&other, 7).unwrap();
+    seed("witness", "first", Request::encode(0, &[], head));
+    seed("witness", "small", Request::encode(0, &[], &note(&small)));
+    seed(
+        "witness",
+        "grown",
+        Request::encode(7, &proof, &note(&grown)),
+    );
+    seed(
+        "witness",
+        "forked",
+        Request::encode(7, &other_proof, &note(&other)),
+    );
+    let equal = ForkProof::find(&note(&small), &note(&other[..7]), &[]).unwrap();
+    let linked = ForkProof::find(&note(&small), &note(&other), &other_proof).unwrap();
+    seed("fork", "equal", equal.encode());
+    seed("fork", "linked", linked.encode());
 }
 
 fn siem(raw: &[u8]) {
@@ -223,7 +279,7 @@ fn peers(note: &Note) {
         "device": "d", "origin": ORIGIN, "url": "https://h", "ca": null, "witness": "w", "archive": "a", "log": "l",
     });
     seed("enrolment", "kept", body.to_string());
-    let request = Request {
+    let request = jurat_proof::Request {
         method: "POST",
         path: "/v1/batches",
         device: "d",

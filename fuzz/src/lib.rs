@@ -7,11 +7,13 @@ mod evidence;
 mod ledger;
 mod peers;
 mod texts;
+mod witness;
 
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{answer, enrolment, request};
 pub use texts::{redact, settings, transcript, trust};
+pub use witness::{fork, policy, witness};
 
 /// A target: any bytes in, no panic out.
 pub type Target = fn(&[u8]);
@@ -22,8 +24,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bundle", bundle),
     ("enrolment", enrolment),
     ("entry", entry),
+    ("fork", fork),
     ("ledger", ledger),
     ("note", note),
+    ("policy", policy),
     ("records", records),
     ("redact", redact),
     ("request", request),
@@ -32,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("transcript", transcript),
     ("trust", trust),
     ("upload", upload),
+    ("witness", witness),
 ];
 
 /// The origin of the log in the seeds.

@@ -595,6 +595,8 @@ impl Agent {
     /// Seals, and does not call the uploader yet.
     fn seal_batch_quietly(&mut self) -> Result<(), AgentError> {
         let counters = json!({
+            "isolation": isolation(self.tail.roots()),
+            "custody": self.config.redact.mode == RedactMode::Custody,
             "lines_in": self.pipeline.counters.lines_in,
             "records_sealed": self.pipeline.counters.records_sealed,
             "withheld": self.pipeline.counters.withheld,

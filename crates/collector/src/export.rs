@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jurat_disk::Disk;
 use jurat_ledger::Reader;
-use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, RecordReader};
+use jurat_proof::{Exported, Record, RecordReader, Selection, Withhold};
 
 use crate::archive::{Archive, ArchiveError, kind, split_upload};
 use crate::ingest::decompress;
@@ -22,17 +23,23 @@ pub enum ExportError {
     /// Nothing of this log is archived.
     #[error("nothing of {0} is archived here")]
     Unknown(String),
-    /// The bundle could not be written.
-    #[error("writing the bundle")]
-    Write(#[from] std::io::Error),
+    /// What is wanted is not there, or the bundle could not be written.
+    #[error(transparent)]
+    Bundle(#[from] jurat_proof::ExportError<ArchiveError>),
 }
 
-/// Writes everything archived of a log into a bundle. Returns the number of leaves.
+/// Writes what is wanted of an archived log into a bundle.
 ///
 /// # Errors
 /// [`ExportError`].
-pub fn export(archive: &Archive, origin: &str, out: impl Write) -> Result<u64, ExportError> {
-    Archived::of(archive).write(origin, out)
+pub fn export(
+    archive: &Archive,
+    origin: &str,
+    wanted: &Selection,
+    withhold: &Withhold,
+    out: impl Write,
+) -> Result<Exported, ExportError> {
+    Archived::of(archive).write(origin, wanted, withhold, out)
 }
 
 /// Likewise from the folder of a collector, whether it runs or not; changes nothing there. The log is named
@@ -44,8 +51,10 @@ pub fn export_folder(
     disk: Arc<dyn Disk>,
     dir: &Path,
     name: &str,
+    wanted: &Selection,
+    withhold: &Withhold,
     out: impl Write,
-) -> Result<u64, ExportError> {
+) -> Result<Exported, ExportError> {
     let dir = dir.join("archive");
     let end = Reader::open(disk.clone(), &dir, 0).map_err(ArchiveError::from)?;
     let archived = Archived {
@@ -56,7 +65,7 @@ pub fn export_folder(
     let origins = archived.origins()?;
     let mut fitting = origins.iter().filter(|origin| origin.contains(name));
     match (fitting.next(), fitting.next()) {
-        (Some(origin), None) => archived.write(origin, out),
+        (Some(origin), None) => archived.write(origin, wanted, withhold, out),
         _ => {
             let known: Vec<_> = origins.into_iter().take(20).collect();
             let known = known.join(", ");
@@ -72,15 +81,6 @@ struct Archived {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     end: u64,
-}
-
-/// What a first look at a log finds.
-struct Found {
-    /// The newest cosigned note.
-    note: Vec<u8>,
-    size: u64,
-    /// Where the uploads stand that came late, by their first leaf.
-    late: HashMap<u64, u64>,
 }
 
 impl Archived {
@@ -104,32 +104,51 @@ impl Archived {
         Ok(origins)
     }
 
-    fn look(&self, origin: &str) -> Result<Option<Found>, ArchiveError> {
-        let (mut note, mut late) = (None, HashMap::new());
-        let mut mine = false;
+    /// Where the uploads stand that came late, by their first leaf; `None` when nothing of the log is here.
+    fn late(&self, origin: &str) -> Result<Option<HashMap<u64, u64>>, ArchiveError> {
+        let mut late = None;
         let mut reader = self.reader(0)?;
         while let Some(item) = reader.next_record()? {
-            if item.kind == kind::UPLOAD {
-                let (header, _) = split_upload(item.body)?;
-                mine = header.origin == origin;
-                if mine && header.late {
+            if item.kind != kind::UPLOAD {
+                continue;
+            }
+            let (header, _) = split_upload(item.body)?;
+            if header.origin == origin {
+                let late: &mut HashMap<u64, u64> = late.get_or_insert_default();
+                if header.late {
                     late.insert(header.from, item.position);
                 }
-            } else if item.kind == kind::NOTE && mine {
-                note = Some(item.body.to_vec());
             }
         }
-        let Some(note) = note else { return Ok(None) };
-        let size = size_of(&note)?;
-        Ok(Some(Found { note, size, late }))
+        Ok(late)
     }
 
-    fn write(&self, origin: &str, out: impl Write) -> Result<u64, ExportError> {
-        let found = self
-            .look(origin)?
+    fn write(
+        &self,
+        origin: &str,
+        wanted: &Selection,
+        withhold: &Withhold,
+        out: impl Write,
+    ) -> Result<Exported, ExportError> {
+        let late = self
+            .late(origin)?
             .ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
-        let manifest = Manifest::new(origin, found.size);
-        let mut bundle = BundleWriter::new(out, &manifest, &found.note)?;
+        Ok(jurat_proof::export(
+            &mut |give| self.records(origin, &late, give),
+            wanted,
+            withhold,
+            &mut |_| None,
+            out,
+        )?)
+    }
+
+    /// Gives what is archived of a log in order, with each cosigned head at its place.
+    fn records(
+        &self,
+        origin: &str,
+        late: &HashMap<u64, u64>,
+        give: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ArchiveError> {
         let damaged = |what: String| ArchiveError::Damaged(what);
         let unpack = |body: &[u8], raw: &mut Vec<u8>| {
             decompress(split_upload(body)?.1, raw)
@@ -138,7 +157,7 @@ impl Archived {
         let mut raw = Vec::new();
         let mut mine = false;
         let mut reader = self.reader(0)?;
-        while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
+        while let Some(item) = reader.next_record()? {
             match item.kind {
                 kind::UPLOAD => {
                     let (header, _) = split_upload(item.body)?;
@@ -146,35 +165,27 @@ impl Archived {
                     if !mine || header.late {
                         continue;
                     }
-                    match found.late.get(&header.from) {
+                    match late.get(&header.from) {
                         Some(position) => {
                             let mut reader = self.reader(*position)?;
-                            let item = reader.next_record().map_err(ArchiveError::from)?;
+                            let item = reader.next_record()?;
                             unpack(item.map_or(&[][..], |item| item.body), &mut raw)?;
                         }
                         None => unpack(item.body, &mut raw)?,
                     }
                     for record in RecordReader::new(&raw) {
                         let record = record.map_err(|error| damaged(error.to_string()))?;
-                        // The device's own checkpoints come again, cosigned, where an upload ended.
-                        if !matches!(record, Record::Checkpoint(_)) {
-                            bundle.record(&record)?;
+                        if give(record).is_break() {
+                            return Ok(());
                         }
                     }
                 }
-                kind::NOTE if mine && size_of(item.body)? < found.size => {
-                    bundle.record(&Record::Checkpoint(item.body))?;
+                kind::NOTE if mine && give(Record::Checkpoint(item.body)).is_break() => {
+                    return Ok(());
                 }
                 _ => {}
             }
         }
-        bundle.finish()?.flush()?;
-        Ok(found.size)
+        Ok(())
     }
-}
-
-fn size_of(note: &[u8]) -> Result<u64, ArchiveError> {
-    let damaged = |error: jurat_proof::NoteError| ArchiveError::Damaged(error.to_string());
-    let note = Note::parse(note).map_err(damaged)?;
-    Ok(Checkpoint::parse(&note.text).map_err(damaged)?.size)
 }

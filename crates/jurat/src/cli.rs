@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{commands, demo, erase, exit};
+use crate::statements::StatementArgs;
+use crate::{commands, demo, erase, exit, witness};
 
 #[derive(Parser)]
 #[command(
@@ -59,6 +60,22 @@ enum Command {
     /// With --dev everything is kept in one folder, with a generated certificate for loopback names and an
     /// enrolment token: for trying things out. Otherwise --config names a TOML file.
     Serve(ServeArgs),
+    /// Run a witness: cosign the checkpoints of logs that only grow
+    ///
+    /// A witness remembers the newest checkpoint of each log and cosigns the next one only when a proof shows
+    /// that it extends it (C2SP tlog-witness). What contradicts itself is never cosigned again and is kept as a
+    /// fork proof. It makes its key on the first start and prints its verifier key: what a policy names.
+    ///
+    /// The folder holds the key and the book of what was cosigned. Never restore it from a backup, and never
+    /// run a copy of it: a witness that forgets could cosign a fork. If it is lost, begin anew with another name.
+    ///
+    /// Clients send POST /add-checkpoint; everyone may read /<SHA-256 of the origin>/checkpoint and
+    /// /<SHA-256 of the origin>/fork-proof.
+    #[command(after_help = "\
+Example, for one log, behind a proxy that speaks TLS:
+  jurat witness --dir /var/lib/jurat-witness --name witness.example.org/w1 \\
+      --log 'example.com/jurat/collector/0+0d1c2b3a+AXyz...='")]
+    Witness(WitnessArgs),
     /// Enrol this device with a collector
     ///
     /// Makes this device's key, agrees on the origin of its log, and writes `trust.txt` for `jurat verify`.
@@ -132,6 +149,37 @@ pub(crate) struct ServeArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct WitnessArgs {
+    /// Keep key and book in this folder
+    #[arg(long, value_name = "DIR", required_unless_present = "check_fork")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The witness's name, a URL without its scheme; needed on the first start, and never changes
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Listen here
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8445")]
+    pub(crate) listen: SocketAddr,
+    /// Cosign this log, named by its verifier key; can be repeated
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) log: Vec<String>,
+    /// Cosign the logs in this file: lines `log VKEY`; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) logs: Option<PathBuf>,
+    /// Speak HTTPS with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub(crate) key: Option<PathBuf>,
+    /// Speak plain HTTP also where strangers can reach it: a proxy in front speaks TLS
+    #[arg(long, conflicts_with = "certificate")]
+    pub(crate) plain_http: bool,
+    /// Only check this fork proof with the keys of --log and --logs; exit 0 when it shows a fork
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "name", "certificate", "key", "plain_http"])]
+    pub(crate) check_fork: Option<PathBuf>,
+}
+
+#[derive(Args)]
 pub(crate) struct EnrollArgs {
     /// The collector, https://host:port
     pub(crate) url: String,
@@ -153,22 +201,59 @@ pub(crate) struct VerifyArgs {
     /// Also compare the lines that a SIEM holds, one JSON line an event
     #[arg(long, value_name = "FILE", requires = "trust")]
     pub(crate) siem: Option<PathBuf>,
+    /// Also check that the bytes in this file (`jurat reveal` writes it) are those that their leaf commits to
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    pub(crate) reveal: Option<PathBuf>,
+    /// Judge cosignature times by this time, in seconds since 1970 [default: the clock's]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) now: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let parsed = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let range = parsed.ok_or("a range is written FROM..TO, for example 100..250")?;
+    if range.is_empty() {
+        return Err("an empty range: TO is the leaf after the last one".into());
+    }
+    Ok(range)
+}
+
 #[derive(Args)]
 pub(crate) struct ExportArgs {
     /// Where to write the bundle; must not exist
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "tiles")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the log as C2SP tiles into this folder instead; must not exist
+    #[arg(long, value_name = "FOLDER", conflicts_with = "output")]
+    pub(crate) tiles: Option<PathBuf>,
     /// Export from a collector's folder instead, which holds what this device may have removed
     #[arg(long, value_name = "DIR")]
     pub(crate) collector: Option<PathBuf>,
     /// With --collector: the device's id, or the origin of its log; not needed when there is only one
     #[arg(long, value_name = "ID", requires = "collector")]
     pub(crate) device: Option<String>,
+    /// Only this session: the leaves of others are hashes, and the session is still proven complete
+    #[arg(long, value_name = "ID", group = "wanted")]
+    pub(crate) session: Option<String>,
+    /// Only the leaves FROM up to (not with) TO, widened to what was cosigned
+    #[arg(long, value_name = "FROM..TO", group = "wanted", value_parser = range)]
+    pub(crate) range: Option<std::ops::Range<u64>>,
+    /// Only what was sealed at this time or later, RFC 3339 in UTC, for example 2026-11-01T10:00:00Z
+    #[arg(long, value_name = "TIME", group = "wanted")]
+    pub(crate) since: Option<String>,
+    /// Leave out all payloads: what happened stays proven, what was said does not leave
+    #[arg(long)]
+    pub(crate) without_payloads: bool,
+    /// Leave out the payload of this leaf (may be given again)
+    #[arg(long, value_name = "LEAF")]
+    pub(crate) withhold: Vec<u64>,
+    #[command(flatten)]
+    pub(crate) statement: StatementArgs,
 }
 
 #[derive(Args)]
@@ -294,6 +379,7 @@ pub(crate) fn main() -> u8 {
         Command::Demo(args) => demo::demo(&args),
         Command::Run(args) => commands::run(global, &args),
         Command::Serve(args) => commands::serve(global, &args),
+        Command::Witness(args) => witness::run(&args),
         Command::Enroll(args) => commands::enroll(global, &args),
         Command::Verify(args) => commands::verify(&args),
         Command::Export(args) => commands::export(global, &args),
@@ -338,7 +424,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn start_logging(debug: u8) {
     let level = match debug {
         0 => "warn",
-        1 => "jurat=debug,jurat_agent=debug,jurat_collector=debug,info",
+        1 => "jurat=debug,jurat_agent=debug,jurat_collector=debug,jurat_witness=debug,info",
         _ => "trace",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("JURAT_LOG")

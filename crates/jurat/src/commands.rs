@@ -11,7 +11,7 @@ use jurat_agent::{
 };
 use jurat_collector::{Builder, Settings};
 use jurat_disk::Host;
-use jurat_proof::{Trust, Verdict};
+use jurat_proof::{EntryView, Exported, Reveal, Selection, Trust, Verdict, Withhold};
 use jurat_sink::line::{Audit, AuditReport};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cli::{
     EnrollArgs, ExportArgs, Global, LogArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs,
 };
-use crate::{exit, words};
+use crate::{exit, statements, words};
 
 pub(crate) fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     let config = Config::load(global.config.as_deref())?;
@@ -27,7 +27,7 @@ pub(crate) fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     Ok((Host::real(), config, state_dir))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -129,6 +129,18 @@ fn dry_run(host: &Host, config: &Config, json: bool) -> Result<u8> {
     Ok(exit::YES)
 }
 
+/// Told when a signal asks the program to stop.
+pub(crate) fn asked_to_stop() -> Result<tokio::sync::mpsc::Receiver<()>> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let (stop, stopped) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let _ = stop.blocking_send(());
+        }
+    });
+    Ok(stopped)
+}
+
 pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
     let settings = match (&args.dev, &global.config) {
         (Some(dir), _) => Settings::dev(&Host::real(), dir, args.listen)?,
@@ -153,13 +165,7 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
                 dir.join("ca.pem").display()
             );
         }
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-        let (stop, mut stopped) = tokio::sync::mpsc::channel(1);
-        std::thread::spawn(move || {
-            if signals.forever().next().is_some() {
-                let _ = stop.blocking_send(());
-            }
-        });
+        let mut stopped = asked_to_stop()?;
         // Whichever comes first: a signal, or the archive's own failure.
         loop {
             tokio::select! {
@@ -204,37 +210,133 @@ pub(crate) fn read_trust(path: &Path) -> Result<Trust> {
     Trust::parse(&text).with_context(|| path.display().to_string())
 }
 
-/// Verifies a bundle and, when asked, a SIEM's lines against it.
-pub(crate) fn judge(
-    bundle: &Path,
-    trust: Option<&Trust>,
-    siem: Option<&Path>,
-) -> Result<(Verdict, Option<AuditReport>)> {
+fn read_reveal(path: &Path) -> Result<Reveal> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Reveal::parse(&bytes).with_context(|| path.display().to_string())
+}
+
+/// What is to be judged, and by what.
+pub(crate) struct Question<'a> {
+    pub(crate) bundle: &'a Path,
+    pub(crate) trust: Option<&'a Trust>,
+    /// A SIEM's lines.
+    pub(crate) siem: Option<&'a Path>,
+    /// Bytes that a leaf may commit to.
+    pub(crate) reveal: Option<&'a Reveal>,
+    /// The time, when it is not the clock's.
+    pub(crate) now_s: Option<u64>,
+}
+
+impl Default for Question<'_> {
+    fn default() -> Self {
+        Self {
+            bundle: Path::new(""),
+            trust: None,
+            siem: None,
+            reveal: None,
+            now_s: None,
+        }
+    }
+}
+
+/// What was found.
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
+    pub(crate) audit: Option<AuditReport>,
+    pub(crate) shown: Option<Shown>,
+}
+
+/// Whether revealed bytes are those that a leaf commits to.
+#[derive(serde::Serialize)]
+pub(crate) struct Shown {
+    pub(crate) seq: u64,
+    pub(crate) problem: Option<String>,
+}
+
+/// Verifies a bundle and, when asked, a SIEM's lines and revealed bytes against it.
+pub(crate) fn judge(question: &Question<'_>) -> Result<Judged> {
+    let Question {
+        bundle,
+        trust,
+        siem,
+        reveal,
+        now_s,
+    } = *question;
     let file = File::open(bundle).with_context(|| format!("opening {}", bundle.display()))?;
     let bundle = BufReader::with_capacity(1 << 20, file);
-    let Some(siem) = siem else {
-        return Ok((jurat_proof::verify(bundle, trust, &mut |_| {}), None));
+    let now = Some(now_s.unwrap_or_else(|| Host::real().clock.now().unix_s()));
+    let mut audit = siem.map(|_| Audit::default());
+    let mut shown = None;
+    let verdict = jurat_proof::verify(bundle, trust, now, &mut |leaf| {
+        if let Some(audit) = &mut audit {
+            audit.leaf(leaf);
+        }
+        if let (Some(reveal), Some(content)) = (reveal, &leaf.content)
+            && reveal.seq == leaf.seq
+        {
+            shown = EntryView::parse(content.entry)
+                .ok()
+                .map(|entry| reveal.holds(&entry).map_err(|error| error.to_string()));
+        }
+    });
+    let verified = matches!(verdict, Verdict::Verified(_));
+    let shown = reveal.filter(|_| verified).map(|reveal| Shown {
+        seq: reveal.seq,
+        problem: match shown {
+            Some(Ok(())) => None,
+            Some(Err(problem)) => Some(problem),
+            None => Some("the bundle does not hold this leaf's entry".into()),
+        },
+    });
+    let (Some(siem), Some(mut audit)) = (siem.filter(|_| verified), audit) else {
+        return Ok(Judged {
+            verdict,
+            audit: None,
+            shown,
+        });
     };
-    let mut audit = Audit::default();
-    let verdict = jurat_proof::verify(bundle, trust, &mut |leaf| audit.leaf(leaf));
-    if !matches!(verdict, Verdict::Verified(_)) {
-        return Ok((verdict, None));
-    }
     let file = File::open(siem).with_context(|| format!("opening {}", siem.display()))?;
     for line in BufReader::new(file).split(b'\n') {
         audit.line(&line.with_context(|| format!("reading {}", siem.display()))?);
     }
-    Ok((verdict, Some(audit.finish())))
+    Ok(Judged {
+        verdict,
+        audit: Some(audit.finish()),
+        shown,
+    })
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
+    try_verify(args).or_else(|error| {
+        // Whoever reads the exit code alone must not take a wrong file name for tampering.
+        eprintln!("jurat: {error:#}");
+        Ok(exit::COULD_NOT_TELL)
+    })
+}
+
+fn try_verify(args: &VerifyArgs) -> Result<u8> {
     let trust = args.trust.as_deref().map(read_trust).transpose()?;
-    let (verdict, audit) = judge(&args.bundle, trust.as_ref(), args.siem.as_deref())?;
+    let reveal = args.reveal.as_deref().map(read_reveal).transpose()?;
+    let judged = judge(&Question {
+        bundle: &args.bundle,
+        trust: trust.as_ref(),
+        siem: args.siem.as_deref(),
+        reveal: reveal.as_ref(),
+        now_s: args.now,
+    })?;
+    let Judged {
+        verdict,
+        audit,
+        shown,
+    } = judged;
     let mut out = io::stdout().lock();
     if args.json {
         let mut value = serde_json::to_value(&verdict)?;
         if let (Value::Object(map), Some(audit)) = (&mut value, &audit) {
             map.insert("siem".into(), json!(audit));
+        }
+        if let (Value::Object(map), Some(shown)) = (&mut value, &shown) {
+            map.insert("reveal".into(), json!(shown));
         }
         serde_json::to_writer_pretty(&mut out, &value)?;
         writeln!(out)?;
@@ -243,9 +345,22 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
         if let Some(audit) = &audit {
             write!(out, "{}", words::audit(audit))?;
         }
+        if let Some(shown) = &shown {
+            let seq = shown.seq;
+            match &shown.problem {
+                None => writeln!(
+                    out,
+                    "REVEAL    these are the bytes that leaf {seq} commits to"
+                )?,
+                Some(problem) => {
+                    writeln!(out, "REVEAL    NOT what leaf {seq} commits to: {problem}")?
+                }
+            }
+        }
     }
     let lines_are_good = audit.is_none_or(|audit| audit.is_clean());
-    Ok(if lines_are_good {
+    let is_shown = shown.is_none_or(|shown| shown.problem.is_none());
+    Ok(if lines_are_good && is_shown {
         verdict.exit_code()
     } else {
         exit::NO
@@ -254,37 +369,109 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
 
 pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let file = File::create_new(&args.output)
-        .with_context(|| format!("creating {}", args.output.display()))?;
+    if let Some(folder) = &args.tiles {
+        return export_tiles(host, &state_dir, args, folder);
+    }
+    let output = args
+        .output
+        .as_deref()
+        .context("name a file with --output")?;
+    if args.statement.is_asked() {
+        return statements::export(&host, &state_dir, &args.statement, output);
+    }
+    let file =
+        File::create_new(output).with_context(|| format!("creating {}", output.display()))?;
     let out = BufWriter::new(&file);
-    let done = match &args.collector {
+    let wanted = match (&args.session, &args.range, &args.since) {
+        (Some(session), ..) => Selection::Session(session.clone()),
+        (_, Some(range), _) => Selection::Range(range.clone()),
+        (.., Some(since)) => Selection::Since(since.clone()),
+        _ => Selection::All,
+    };
+    let withhold = Withhold {
+        all_payloads: args.without_payloads,
+        payloads: args.withhold.iter().copied().collect(),
+    };
+    let done: Result<Exported> = match &args.collector {
         Some(dir) => {
             let device = args.device.as_deref().unwrap_or_default();
-            jurat_collector::export_folder(host.disk, dir, device, out).map_err(Into::into)
+            jurat_collector::export_folder(host.disk, dir, device, &wanted, &withhold, out)
+                .map_err(Into::into)
         }
-        None => jurat_seal::export(host.disk, &state_dir.join("ledger"), out)
-            .map_err(anyhow::Error::from),
+        None => {
+            let ledger = state_dir.join("ledger");
+            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(begins_later)
+        }
     };
     match done {
-        Ok(size) => {
+        Ok(exported) => {
             file.sync_all()?;
+            let Exported { from, to, .. } = exported;
             println!(
-                "{} leaves in {}",
-                words::number(size),
-                args.output.display()
+                "{} leaves ({from} up to {to}) in {}",
+                words::number(to - from),
+                output.display()
             );
+            if exported.withheld > 0 {
+                println!(
+                    "{} of them as hashes only",
+                    words::number(exported.withheld)
+                );
+            }
             println!(
                 "verify: jurat verify {} --trust {}",
-                args.output.display(),
+                output.display(),
                 state_dir.join("trust.txt").display()
             );
             Ok(exit::YES)
         }
         Err(error) => {
-            let _ = fs::remove_file(&args.output);
+            let _ = fs::remove_file(output);
             Err(error)
         }
     }
+}
+
+/// What was removed from this machine after it was archived stands at the collector.
+fn begins_later(error: jurat_seal::ExportError) -> anyhow::Error {
+    match error {
+        jurat_seal::ExportError::Begins { first } => anyhow::anyhow!(
+            "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, \
+             which holds all of them"
+        ),
+        error => error.into(),
+    }
+}
+
+fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) -> Result<u8> {
+    fs::create_dir(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.join(path);
+        fs::create_dir_all(jurat_disk::parent(&path))?;
+        fs::write(path, bytes)
+    };
+    let done = match &args.collector {
+        Some(dir) => {
+            let device = args.device.as_deref().unwrap_or_default();
+            jurat_collector::export_tiles(host.disk, dir, device, write)?
+        }
+        None => {
+            let ledger = state_dir.join("ledger");
+            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)?
+        }
+    };
+    println!(
+        "{} leaves in {}",
+        words::number(done.size),
+        folder.display()
+    );
+    if done.entries_missing > 0 {
+        println!(
+            "{} entries are not here: the bundles they belong to were left out",
+            words::number(done.entries_missing)
+        );
+    }
+    Ok(exit::YES)
 }
 
 pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {

@@ -14,13 +14,14 @@ use jurat_collector::{Builder, Running, Settings};
 use jurat_disk::{Host, replace};
 use jurat_key::{Secret, SoftwareKey, tls};
 use jurat_proof::{
-    BundleReader, BundleWriter, Checkpoint, Digest, Frontier, Manifest, Part, Reason, Record,
-    RecordReader, Report, Trust, Verdict, leaf_hash, write_record,
+    BundleReader, BundleWriter, Checkpoint, Digest, Front, Frontier, Part, Reason, Record,
+    RecordReader, Report, Selection, Trust, Verdict, Withhold, leaf_hash, write_record,
 };
 use jurat_sink::{Collector, CollectorError, Identity, SetUp, line};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::commands::{Judged, Question};
 use crate::{commands, exit, words};
 
 /// The recorded sessions, carried in the binary so that the demo needs no other file.
@@ -206,10 +207,22 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     let bundle = work.join("case.jurat");
     running.with_archive(|archive| -> Result<()> {
         let file = File::create(&bundle).context("creating the bundle")?;
-        jurat_collector::export(archive, &enrolment.origin, BufWriter::new(file))?;
+        let (all, nothing) = (Selection::All, Withhold::default());
+        jurat_collector::export(
+            archive,
+            &enrolment.origin,
+            &all,
+            &nothing,
+            BufWriter::new(file),
+        )?;
         Ok(())
     })?;
-    let (verdict, audit) = commands::judge(&bundle, Some(&trust), Some(&siem))?;
+    let Judged { verdict, audit, .. } = commands::judge(&Question {
+        bundle: &bundle,
+        trust: Some(&trust),
+        siem: Some(&siem),
+        ..Question::default()
+    })?;
     let Verdict::Verified(report) = &verdict else {
         bail!("the demo's own bundle: {}", words::verdict(&verdict))
     };
@@ -438,6 +451,15 @@ fn one_line(siem: &Path) -> Result<String> {
     Ok(line.unwrap_or_default().to_owned())
 }
 
+fn verdict_of(bundle: &Path, trust: &Trust) -> Result<Verdict> {
+    let judged = commands::judge(&Question {
+        bundle,
+        trust: Some(trust),
+        ..Question::default()
+    })?;
+    Ok(judged.verdict)
+}
+
 fn flip_a_byte(work: &Path, bundle: &Path, trust: &Trust) -> Result<Act> {
     let mut bytes = fs::read(bundle).context("reading the bundle")?;
     let wanted = b"\"action\":\"";
@@ -449,7 +471,7 @@ fn flip_a_byte(work: &Path, bundle: &Path, trust: &Trust) -> Result<Act> {
     bytes[at] ^= 1;
     let copy = work.join("flipped.jurat");
     fs::write(&copy, bytes).context("writing a copy")?;
-    let (verdict, _) = commands::judge(&copy, Some(trust), None)?;
+    let verdict = verdict_of(&copy, trust)?;
     let detected = matches!(&verdict, Verdict::Tampered { place } if place.seq.is_some());
     Ok(Act {
         name: "one byte of one event flipped in the bundle",
@@ -475,7 +497,7 @@ fn rewrite_history(
         &Secret::load(host, &state.join("keys/log.key"))?,
         &enrolment.origin,
     )?;
-    let (mut reader, manifest, _) = BundleReader::open(BufReader::new(File::open(bundle)?))?;
+    let (mut reader, front) = BundleReader::open(BufReader::new(File::open(bundle)?))?;
     let mut forged: Vec<(Vec<u8>, Option<([u8; 32], Vec<u8>)>)> = Vec::new();
     while let Some(Part { records, .. }) = reader.next_part()? {
         for record in RecordReader::new(&records) {
@@ -519,8 +541,7 @@ fn rewrite_history(
     let path = work.join("forged.jurat");
     let mut writer = BundleWriter::new(
         File::create(&path)?,
-        &Manifest::new(&manifest.origin, manifest.size),
-        note.as_bytes(),
+        &Front::whole(&front.manifest.origin, front.manifest.size, note.as_bytes()),
     )?;
     for (entry, payload) in &forged {
         writer.record(&Record::Entry(entry))?;
@@ -535,11 +556,8 @@ fn rewrite_history(
         logs: trust.logs.clone(),
         ..Trust::default()
     };
-    let locally_valid = matches!(
-        commands::judge(&path, Some(&alone), None)?.0,
-        Verdict::Verified(_)
-    );
-    let (pinned, _) = commands::judge(&path, Some(trust), None)?;
+    let locally_valid = matches!(verdict_of(&path, &alone)?, Verdict::Verified(_));
+    let pinned = verdict_of(&path, trust)?;
     let no_witness = matches!(
         pinned,
         Verdict::Unverifiable {
@@ -624,7 +642,13 @@ fn delete_a_line(work: &Path, bundle: &Path, siem: &Path, trust: &Trust) -> Resu
     let copy = work.join("siem-cut.jsonl");
     fs::write(&copy, kept.join("\n") + "\n").context("writing a copy")?;
     let number = line::sink_seq(lines.get(victim).unwrap_or(&"").as_bytes());
-    let (_, audit) = commands::judge(bundle, Some(trust), Some(&copy))?;
+    let audit = commands::judge(&Question {
+        bundle,
+        trust: Some(trust),
+        siem: Some(&copy),
+        ..Question::default()
+    })?
+    .audit;
     let missing = audit
         .as_ref()
         .map(|audit| audit.missing.clone())

@@ -10,6 +10,8 @@ mod commands;
 mod demo;
 mod erase;
 mod exit;
+mod statements;
+mod witness;
 mod words;
 
 use std::process::ExitCode;

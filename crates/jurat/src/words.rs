@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jurat_agent::{Erased, Status};
-use jurat_proof::{Reason, Report, Verdict};
+use jurat_proof::{NotProven, Reason, Report, Signed, Verdict};
 use jurat_sink::line::AuditReport;
 
 /// A number with thousands separated.
@@ -57,15 +57,38 @@ fn reason_text(reason: &Reason) -> String {
         Reason::NoTrust => {
             "no trust file was given; name whom you believe with --trust FILE".into()
         }
-        Reason::NotABundle { what } => what.clone(),
+        Reason::NotABundle { what, .. } => what.clone(),
         Reason::UnknownOrigin { origin } => {
             format!("the trust file does not name the log {origin}")
         }
         Reason::UnknownKey { origin } => {
             format!("no key that the trust file accepts for {origin} signed this")
         }
-        Reason::Quorum { found, needed } => {
-            format!("{found} of the {needed} witnesses that the trust file asks for have cosigned")
+        Reason::Revoked { key } => {
+            format!("the key {key} was revoked, and no receipt shows that this was accepted before")
+        }
+        Reason::Quorum { of, found } => {
+            let found = if found.is_empty() {
+                "nobody".to_owned()
+            } else {
+                found.join(", ")
+            };
+            let head = match of {
+                Signed::Head => "the checkpoint",
+                Signed::Receipt => "the collector's own checkpoint (the receipt)",
+            };
+            format!("of the witnesses that the trust file asks for, {found} cosigned {head}")
+        }
+        Reason::Behind { size } => {
+            format!(
+                "the log had {} leaves when it was seen; this bundle ends before",
+                number(*size)
+            )
+        }
+        Reason::Future { time } => {
+            format!(
+                "a cosignature is from the future ({time} seconds since 1970); is the clock right?"
+            )
         }
         _ => format!("{reason:?}"),
     }
@@ -75,69 +98,137 @@ fn reason_text(reason: &Reason) -> String {
 pub(crate) fn report(report: &Report) -> String {
     let mut out = String::new();
     let axes = &report.axes;
-    let exposure = match report.exposure_s {
-        Some(seconds) => format!("{seconds} s between witnessed checkpoints, at the longest"),
-        None => "without end: nothing was witnessed".into(),
+    let yes = |yes: bool| if yes { "yes" } else { "no" };
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(out, "  {name:<10} {text}");
     };
-    let _ = writeln!(out, "VERIFIED  {}", report.origin);
-    let _ = writeln!(out, "  leaves     {}", number(report.size));
-    let _ = writeln!(out, "  root       {}", report.root);
-    let _ = writeln!(out, "  integrity  {}", lower(&axes.integrity));
-    let _ = writeln!(out, "  key        {}", lower(&axes.key));
-    let _ = writeln!(out, "  isolation  {}", lower(&axes.isolation));
-    let _ = writeln!(out, "  witness    {}", axes.witness);
-    let _ = writeln!(out, "  archive    {}", axes.archive);
-    let _ = writeln!(
-        out,
-        "  complete   {}",
-        if axes.complete { "yes" } else { "no" }
+    let leaves = if report.from == 0 {
+        number(report.size)
+    } else {
+        let count = number(report.size - report.from);
+        format!("{count} ({} up to {})", report.from, report.size)
+    };
+    line("leaves", leaves);
+    line("root", report.root.to_string());
+    if report.keys.len() > 1 {
+        let mut changes = report.keys.iter().filter_map(|span| span.leaf);
+        let first = changes.next().unwrap_or(0);
+        line(
+            "keys",
+            format!(
+                "{}; changed at leaf {first}{}",
+                report.keys.len(),
+                more(changes.count())
+            ),
+        );
+    }
+    line("integrity", lower(&axes.integrity));
+    line("key", lower(&axes.key));
+    line("isolation", lower(&axes.isolation));
+    line("witness", axes.witness.to_string());
+    line("archive", axes.archive.to_string());
+    line("complete", yes(axes.complete).to_owned());
+    line(
+        "exposure",
+        match report.exposure_s {
+            Some(seconds) => format!("{seconds} s between witnessed checkpoints, at the longest"),
+            None if axes.witness.names.is_empty() => "without end: nothing was witnessed".into(),
+            None => "unknown: nothing here says when it began".into(),
+        },
     );
-    let _ = writeln!(out, "  exposure   {exposure}");
-    let _ = writeln!(out, "  events     {}", counts(&report.events));
-    let _ = writeln!(out, "  filtered   {}", counts(&report.filtered));
-    let _ = writeln!(out, "  redacted   {} values", number(report.redactions));
+    if let Some(logged) = &report.logged {
+        let by = if logged.names.is_empty() {
+            "no witness".to_owned()
+        } else {
+            logged.names.join(", ")
+        };
+        line(
+            "logged",
+            format!(
+                "leaf {} of the collector's own log, cosigned by {by}",
+                number(logged.leaf)
+            ),
+        );
+    }
+    if let Some(later) = &report.later {
+        line("later", format!("goes on to {} leaves", number(later.size)));
+    }
+    line("events", counts(&report.events));
+    if !report.sessions.is_empty() {
+        let whole = report.sessions.values().filter(|session| session.complete);
+        let ended = report
+            .sessions
+            .values()
+            .filter(|session| session.complete && session.ended);
+        line(
+            "sessions",
+            format!(
+                "{}{}, {} without a gap, {} of those to their end",
+                number(report.sessions.len() as u64),
+                more(report.sessions_more as usize),
+                number(whole.count() as u64),
+                number(ended.count() as u64)
+            ),
+        );
+    }
+    line("filtered", counts(&report.filtered));
+    line("redacted", format!("{} values", number(report.redactions)));
     if report.custody {
-        let _ = writeln!(
-            out,
-            "  custody    content was recorded untouched, secrets included"
+        line(
+            "custody",
+            "content was recorded untouched, secrets included".into(),
         );
     }
-    if report.leaves_withheld > 0 {
-        let _ = writeln!(
-            out,
-            "  withheld   {} leaves: only their hashes are here",
-            number(report.leaves_withheld)
+    if report.leaves.withheld > 0 {
+        line(
+            "withheld",
+            format!(
+                "{} leaves: only their hashes are here",
+                number(report.leaves.withheld)
+            ),
         );
     }
-    if report.payloads_missing > 0 {
-        let _ = writeln!(
-            out,
-            "  payloads   {} are not here (erased or withheld)",
-            number(report.payloads_missing)
+    let payloads = &report.payloads;
+    if payloads.withheld + payloads.erased > 0 {
+        line(
+            "payloads",
+            format!(
+                "{} here, {} withheld, {} erased",
+                number(payloads.here),
+                number(payloads.withheld),
+                number(payloads.erased)
+            ),
         );
     }
     let gaps: Vec<_> = report
         .gaps
         .iter()
+        .take(6)
         .map(|(seq, what)| format!("{what} at leaf {seq}"))
         .collect();
     if !gaps.is_empty() {
-        let more = if gaps.len() > 6 {
-            format!(", and {} more", gaps.len() - 6)
-        } else {
-            String::new()
-        };
-        let _ = writeln!(
-            out,
-            "  gaps       {}{more}",
-            gaps.get(..6).unwrap_or(&gaps).join(", ")
+        line(
+            "gaps",
+            format!(
+                "{}{}",
+                gaps.join(", "),
+                more(report.gaps.len() - gaps.len())
+            ),
         );
     }
     let _ = writeln!(out, "Not proven:");
-    for line in &report.not_proven {
-        let _ = writeln!(out, "  - {line}");
+    for what in &report.not_proven {
+        let _ = writeln!(out, "  - {}", NotProven::text(*what));
     }
-    out
+    format!("VERIFIED  {}\n{out}", report.origin)
+}
+
+fn more(count: usize) -> String {
+    if count == 0 {
+        String::new()
+    } else {
+        format!(", and {count} more")
+    }
 }
 
 fn lower(value: &impl std::fmt::Debug) -> String {

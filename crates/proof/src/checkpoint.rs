@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::note::ALG_COSIGNATURE;
 use crate::{Digest, Note, NoteError, Signature, Signer, SignerError, VerifierKey};
 
-/// A tree head: origin, size, root. Extension lines are neither written nor accepted.
+/// A tree head: origin, size, root. Extension lines are never written, and accepted only from the logs
+/// of others ([`Checkpoint::parse_foreign`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The log's name.
@@ -58,6 +59,23 @@ impl Checkpoint {
             size,
             root,
         })
+    }
+
+    /// Reads the text of a note of any log: extension lines may follow, and mean nothing here.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::parse`].
+    pub fn parse_foreign(text: &str) -> Result<Self, NoteError> {
+        let mut ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        let (head, extensions) = text.split_at(ends.nth(2).unwrap_or(text.len()));
+        //= C2SP tlog-checkpoint: extension lines are non-empty
+        if extensions.starts_with('\n') || extensions.contains("\n\n") {
+            return Err(NoteError::Malformed("an empty extension line"));
+        }
+        if !text.ends_with('\n') {
+            return Err(NoteError::Malformed("a line without its end"));
+        }
+        Self::parse(head)
     }
 
     /// Signs the checkpoint.

@@ -9,44 +9,57 @@
 
 mod bundle;
 mod chain;
+mod check;
 mod checkpoint;
 mod digest;
 mod entry;
 mod erase;
+mod export;
+mod fork;
 mod many;
 mod note;
+mod policy;
 mod receipt;
 mod record;
 mod replay;
 mod request;
 mod reveal;
 mod rotation;
+mod tile;
 mod tree;
 mod trust;
 mod verdict;
+mod verify;
 
-pub use bundle::{BundleError, BundleReader, BundleWriter, Manifest, Part};
+pub use bundle::{BundleError, BundleReader, BundleWriter, Front, Manifest, Part};
 pub use chain::Chain;
+pub use check::Check;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
 pub use erase::Choice;
+pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
+pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
-pub use note::{
-    Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
-};
+pub use note::{Note, NoteError, PublicKey, Signature, Signer, SignerError, VerifierKey};
+pub use policy::{Holding, POLICY_BYTES_MAX, Policy, PolicyError, PolicyWitness};
 pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};
-pub use replay::{Replay, ReplayError, Summary};
+pub use replay::{Replay, ReplayError, SessionSummary, Summary};
 pub use request::Request;
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use tile::{
+    EntryBundleError, Prover, TILE_WIDTH, Tile, TileError, TilePath, TileWriteError, TileWriter,
+    Tiled, Tiles, parse_entries, push_entry, tile_root,
+};
 pub use tree::{
-    Frontier, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root_of,
-    verify_consistency, verify_inclusion,
+    Frontier, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
+    inclusion_proof, leaf_hash, node_hash, root_of, verify_consistency, verify_inclusion,
 };
-pub use trust::{Trust, TrustError};
+pub use trust::{Group, Quorum, Trust, TrustError};
 pub use verdict::{
-    ArchiveAxis, Axes, Content, Integrity, Isolation, KeyAxis, Leaf, Place, Reason, Report,
-    Verdict, WitnessAxis, verify,
+    ArchiveAxis, Axes, Cosigned, Integrity, Isolation, KeyAxis, KeySpan, Later, Leaves, Logged,
+    NotProven, Payloads, Place, Reason, Report, Signed, Verdict, WitnessAxis,
 };
+pub use verify::{Content, Leaf, verify};

@@ -1,10 +1,11 @@
 //! Replaying a log: what collector, bundle verifier and recovery share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jurat_event::Kind;
 use serde::Serialize;
 
+use crate::check::Check;
 use crate::{Chain, Context, Digest, EntryError, EntryView, Frontier, context_hasher, leaf_hash};
 
 /// Where a log does not hold together.
@@ -25,6 +26,14 @@ pub enum ReplayError {
         /// Where it stands.
         expected: u64,
         /// What it says.
+        found: u64,
+    },
+    /// Leaf hashes that belong to another place than the one they stand at.
+    #[error("leaf hashes at {expected} say that they begin at {found}")]
+    Place {
+        /// Where they stand.
+        expected: u64,
+        /// What they say.
         found: u64,
     },
     /// A payload that is not the one its entry commits to.
@@ -91,6 +100,7 @@ impl ReplayError {
         match self {
             Self::Entry { seq, .. }
             | Self::Sequence { expected: seq, .. }
+            | Self::Place { expected: seq, .. }
             | Self::Payload { seq }
             | Self::StrayPayload { seq }
             | Self::Session { seq, .. }
@@ -98,6 +108,25 @@ impl ReplayError {
             | Self::Sessions { seq }
             | Self::Batch { seq, .. } => *seq,
             Self::Opening { .. } => 0,
+        }
+    }
+
+    /// The check that does not hold.
+    pub fn check(&self) -> Check {
+        match self {
+            Self::Entry { .. } => Check::EntryMalformed,
+            Self::Sequence { .. } => Check::EntrySeq,
+            Self::Place { .. } => Check::LeavesPlace,
+            Self::Payload { .. } => Check::PayloadCommitment,
+            Self::StrayPayload { .. } => Check::PayloadStray,
+            Self::Session { .. } => Check::SessionGap,
+            Self::SessionCount { .. } => Check::SessionCount,
+            Self::Sessions { .. } => Check::SessionMany,
+            Self::Batch { what, .. } => match *what {
+                "count" => Check::BatchCount,
+                _ => Check::BatchChain,
+            },
+            Self::Opening { .. } => Check::EntryOpening,
         }
     }
 }
@@ -121,6 +150,30 @@ pub struct Summary {
     pub isolation: Option<String>,
     /// Records sealed in custody mode, not redacted.
     pub custody: bool,
+    /// The first sessions, by their id.
+    pub sessions: BTreeMap<String, SessionSummary>,
+    /// Runs of sessions that `sessions` does not list.
+    pub sessions_more: u64,
+}
+
+/// What a replay saw of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionSummary {
+    /// Its leaves.
+    pub leaves: u64,
+    /// Every run of it from number 0, without a gap.
+    pub complete: bool,
+    /// Its last leaf is `session.ended`.
+    pub ended: bool,
+}
+
+/// A session that has not ended.
+#[derive(Clone, Copy)]
+struct Open {
+    /// The number of its next leaf.
+    next: u64,
+    /// How many records of leaf hashes there were when its last leaf came.
+    hidden: u64,
 }
 
 /// Replays the records of one log in order and checks everything that needs no key.
@@ -130,13 +183,20 @@ pub struct Replay {
     /// Leaves that are not in the frontier yet: there they go many at a time.
     waiting: Vec<Digest>,
     chain: Chain,
+    /// The chain is the log's: it was followed from its begin, or a batch says the same.
+    chain_confirmed: bool,
     /// Sessions may have begun where this replay did not look: before its start, or in a withheld range.
     unseen: bool,
     /// Leaves since the last `batch.sealed`; `None` until the first one when starting inside.
     in_batch: Option<u64>,
     /// The payload that may follow.
     open: Option<Context>,
-    sessions: BTreeMap<String, u64>,
+    sessions: BTreeMap<String, Open>,
+    /// Records of leaf hashes so far.
+    hidden: u64,
+    /// The boot of the last entry, and all that were seen.
+    boot: String,
+    boots: BTreeSet<String>,
     summary: Summary,
 }
 
@@ -151,12 +211,16 @@ impl Replay {
         Self {
             origin: origin.to_owned(),
             unseen: frontier.size() > 0,
+            chain_confirmed: frontier.size() == 0,
             waiting: Vec::new(),
             in_batch: (frontier.size() == 0).then_some(0),
             frontier,
             chain,
             open: None,
             sessions: BTreeMap::new(),
+            hidden: 0,
+            boot: String::new(),
+            boots: BTreeSet::new(),
             summary: Summary::default(),
         }
     }
@@ -181,7 +245,7 @@ impl Replay {
     ) -> Result<EntryView<'a>, ReplayError> {
         let seq = self.size();
         let view = EntryView::parse(entry).map_err(|source| ReplayError::Entry { seq, source })?;
-        if view.seq != seq {
+        if Check::EntrySeq.fails(view.seq != seq) {
             return Err(ReplayError::Sequence {
                 expected: seq,
                 found: view.seq,
@@ -190,7 +254,8 @@ impl Replay {
         if seq == 0 {
             let detail = view.detail_map();
             let origin = detail.get("origin").and_then(|value| value.as_str());
-            if !view.is(Kind::LogOpened) || origin != Some(&self.origin) {
+            let opens = view.is(Kind::LogOpened) && origin == Some(&self.origin);
+            if Check::EntryOpening.fails(!opens) {
                 let origin = self.origin.clone();
                 return Err(ReplayError::Opening { origin });
             }
@@ -208,16 +273,23 @@ impl Replay {
         self.frontier.size() + self.waiting.len() as u64
     }
 
+    /// Takes an entry that cannot be read, or one that breaks the order, as a leaf and nothing more.
+    pub(crate) fn pass_over(&mut self, leaf: Digest) {
+        self.close_payload();
+        self.waiting.push(leaf);
+        self.chain.push(&leaf);
+    }
+
     /// Takes leaves of which only the hash is here. Tree and chain go on; what they said is not known, so
     /// numbers of sessions and of the batch are checked again from what follows.
     ///
     /// # Errors
-    /// [`ReplayError::Sequence`] when they stand somewhere else.
+    /// [`ReplayError::Place`] when they stand somewhere else.
     pub fn leaves(&mut self, from: u64, hashes: &[[u8; 32]]) -> Result<(), ReplayError> {
         let expected = self.size();
-        if from != expected {
+        if Check::LeavesPlace.fails(from != expected) {
             let found = from;
-            return Err(ReplayError::Sequence { expected, found });
+            return Err(ReplayError::Place { expected, found });
         }
         self.close_payload();
         for hash in hashes {
@@ -225,10 +297,10 @@ impl Replay {
             self.chain.push(&Digest(*hash));
         }
         self.unseen = true;
-        self.sessions.clear();
+        self.hidden += 1;
         self.in_batch = None;
         self.summary.leaves_withheld += hashes.len() as u64;
-        self.gap(from, || format!("{} leaves withheld", hashes.len()));
+        self.gap(expected, || format!("{} leaves withheld", hashes.len()));
         Ok(())
     }
 
@@ -249,62 +321,26 @@ impl Replay {
         let redactions = view.context.map_or(0, |context| context.redactions);
         self.summary.redactions = self.summary.redactions.saturating_add(redactions);
         if let (Some(session), Some(found)) = (&view.session, view.session_seq) {
-            // A session that was read before this range began may start at any number.
-            let known = self.sessions.get(&**session).copied();
-            let expected = known.unwrap_or(if self.unseen { found } else { 0 });
-            if found != expected {
-                let session = session.to_string();
-                return Err(ReplayError::Session {
-                    seq,
-                    session,
-                    expected,
-                    found,
-                });
-            }
-            if view.is(Kind::SessionEnded) {
-                let says = view
-                    .detail_map()
-                    .get("count")
-                    .and_then(serde_json::Value::as_u64);
-                let count = found.saturating_add(1);
-                if says != Some(count) {
-                    let session = session.to_string();
-                    let says = says.unwrap_or(0);
-                    return Err(ReplayError::SessionCount {
-                        seq,
-                        session,
-                        says,
-                        count,
-                    });
-                }
-                self.sessions.remove(&**session);
-            } else if known.is_some() {
-                if let Some(next) = self.sessions.get_mut(&**session) {
-                    *next = found.saturating_add(1);
-                }
-            } else {
-                if self.sessions.len() >= OPEN_SESSIONS_MAX {
-                    return Err(ReplayError::Sessions { seq });
-                }
-                self.sessions
-                    .insert(session.to_string(), found.saturating_add(1));
-            }
+            self.session(seq, view, session, found)?;
         }
         if view.is(Kind::BatchSealed) {
             let detail = view.detail_map();
             let says = |name: &str| detail.get(name).and_then(serde_json::Value::as_u64);
             if let Some(count) = self.in_batch
-                && says("count") != Some(count)
+                && Check::BatchCount.fails(says("count") != Some(count))
             {
                 return Err(ReplayError::Batch { seq, what: "count" });
             }
             let chain = detail.get("chain").and_then(|value| value.as_str());
-            if chain.and_then(Digest::from_hex) != Some(self.chain.0) {
+            let same = chain.and_then(Digest::from_hex) == Some(self.chain.0);
+            if Check::BatchChain.fails(!same) {
                 return Err(ReplayError::Batch {
                     seq,
                     what: "chain head",
                 });
             }
+            self.chain_confirmed = true;
+            self.opened(&detail);
             if let Some(serde_json::Value::Object(filtered)) = detail.get("filtered") {
                 for (reason, count) in filtered {
                     add(
@@ -319,15 +355,7 @@ impl Replay {
             self.in_batch = self.in_batch.map(|count| count + 1);
             let name = Kind::from_name(&view.kind);
             if matches!(name, Some(Kind::LogOpened | Kind::AgentStarted)) {
-                let detail = view.detail_map();
-                if let Some(isolation) = detail.get("isolation").and_then(|value| value.as_str()) {
-                    // The weakest statement counts.
-                    if self.summary.isolation.as_deref() != Some("shared") {
-                        self.summary.isolation = Some(isolation.to_owned());
-                    }
-                }
-                self.summary.custody |=
-                    detail.get("custody") == Some(&serde_json::Value::Bool(true));
+                self.opened(&view.detail_map());
             }
             if matches!(
                 name,
@@ -343,12 +371,107 @@ impl Replay {
                         | Kind::SourceFailed
                         | Kind::PayloadErased
                         | Kind::LedgerPruned
+                        | Kind::KeyRotated
                 )
             ) {
                 self.gap(seq, || view.kind.to_string());
             }
         }
+        self.boot(seq, &view.boot);
         Ok(())
+    }
+
+    /// A boot that comes back after another one: two machines go on with one log.
+    fn boot(&mut self, seq: u64, boot: &str) {
+        if self.boot == boot {
+            return;
+        }
+        boot.clone_into(&mut self.boot);
+        if self.boots.contains(boot) {
+            self.gap(seq, || "boot returned".to_owned());
+        } else if self.boots.len() < BOOTS_MAX {
+            self.boots.insert(boot.to_owned());
+        }
+    }
+
+    fn session(
+        &mut self,
+        seq: u64,
+        view: &EntryView<'_>,
+        session: &str,
+        found: u64,
+    ) -> Result<(), ReplayError> {
+        let known = self.sessions.get(session).copied();
+        let expected = known.map_or(0, |open| open.next);
+        // Leaves of it may stand where this replay did not look.
+        let unseen = known.map_or(self.unseen, |open| open.hidden != self.hidden);
+        if Check::SessionGap.fails(found != expected && !unseen) {
+            let session = session.to_owned();
+            return Err(ReplayError::Session {
+                seq,
+                session,
+                expected,
+                found,
+            });
+        }
+        let ended = view.is(Kind::SessionEnded);
+        let next = found.saturating_add(1);
+        if ended {
+            let detail = view.detail_map();
+            let says = detail.get("count").and_then(serde_json::Value::as_u64);
+            if Check::SessionCount.fails(says != Some(next)) {
+                let session = session.to_owned();
+                return Err(ReplayError::SessionCount {
+                    seq,
+                    session,
+                    says: says.unwrap_or(0),
+                    count: next,
+                });
+            }
+            self.sessions.remove(session);
+        } else {
+            let hidden = self.hidden;
+            if let Some(open) = self.sessions.get_mut(session) {
+                *open = Open { next, hidden };
+            } else {
+                let full = self.sessions.len() >= OPEN_SESSIONS_MAX;
+                if Check::SessionMany.fails(full) {
+                    return Err(ReplayError::Sessions { seq });
+                }
+                let open = Open { next, hidden };
+                self.sessions.insert(session.to_owned(), open);
+            }
+        }
+        let listed = &mut self.summary.sessions;
+        if !listed.contains_key(session) {
+            if listed.len() >= NAMES_MAX {
+                self.summary.sessions_more += u64::from(known.is_none());
+                return Ok(());
+            }
+            let new = SessionSummary {
+                leaves: 0,
+                complete: true,
+                ended: false,
+            };
+            listed.insert(session.to_owned(), new);
+        }
+        if let Some(summary) = listed.get_mut(session) {
+            summary.leaves += 1;
+            summary.complete &= found == expected;
+            summary.ended = ended;
+        }
+        Ok(())
+    }
+
+    /// What the endpoint says about itself; the weakest statement counts.
+    fn opened(&mut self, detail: &BTreeMap<String, serde_json::Value>) {
+        if let Some(isolation) = detail.get("isolation").and_then(|value| value.as_str()) {
+            let before = self.summary.isolation.as_deref();
+            if matches!(before, None | Some("separate")) {
+                self.summary.isolation = Some(isolation.to_owned());
+            }
+        }
+        self.summary.custody |= detail.get("custody") == Some(&serde_json::Value::Bool(true));
     }
 
     /// Takes the payload of the entry just before.
@@ -368,8 +491,14 @@ impl Replay {
     /// As [`Replay::payload`].
     pub fn hashed_payload(&mut self, len: usize, commitment: Digest) -> Result<(), ReplayError> {
         let seq = self.size().saturating_sub(1);
-        let context = self.open.take().ok_or(ReplayError::StrayPayload { seq })?;
-        if context.len != len as u64 || context.sha256 != commitment {
+        let Some(context) = self.open.take() else {
+            return match Check::PayloadStray.holds(false) {
+                true => Ok(()),
+                false => Err(ReplayError::StrayPayload { seq }),
+            };
+        };
+        let same = context.len == len as u64 && context.sha256 == commitment;
+        if Check::PayloadCommitment.fails(!same) {
             return Err(ReplayError::Payload { seq });
         }
         Ok(())
@@ -385,6 +514,11 @@ impl Replay {
     /// The chain after the last entry.
     pub fn chain(&self) -> Chain {
         self.chain
+    }
+
+    /// Whether the chain is the log's, as far as the records say.
+    pub(crate) fn is_chain_confirmed(&self) -> bool {
+        self.chain_confirmed
     }
 
     /// Whether the last entry was a `batch.sealed`.
@@ -411,6 +545,8 @@ const GAPS_MAX: usize = 1_000;
 const NAMES_MAX: usize = 1_000;
 /// The most sessions without an end: a sealer ends the quietest one long before.
 const OPEN_SESSIONS_MAX: usize = 100_000;
+/// The most boots that are remembered: thirty years of one a day.
+const BOOTS_MAX: usize = 10_000;
 
 fn add(counts: &mut BTreeMap<String, u64>, name: &str, count: u64) {
     if let Some(sum) = counts.get_mut(name) {

@@ -1,5 +1,7 @@
 //! The RFC 6962 Merkle tree: leaves, frontier, proofs.
 
+use std::ops::Range;
+
 use crate::{Digest, Message, sha256, sha256_many};
 
 /// The hash of a leaf. `//= RFC 6962 section 2.1: MTH({d(0)}) = SHA-256(0x00 || d(0))`
@@ -190,6 +192,32 @@ fn subproof(leaves: &[Digest], old: usize, whole: bool, proof: &mut Vec<Digest>)
     }
 }
 
+/// The leaves under each hash of the consistency proof from `old` to `new`, in the proof's order: who has
+/// the leaves as a stream computes the proof without holding them.
+pub fn consistency_ranges(old: u64, new: u64) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut end, mut old) = (0, new, old);
+    let mut whole = true;
+    // From the root down, as `subproof` does it; the deepest comes first.
+    while old > 0 && old < end - start {
+        let split = 1 << (u64::BITS - 1 - (end - start - 1).leading_zeros());
+        if old <= split {
+            ranges.push(start + split..end);
+            end = start + split;
+        } else {
+            ranges.push(start..start + split);
+            start += split;
+            old -= split;
+            whole = false;
+        }
+    }
+    if !whole {
+        ranges.push(start..end);
+    }
+    ranges.reverse();
+    ranges
+}
+
 /// The largest power of two below `n`, for `n > 1`.
 fn split(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())
@@ -197,6 +225,18 @@ fn split(n: usize) -> usize {
 
 /// Checks that a leaf stands at `index` in the tree of this size and root.
 pub fn verify_inclusion(
+    index: u64,
+    size: u64,
+    leaf: &Digest,
+    proof: &[Digest],
+    root: &Digest,
+) -> Result<(), ProofError> {
+    verify_inclusion_by(&mut node_hash, index, size, leaf, proof, root)
+}
+
+/// Likewise, with this hash of a node: who checks millions of proofs of one tree remembers them.
+pub(crate) fn verify_inclusion_by(
+    node_hash: &mut dyn FnMut(&Digest, &Digest) -> Digest,
     index: u64,
     size: u64,
     leaf: &Digest,
@@ -245,6 +285,18 @@ pub fn verify_consistency(
     new_root: &Digest,
     proof: &[Digest],
 ) -> Result<(), ProofError> {
+    verify_consistency_by(&mut node_hash, old, new, old_root, new_root, proof)
+}
+
+/// As [`verify_inclusion_by`].
+pub(crate) fn verify_consistency_by(
+    node_hash: &mut dyn FnMut(&Digest, &Digest) -> Digest,
+    old: u64,
+    new: u64,
+    old_root: &Digest,
+    new_root: &Digest,
+    proof: &[Digest],
+) -> Result<(), ProofError> {
     if old == 0 || old > new {
         return Err(ProofError::OutOfRange);
     }
@@ -261,14 +313,47 @@ pub fn verify_consistency(
             Err(ProofError::Root)
         };
     }
+    // When the old tree is complete its root is the first node and is left out of the proof.
+    let complete = old.is_power_of_two().then_some(old_root);
+    let (first, second) = proof_roots(node_hash, old, new, complete, proof)?;
+    if first == *old_root && second == *new_root {
+        Ok(())
+    } else {
+        Err(ProofError::Root)
+    }
+}
+
+/// The root over the first `old` leaves to which this consistency proof leads from the new root.
+///
+/// `None` when it does not lead to the new root, or does not say: between equal sizes, and where `old`
+/// is a power of two, a proof holds no root of the old tree.
+pub fn consistency_old_root(
+    old: u64,
+    new: u64,
+    new_root: &Digest,
+    proof: &[Digest],
+) -> Option<Digest> {
+    if old >= new || old.count_ones() < 2 {
+        return None;
+    }
+    let (first, second) = proof_roots(&mut node_hash, old, new, None, proof).ok()?;
+    (second == *new_root).then_some(first)
+}
+
+/// Both roots that a consistency proof between `0 < old < new` leads to.
+fn proof_roots(
+    node_hash: &mut dyn FnMut(&Digest, &Digest) -> Digest,
+    old: u64,
+    new: u64,
+    complete: Option<&Digest>,
+    proof: &[Digest],
+) -> Result<(Digest, Digest), ProofError> {
     let shift = old.trailing_zeros();
     let inner = (64 - ((old - 1) ^ (new - 1)).leading_zeros()) as usize;
     let border = ((old - 1).checked_shr(inner as u32).unwrap_or(0)).count_ones() as usize;
-    // When the old tree is complete its root is the first node and is left out of the proof.
-    let (seed, start) = if old == 1 << shift {
-        (Some(*old_root), 0)
-    } else {
-        (proof.first().copied(), 1)
+    let (seed, start) = match complete {
+        Some(root) => (Some(*root), 0),
+        None => (proof.first().copied(), 1),
     };
     let inner = inner - shift as usize;
     let expected = start + inner + border;
@@ -297,11 +382,7 @@ pub fn verify_consistency(
         first = node_hash(sibling, &first);
         second = node_hash(sibling, &second);
     }
-    if first == *old_root && second == *new_root {
-        Ok(())
-    } else {
-        Err(ProofError::Root)
-    }
+    Ok((first, second))
 }
 
 #[cfg(test)]
@@ -331,6 +412,25 @@ mod tests {
                     |r: &Digest| verify_consistency(old as u64, size as u64, &old_root, r, &proof);
                 assert_eq!(check(&root), Ok(()), "{old} to {size}");
                 assert!(check(&leaf_hash(b"other")).is_err(), "{old} to {size}");
+                let found = consistency_old_root(old as u64, size as u64, &root, &proof);
+                let says = old < size && !old.is_power_of_two();
+                assert_eq!(found, says.then_some(old_root), "{old} to {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_consistency_proof_from_a_stream_is_the_one_from_memory() {
+        for size in 1..70 {
+            let all = leaves(size);
+            for old in 1..=size {
+                let ranges = consistency_ranges(old as u64, size as u64);
+                let streamed = ranges.iter().map(|range| {
+                    let range = range.start as usize..range.end as usize;
+                    root_of(&all[range])
+                });
+                let streamed: Vec<Digest> = streamed.collect();
+                assert_eq!(streamed, consistency_proof(&all, old).unwrap());
             }
         }
     }

@@ -2,116 +2,112 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use jurat_disk::Disk;
 use jurat_ledger::{LedgerError, Reader};
-use jurat_proof::{BundleWriter, Checkpoint, Manifest, Note, Record, parse_leaves};
+use jurat_proof::{Checkpoint, Exported, Note, Record, Selection, Withhold, parse_leaves};
 
 use crate::kind;
 
 /// Why no bundle could be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ExportError {
-    /// The ledger failed.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// Nothing is signed yet.
-    #[error("the ledger holds no signed checkpoint yet")]
-    Unsigned,
-    /// The first leaves were removed from this machine after they were archived.
-    #[error(
-        "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, which holds all of them"
-    )]
-    Incomplete {
-        /// The first leaf that is still here.
-        first: u64,
-    },
-    /// The bundle could not be written.
-    #[error("writing the bundle")]
-    Write(#[from] std::io::Error),
-}
+pub type ExportError = jurat_proof::ExportError<LedgerError>;
 
-/// Writes the log in this folder into a bundle that ends in the newest cosigned checkpoint, or in
-/// the newest signed one when none was cosigned. Returns the number of leaves.
+/// Writes what is wanted of the log in this folder into a bundle that ends in a cosigned checkpoint, or in
+/// the newest signed one when none was cosigned.
 ///
 /// # Errors
-/// [`ExportError`].
-pub fn export(disk: Arc<dyn Disk>, dir: &Path, out: impl Write) -> Result<u64, ExportError> {
-    let mut cosigned: BTreeMap<u64, (String, Vec<u8>)> = BTreeMap::new();
-    let mut signed: Option<(u64, String, Vec<u8>)> = None;
-    let mut reader = Reader::open(disk.clone(), dir, 0)?;
-    let limit = reader.limit();
-    while let Some(item) = reader.next_record()? {
-        if !matches!(item.kind, kind::CHECKPOINT | kind::COSIGNED) {
-            continue;
+/// [`ExportError`]: `Begins` when the first leaves were removed from this machine after they were archived;
+/// the collector holds all of them.
+pub fn export(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    wanted: &Selection,
+    withhold: &Withhold,
+    out: impl Write,
+) -> Result<Exported, ExportError> {
+    let heads = Cosigned::find(&disk, dir)?;
+    jurat_proof::export(
+        &mut |give| heads.records(&disk, dir, give),
+        wanted,
+        withhold,
+        &mut |_| None,
+        out,
+    )
+}
+
+/// Where the cosigned checkpoints stand, by their size.
+struct Cosigned {
+    at: BTreeMap<u64, u64>,
+    limit: u64,
+}
+
+impl Cosigned {
+    fn find(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, LedgerError> {
+        let mut at = BTreeMap::new();
+        let mut reader = Reader::open(disk.clone(), dir, 0)?;
+        let limit = reader.limit();
+        while let Some(item) = reader.next_record()? {
+            if item.kind != kind::COSIGNED {
+                continue;
+            }
+            let note = Note::parse(item.body).ok();
+            if let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) {
+                at.insert(head.size, item.position);
+            }
         }
-        let Some(checkpoint) = Note::parse(item.body)
-            .ok()
-            .and_then(|note| Checkpoint::parse(&note.text).ok())
-        else {
-            continue;
+        Ok(Self { at, limit })
+    }
+
+    /// Gives all evidence in order, with each head at its place.
+    fn records(
+        &self,
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        give: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LedgerError> {
+        let mut reader = Reader::new(disk.clone(), dir, 0, self.limit)?;
+        let mut next: Option<u64> = None;
+        let head = |size: u64, give: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>| {
+            let Some(position) = self.at.get(&size) else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            let mut reader = Reader::new(disk.clone(), dir, *position, self.limit)?;
+            let note = reader.next_record()?;
+            Ok(note.map_or(ControlFlow::Continue(()), |note| {
+                give(Record::Checkpoint(note.body))
+            }))
         };
-        if item.kind == kind::COSIGNED {
-            cosigned.insert(checkpoint.size, (checkpoint.origin, item.body.to_vec()));
-        } else {
-            signed = Some((checkpoint.size, checkpoint.origin, item.body.to_vec()));
+        while let Some(item) = reader.next_record()? {
+            let (record, leaves) = match item.kind {
+                kind::ENTRY => (Record::Entry(item.body), 1),
+                kind::PAYLOAD if !item.erased => match item.body.split_first_chunk::<32>() {
+                    Some((salt, bytes)) => (Record::Payload { salt, bytes }, 0),
+                    None => continue,
+                },
+                kind::CHECKPOINT => (Record::Checkpoint(item.body), 0),
+                kind::LEAVES => match parse_leaves(item.body) {
+                    Some(record @ Record::Leaves { hashes, .. }) => (record, hashes.len() as u64),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            if leaves > 0
+                && let Some(size) = next
+                && head(size, give)?.is_break()
+            {
+                return Ok(());
+            }
+            if give(record).is_break() {
+                return Ok(());
+            }
+            next = Some(next.unwrap_or(0) + leaves);
         }
-    }
-    let last = cosigned
-        .pop_last()
-        .map(|(size, (origin, note))| (size, origin, note));
-    let (size, origin, note) = last.or(signed).ok_or(ExportError::Unsigned)?;
-    let mut bundle = BundleWriter::new(out, &Manifest::new(&origin, size), &note)?;
-    let mut reader = Reader::new(disk, dir, 0, limit)?;
-    let mut next = 0;
-    let mut inside = false;
-    while let Some(item) = reader.next_record()? {
-        match item.kind {
-            kind::ENTRY => {
-                if next == 0 {
-                    let seq = jurat_proof::EntryView::parse(item.body).map_or(0, |view| view.seq);
-                    if seq != 0 {
-                        return Err(ExportError::Incomplete { first: seq });
-                    }
-                }
-                if let Some((_, note)) = cosigned.remove(&next) {
-                    bundle.record(&Record::Checkpoint(&note))?;
-                }
-                inside = next < size;
-                if !inside {
-                    break;
-                }
-                bundle.record(&Record::Entry(item.body))?;
-                next += 1;
-            }
-            kind::PAYLOAD if inside && !item.erased => {
-                if let Some((salt, bytes)) = item.body.split_first_chunk::<32>() {
-                    bundle.record(&Record::Payload { salt, bytes })?;
-                }
-            }
-            kind::LEAVES => {
-                let Some(record @ Record::Leaves { from, hashes }) = parse_leaves(item.body) else {
-                    continue;
-                };
-                if from != next {
-                    return Err(ExportError::Incomplete { first: from });
-                }
-                if let Some((_, note)) = cosigned.remove(&next) {
-                    bundle.record(&Record::Checkpoint(&note))?;
-                }
-                inside = next < size;
-                if !inside {
-                    break;
-                }
-                bundle.record(&record)?;
-                next += hashes.len() as u64;
-            }
-            _ => {}
+        if let Some(size) = next {
+            let _ = head(size, give)?;
         }
+        Ok(())
     }
-    bundle.finish()?.flush()?;
-    Ok(size)
 }

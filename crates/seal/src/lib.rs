@@ -13,6 +13,7 @@ mod prune;
 mod reveal;
 mod sealer;
 mod sessions;
+mod tiles;
 
 pub use erase::{Erasable, EraseError};
 pub use export::{ExportError, export};
@@ -20,3 +21,4 @@ pub use jurat_proof::{Reveal, Revealed};
 pub use prune::{Prune, Pruned};
 pub use reveal::{RevealFailed, reveal};
 pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};
+pub use tiles::export_tiles;

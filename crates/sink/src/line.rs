@@ -88,6 +88,8 @@ pub fn sink_seq(line: &[u8]) -> Option<u64> {
 #[derive(Debug, Default)]
 pub struct Audit {
     origin: String,
+    /// The first leaf that was given.
+    from: u64,
     expected: Vec<Expected>,
     /// Sizes at which a batch ends.
     ends: BTreeSet<u64>,
@@ -150,6 +152,7 @@ impl Audit {
     pub fn leaf(&mut self, leaf: &Leaf<'_>) {
         if self.expected.is_empty() {
             leaf.origin.clone_into(&mut self.origin);
+            self.from = leaf.seq;
         }
         // An entry's own texts cannot hold an unescaped quote.
         let ends = |content: &Content<'_>| {
@@ -192,12 +195,13 @@ impl Audit {
         if proof.device != self.origin {
             return;
         }
-        // A line of a leaf after the last one that was verified cannot be judged.
-        let Some(expected) = self.expected.get(proof.seq as usize) else {
+        // A line of a leaf outside of what was verified cannot be judged.
+        let at = proof.seq.checked_sub(self.from).map(|at| at as usize);
+        let Some((at, expected)) = at.and_then(|at| Some((at, self.expected.get(at)?))) else {
             return;
         };
         self.written.resize(self.expected.len(), false);
-        self.written[proof.seq as usize] = true;
+        self.written[at] = true;
         let says = |body: &[u8]| {
             let Proof {
                 leaf_hash,
@@ -233,7 +237,7 @@ impl Audit {
         let leaves = self.expected.iter().zip(&self.written).enumerate();
         let unwritten = leaves
             .filter(|(_, (expected, written))| !matches!(expected, Expected::Hash(_)) && !**written)
-            .map(|(seq, _)| seq as u64)
+            .map(|(at, _)| self.from + at as u64)
             .collect();
         AuditReport {
             lines: self.lines,

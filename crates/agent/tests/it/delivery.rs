@@ -221,7 +221,7 @@ fn what_is_refused_for_good_is_set_aside_its_hashes_go_on_and_it_may_come_late()
     assert_eq!((status.delivered, status.dead_letters), (status.size, 1));
     let report = site.report();
     assert!(
-        report.leaves_withheld > 0 && !report.axes.complete,
+        report.leaves.withheld > 0 && !report.axes.complete,
         "{report:?}"
     );
     assert!(report.events["dead.letter"] == 1, "a leaf says so");
@@ -233,7 +233,7 @@ fn what_is_refused_for_good_is_set_aside_its_hashes_go_on_and_it_may_come_late()
         (letter.status, letter.noted, letter.delivered),
         (413, true, false)
     );
-    assert_eq!(letter.to - letter.from, report.leaves_withheld);
+    assert_eq!(letter.to - letter.from, report.leaves.withheld);
 
     // The collector still does not want it: it stays.
     site.peer.script(Box::new(|_| refusal(413)));

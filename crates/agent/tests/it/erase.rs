@@ -123,7 +123,7 @@ fn what_was_erased_before_delivery_is_not_delivered_and_the_archive_cosigns_all_
         assert!(!holds(&sent.body, gone.as_bytes()));
     }
     let report = site.report();
-    assert_eq!((report.payloads_missing, report.leaves_withheld), (1, 0));
+    assert_eq!((report.payloads.erased, report.payloads.withheld), (1, 0));
     assert!(!report.axes.complete);
     assert_eq!(report.axes.archive.names.len(), 1, "the archive cosigned");
     let known = status(&site);
@@ -159,7 +159,7 @@ fn what_was_set_aside_loses_it_too_and_may_still_come_late() {
     assert_eq!(site.retry_dead_letters(), 1);
     site.run(Finish::WhenDelivered, |_| false).unwrap();
     let report = site.report();
-    assert_eq!((report.payloads_missing, report.leaves_withheld), (1, 0));
+    assert_eq!((report.payloads.erased, report.payloads.withheld), (1, 0));
     assert_eq!(report.axes.archive.names.len(), 1, "the archive cosigned");
     assert_eq!(
         files_with(&site.dir.path().join("collector"), gone.as_bytes()),

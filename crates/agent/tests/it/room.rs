@@ -1,5 +1,6 @@
 //! A disk without room.
 
+use jurat_proof::{Selection, Withhold};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -160,6 +161,14 @@ fn a_ledger_that_may_prune_goes_on_and_every_loss_is_a_leaf() {
     // The tree is whole: the bundle has the signed root although content is missing.
     let mut bundle = Vec::new();
     let reader: Arc<dyn Disk> = Arc::new(disk.clone());
-    let size = jurat_seal::export(reader, &state.join("ledger"), &mut bundle).unwrap();
+    let size = jurat_seal::export(
+        reader,
+        &state.join("ledger"),
+        &Selection::All,
+        &Withhold::default(),
+        &mut bundle,
+    )
+    .unwrap()
+    .to;
     assert_eq!(size, status.size);
 }

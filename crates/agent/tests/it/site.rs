@@ -13,7 +13,9 @@ use jurat_agent::{
 use jurat_collector::{Archive, Builder, Running, Settings, export};
 use jurat_disk::{Host, Rng as _};
 use jurat_key::tls;
-use jurat_proof::{BundleReader, Record, RecordReader, Report, Trust, Verdict, verify};
+use jurat_proof::{
+    BundleReader, Record, RecordReader, Report, Selection, Trust, Verdict, Withhold, verify,
+};
 use jurat_testkit::{Answer, Peer, Repeatable};
 use tokio::runtime::Runtime;
 
@@ -167,10 +169,18 @@ impl Site {
         let trust = std::fs::read_to_string(self.state().join("trust.txt")).unwrap();
         let mut bundle = Vec::new();
         self.running
-            .with_archive(|archive| export(archive, &self.enrolment.origin, &mut bundle))
+            .with_archive(|archive| {
+                export(
+                    archive,
+                    &self.enrolment.origin,
+                    &Selection::All,
+                    &Withhold::default(),
+                    &mut bundle,
+                )
+            })
             .unwrap();
         let trust = Trust::parse(&trust).unwrap();
-        match verify(bundle.as_slice(), Some(&trust), &mut |_| {}) {
+        match verify(bundle.as_slice(), Some(&trust), None, &mut |_| {}) {
             Verdict::Verified(report) => *report,
             verdict => panic!("{verdict:?}"),
         }
@@ -190,13 +200,28 @@ impl Site {
         let trust = Trust::parse(&trust).unwrap();
         let mut archived = Vec::new();
         self.running
-            .with_archive(|archive| export(archive, &self.enrolment.origin, &mut archived))
+            .with_archive(|archive| {
+                export(
+                    archive,
+                    &self.enrolment.origin,
+                    &Selection::All,
+                    &Withhold::default(),
+                    &mut archived,
+                )
+            })
             .unwrap();
         let mut own = Vec::new();
         let ledger = self.state().join("ledger");
-        jurat_seal::export(Host::real().disk, &ledger, &mut own).unwrap();
+        jurat_seal::export(
+            Host::real().disk,
+            &ledger,
+            &Selection::All,
+            &Withhold::default(),
+            &mut own,
+        )
+        .unwrap();
         for (who, bundle) in [("archive", archived), ("device", own)] {
-            let verdict = verify(bundle.as_slice(), Some(&trust), &mut |_| {});
+            let verdict = verify(bundle.as_slice(), Some(&trust), None, &mut |_| {});
             let Verdict::Verified(report) = verdict else {
                 panic!("{case}, {who}: {verdict:?}");
             };

@@ -1,6 +1,7 @@
 //! The collector over real TLS: what it accepts, and everything that it refuses without storing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod tiles;
 mod withheld;
 
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use jurat_disk::Host;
 use jurat_event::header;
 use jurat_key::{Secret, SoftwareKey, tls};
 use jurat_proof::{
-    Chain, Checkpoint, Frontier, Record, Request, Signer as _, Trust, Verdict, WitnessAxis,
-    leaf_hash, verify, write_record,
+    Chain, Checkpoint, Frontier, Record, Request, Selection, Signer as _, Trust, Verdict, Withhold,
+    WitnessAxis, leaf_hash, verify, write_record,
 };
 use jurat_sink::{
     Accepted, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
@@ -308,7 +309,15 @@ async fn uploads_are_archived_cosigned_exported_and_survive_a_restart() {
     let mut bundle = Vec::new();
     bench
         .running
-        .with_archive(|archive| export(archive, &bench.enrolled.origin, &mut bundle))
+        .with_archive(|archive| {
+            export(
+                archive,
+                &bench.enrolled.origin,
+                &Selection::All,
+                &Withhold::default(),
+                &mut bundle,
+            )
+        })
         .unwrap();
     let trust = format!(
         "log {}\nwitness w {}\narchive a {}\nquorum 1\n",
@@ -317,7 +326,8 @@ async fn uploads_are_archived_cosigned_exported_and_survive_a_restart() {
         bench.enrolled.archive
     );
     let trust = Trust::parse(&trust).unwrap();
-    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), &mut |_| {}) else {
+    let Verdict::Verified(report) = verify(bundle.as_slice(), Some(&trust), None, &mut |_| {})
+    else {
         panic!()
     };
     assert!(report.axes.complete);

@@ -2,15 +2,15 @@
 
 use jurat_collector::{Archive, export};
 use jurat_proof::{
-    Cosignature, Digest, Note, Record, RecordReader, Report, Signer, Trust, Verdict, VerifierKey,
-    leaf_hash, verify, write_record,
+    Cosignature, Digest, Note, Record, RecordReader, Report, Selection, Signer, Trust, Verdict,
+    VerifierKey, Withhold, leaf_hash, verify, write_record,
 };
 use jurat_sink::{Accepted, CollectorError, check_accepted};
 
 use crate::{Bench, Log};
 
 /// The same upload without its entries.
-fn only_hashes(raw: &[u8], from: u64) -> Vec<u8> {
+pub(crate) fn only_hashes(raw: &[u8], from: u64) -> Vec<u8> {
     let mut hashes = Vec::new();
     let mut out = Vec::new();
     for record in RecordReader::new(raw) {
@@ -36,7 +36,15 @@ impl Bench {
     fn report(&self) -> Report {
         let mut bundle = Vec::new();
         self.running
-            .with_archive(|archive| export(archive, &self.enrolled.origin, &mut bundle))
+            .with_archive(|archive| {
+                export(
+                    archive,
+                    &self.enrolled.origin,
+                    &Selection::All,
+                    &Withhold::default(),
+                    &mut bundle,
+                )
+            })
             .unwrap();
         let trust = format!(
             "log {}\nwitness w {}\narchive a {}\nquorum 1\n",
@@ -47,6 +55,7 @@ impl Bench {
         match verify(
             bundle.as_slice(),
             Some(&Trust::parse(&trust).unwrap()),
+            None,
             &mut |_| {},
         ) {
             Verdict::Verified(report) => *report,
@@ -91,7 +100,7 @@ async fn withheld_leaves_do_not_jam_a_log_and_are_not_called_archived_until_they
     assert!(!bench.is_archived(&accepted), "they are missing still");
 
     let report = bench.report();
-    assert_eq!((report.size, report.leaves_withheld), (9, 3));
+    assert_eq!((report.size, report.leaves.withheld), (9, 3));
     assert!(!report.axes.complete && report.axes.archive.names.is_empty());
     assert_eq!(report.axes.witness.names, ["w"]);
     assert_eq!(report.gaps, [(4, "3 leaves withheld".to_owned())]);
@@ -130,7 +139,7 @@ async fn withheld_leaves_do_not_jam_a_log_and_are_not_called_archived_until_they
         Err(CollectorError::Refused { refusal, .. }) => assert_eq!(refusal.code, "fork"),
         answer => panic!("{answer:?}"),
     }
-    assert_eq!(bench.report().leaves_withheld, 3);
+    assert_eq!(bench.report().leaves.withheld, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +162,7 @@ async fn what_comes_late_stands_in_its_place_in_bundle_and_siem() {
 
     let check = |bench: &Bench| {
         let report = bench.report();
-        assert_eq!((report.size, report.leaves_withheld), (9, 0));
+        assert_eq!((report.size, report.leaves.withheld), (9, 0));
         assert!(report.axes.complete, "{report:?}");
         assert!(report.gaps.is_empty(), "{:?}", report.gaps);
     };

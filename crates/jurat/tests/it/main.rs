@@ -12,3 +12,4 @@ mod secrets;
 #[path = "../../../redact/tests/it/template.rs"]
 mod template;
 mod user;
+mod witness;

@@ -4,6 +4,7 @@
 mod erase;
 mod faults;
 mod interleaved;
+mod tiles;
 
 use std::collections::BTreeMap;
 use std::path::Path;

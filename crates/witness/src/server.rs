@@ -1,0 +1,93 @@
+//! HTTP/1.1 and HTTP/2 over TLS or plain TCP, for whatever router: bounded, and with an orderly stop.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+/// The most connections at a time; the next one waits.
+const CONNECTIONS_MAX: usize = 4_096;
+/// How long a client may take for its TLS handshake, and for the head of a request.
+const HANDSHAKE_S: u64 = 10;
+
+/// Where a server listens, and whether it speaks TLS there.
+pub struct Listening {
+    /// The socket.
+    pub socket: TcpListener,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn shake_hands(tls: Option<TlsAcceptor>, socket: TcpStream) -> Option<Box<dyn Stream>> {
+    let _ = socket.set_nodelay(true);
+    match tls {
+        None => Some(Box::new(socket)),
+        Some(tls) => {
+            let shaken = tokio::time::timeout(Duration::from_secs(HANDSHAKE_S), tls.accept(socket));
+            Some(Box::new(shaken.await.ok()?.ok()?))
+        }
+    }
+}
+
+/// Serves until `stop` ends, and gives what it said. No new connection then; answers under way are
+/// finished, for at most 5 s.
+pub async fn serve<T>(listening: Listening, router: Router, stop: impl Future<Output = T>) -> T {
+    let Listening { socket, tls } = listening;
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(HANDSHAKE_S));
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(64);
+    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (connected, mut connections) = tokio::sync::mpsc::channel(64);
+    let mut stop = pin!(stop);
+    let said = loop {
+        tokio::select! {
+            said = &mut stop => break said,
+            (slot, accepted) = async { (slots.clone().acquire_owned().await, socket.accept().await) } => {
+                let Ok(slot) = slot else { continue };
+                let Ok((socket, _)) = accepted else {
+                    // Out of file descriptors or the like: others must end first.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let (tls, connected) = (tls.clone(), connected.clone());
+                tokio::spawn(async move {
+                    if let Some(stream) = shake_hands(tls, socket).await {
+                        let _ = connected.send((stream, slot)).await;
+                    }
+                });
+            }
+            Some((stream, slot)) = connections.recv() => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+                let connection = graceful.watch(connection);
+                tokio::spawn(async move {
+                    let _ = connection.await;
+                    drop(slot);
+                });
+            }
+        }
+    };
+    drop(socket);
+    let _ = tokio::time::timeout(Duration::from_secs(5), graceful.shutdown()).await;
+    said
+}
