@@ -149,6 +149,19 @@ fn exported(archive: &Archive, see: &mut dyn FnMut(&Leaf<'_>)) -> Report {
     }
 }
 
+/// The log as tiles.
+fn tiles(disk: &SimDisk) -> BTreeMap<String, Vec<u8>> {
+    let mut tiles = BTreeMap::new();
+    let shared = Arc::new(disk.clone());
+    crate::export_tiles(shared, Path::new("/c"), ORIGIN, |name, bytes| {
+        tiles.insert(name.to_owned(), bytes.to_vec());
+        Ok(())
+    })
+    .unwrap();
+    assert!(tiles.len() > 2);
+    tiles
+}
+
 /// Payloads that the bundle does not hold.
 fn missing(report: &Report) -> u64 {
     let payloads = report.payloads;
@@ -213,6 +226,7 @@ fn wherever_the_power_goes_an_erasure_is_said_and_done_or_neither_and_the_bundle
         let mut opened = filled(&clean, lines_of);
         let whole = exported(&opened.archive, &mut |_| {});
         assert_eq!((missing(&whole), whole.axes.complete), (0, true));
+        let tiled = tiles(&clean);
         let first = clean.steps();
         let erased = erase(&mut opened, &request()).unwrap();
         let steps = clean.steps();
@@ -225,6 +239,11 @@ fn wherever_the_power_goes_an_erasure_is_said_and_done_or_neither_and_the_bundle
         assert_eq!((again.count, again.gone_before), (0, named().len() as u64));
         drop(opened);
         check_erased(&clean, whole.root, "no fault");
+        assert_eq!(
+            tiles(&clean),
+            tiled,
+            "entries and hashes are what they were"
+        );
         let mut done = [0; 2];
         for step in first..steps {
             for seed in 0..2 {
