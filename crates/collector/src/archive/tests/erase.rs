@@ -102,7 +102,7 @@ fn request() -> EraseRequest {
 
 /// The leaves with a payload that the request names.
 fn named() -> Vec<u64> {
-    let has = |seq: &u64| *seq > 0 && (seq + 1) % LEAVES_OF_UPLOAD != 0;
+    let has = |seq: &u64| *seq > 0 && !(seq + 1).is_multiple_of(LEAVES_OF_UPLOAD);
     let named = |seq: &u64| matches!(seq, 1..3 | 6..9) || seq % LEAVES_OF_UPLOAD == 1;
     let all = 0..UPLOADS as u64 * LEAVES_OF_UPLOAD;
     all.filter(has).filter(named).collect()
@@ -196,7 +196,7 @@ fn check_erased(disk: &SimDisk, root: Digest, what: &str) {
     opened.siem.round().unwrap();
     let bytes = archived(disk);
     for seq in 0..UPLOADS as u64 * LEAVES_OF_UPLOAD {
-        let has = seq > 0 && (seq + 1) % LEAVES_OF_UPLOAD != 0;
+        let has = seq > 0 && !(seq + 1).is_multiple_of(LEAVES_OF_UPLOAD);
         let gone = named().contains(&seq);
         let found = contains(&bytes, payload(seq).as_bytes());
         assert_eq!(found, has && !gone, "{what}: payload {seq}");
