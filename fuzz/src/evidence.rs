@@ -6,8 +6,8 @@ use std::io::Read;
 use jurat_collector::fuzzing::first_upload;
 use jurat_proof::{
     Chain, Checkpoint, Content, Cosignature, Digest, EntryView, Frontier, Hashed, Leaf, Note,
-    Quorum, Record, RecordReader, Replay, Signer as _, TilePath, Trust, Verdict, VerifierKey,
-    hash_records, leaf_hash, parse_entries, push_entry, verify, write_record,
+    Quorum, Record, RecordReader, Replay, Reveal, Signer as _, TilePath, Trust, Verdict,
+    VerifierKey, hash_records, leaf_hash, parse_entries, push_entry, verify, write_record,
 };
 use jurat_sink::line::{self, Audit, Proof};
 
@@ -300,5 +300,24 @@ pub fn siem(data: &[u8]) {
         for line in honest.split(|byte| *byte == b'\n') {
             assert!(line.is_empty() || found.contains(&rest(line)));
         }
+    }
+}
+
+/// An entry, and what somebody says it commits to: `<entry> NUL <reveal>`.
+pub fn reveal(data: &[u8]) {
+    let (entry, text) = two(data, b"\0");
+    let Ok(reveal) = Reveal::parse(&text) else {
+        return;
+    };
+    let again = Reveal::parse(reveal.encode().as_bytes());
+    assert_eq!(again.as_ref(), Ok(&reveal));
+    let Ok(view) = EntryView::parse(entry.as_bytes()) else {
+        return;
+    };
+    if reveal.holds(&view).is_ok() {
+        assert_eq!(reveal.seq, view.seq);
+        let mut other = reveal;
+        other.salt[0] ^= 1;
+        assert!(other.holds(&view).is_err(), "one salt opens a commitment");
     }
 }

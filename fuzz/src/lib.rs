@@ -9,7 +9,7 @@ mod peers;
 mod texts;
 mod witness;
 
-pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, tile, upload};
+pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{answer, enrolment, request};
 pub use texts::{redact, settings, transcript, trust};
@@ -31,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("records", records),
     ("redact", redact),
     ("request", request),
+    ("reveal", reveal),
     ("settings", settings),
     ("siem", siem),
     ("tile", tile),

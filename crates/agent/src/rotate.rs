@@ -256,6 +256,7 @@ impl Agent {
         if !signs(self.sealer.key()) {
             self.in_a_hurry = true;
             self.seal()?;
+            self.ring();
         }
         // Without room the head is signed later, and the request answered then.
         if signs(self.sealer.key()) {

@@ -22,7 +22,7 @@ use crate::cli::{
 };
 use crate::{exit, statements, words};
 
-fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
+pub(crate) fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     let config = Config::load(global.config.as_deref())?;
     let state_dir = config.state_dir(global.state_dir.as_deref())?;
     Ok((Host::real(), config, state_dir))

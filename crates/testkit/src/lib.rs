@@ -5,10 +5,12 @@ pub mod claude_cli;
 mod messages_api;
 pub mod need;
 mod peer;
+mod search;
 mod sim_disk;
 mod xorshift;
 
 pub use messages_api::{MessagesApi, Turn};
 pub use peer::{Answer, Peer, Receipts, Script, Sent};
+pub use search::{contains, files_with, holds, unpacked};
 pub use sim_disk::{Fault, SimDisk};
 pub use xorshift::Repeatable;
