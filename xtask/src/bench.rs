@@ -2,6 +2,7 @@
 
 mod collector;
 mod peers;
+mod verify;
 mod tiles;
 
 use std::fs::{self, File};
@@ -58,6 +59,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
         println!(
             "SKIPPED redactor, pipeline, reopen, collector: set JURAT_SHARED to the folder that holds corpus/"
         );
+    }
+    if wanted("verify") {
+        rows.extend(verify::verify()?);
     }
     if wanted("idle") {
         rows.push(idle()?);
