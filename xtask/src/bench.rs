@@ -2,8 +2,8 @@
 
 mod collector;
 mod peers;
-mod verify;
 mod tiles;
+mod verify;
 
 use std::fs::{self, File};
 use std::io::Write as _;
