@@ -485,13 +485,16 @@ fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) 
     let done = match &args.collector {
         Some(dir) => {
             let device = args.device.as_deref().unwrap_or_default();
-            jurat_collector::export_tiles(host.disk, dir, device, write)?
+            jurat_collector::export_tiles(host.disk, dir, device, write).map_err(Into::into)
         }
         None => {
             let ledger = home(&host, &state_dir).join("ledger");
-            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)?
+            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)
         }
     };
+    let done = done.inspect_err(|_| {
+        let _ = fs::remove_dir_all(folder);
+    })?;
     println!(
         "{} leaves in {}",
         words::number(done.size),
