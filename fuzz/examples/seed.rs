@@ -14,6 +14,12 @@ use jurat_ledger::{Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
     Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
+use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key};
+use jurat_key::{Secret, SoftwareKey};
+use jurat_ledger::{Options, Reader};
+use jurat_proof::{
+    Checkpoint, Cosignature, ForkProof, Note, Receipt, Record, RecordReader, Selection,
+    Signer as _, Withhold, consistency_proof, leaf_hash, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
@@ -135,6 +141,7 @@ fn main() {
     let mut segment = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut segment, 0).unwrap();
     seed("ledger", "segment", [&[0], segment.as_slice()].concat());
+    receipt();
     pieces();
     texts();
     peers(&note);
@@ -185,6 +192,23 @@ fn witnessed(head: &Note, policy: &str) {
     let linked = ForkProof::find(&note(&small), &note(&other), &other_proof).unwrap();
     seed("fork", "equal", equal.encode());
     seed("fork", "linked", linked.encode());
+}
+
+/// The only leaf of a collector's log, proven.
+fn receipt() {
+    let leaf = leaf_hash(ACCEPTED);
+    let head = Checkpoint {
+        origin: ORIGIN.into(),
+        size: 1,
+        root: leaf,
+    };
+    let receipt = Receipt {
+        entry: ACCEPTED.to_vec(),
+        index: 0,
+        proof: Vec::new(),
+        note: head.sign(&log_key()).unwrap(),
+    };
+    seed("receipt", "only", receipt.encode());
 }
 
 fn siem(raw: &[u8]) {

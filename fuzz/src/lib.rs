@@ -11,7 +11,7 @@ mod witness;
 
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
-pub use peers::{answer, enrolment, request};
+pub use peers::{ACCEPTED, answer, enrolment, receipt, request};
 pub use texts::{redact, settings, transcript, trust};
 pub use witness::{fork, policy, witness};
 
@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ledger", ledger),
     ("note", note),
     ("policy", policy),
+    ("receipt", receipt),
     ("records", records),
     ("redact", redact),
     ("request", request),
