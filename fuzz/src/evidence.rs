@@ -151,7 +151,7 @@ pub fn note(data: &[u8]) {
         }
     }
     for cosigner in ["witness", "archive"] {
-        if let Ok(key) = VerifierKey::cosigner(cosigner, key.verifier_key().key) {
+        if let Ok(key) = VerifierKey::cosigner(cosigner, key.public_key()) {
             let _ = Cosignature::find(&note, &key);
         }
     }

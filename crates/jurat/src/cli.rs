@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::statements::StatementArgs;
 use crate::{commands, demo, exit, witness};
 
 #[derive(Parser)]
@@ -236,6 +237,8 @@ pub(crate) struct ExportArgs {
     /// Leave out the payload of this leaf (may be given again)
     #[arg(long, value_name = "LEAF")]
     pub(crate) withhold: Vec<u64>,
+    #[command(flatten)]
+    pub(crate) statement: StatementArgs,
 }
 
 #[derive(Args)]

@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cli::{
     EnrollArgs, ExportArgs, Global, LogArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs,
 };
-use crate::{exit, words};
+use crate::{exit, statements, words};
 
 fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     let config = Config::load(global.config.as_deref())?;
@@ -361,6 +361,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
 
 pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
+    if args.statement.is_asked() {
+        return statements::export(&host, &state_dir, &args.statement, &args.output);
+    }
     let file = File::create_new(&args.output)
         .with_context(|| format!("creating {}", args.output.display()))?;
     let out = BufWriter::new(&file);

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod demo;
 mod exit;
+mod statements;
 mod witness;
 mod words;
 

@@ -6,10 +6,12 @@
 //! when dropped.
 
 mod os;
+mod p256;
 mod secret;
 mod software;
 pub mod tls;
 
+pub use p256::P256Key;
 pub use secret::Secret;
 pub use software::SoftwareKey;
 

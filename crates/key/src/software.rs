@@ -11,6 +11,7 @@ use crate::{KeyError, Secret};
 /// An Ed25519 key whose seed is a file. Always labelled `software`.
 pub struct SoftwareKey {
     pair: Ed25519KeyPair,
+    public: [u8; 32],
     verifier: VerifierKey,
 }
 
@@ -49,12 +50,16 @@ impl SoftwareKey {
             .map_err(|_| malformed("Ed25519 key"))?;
         let verifier =
             make(name, public).map_err(|_| malformed("name that a signed note can bear"))?;
-        Ok(Self { pair, verifier })
+        Ok(Self {
+            pair,
+            public,
+            verifier,
+        })
     }
 
     /// The public half.
     pub fn public_key(&self) -> [u8; 32] {
-        self.verifier.key
+        self.public
     }
 
     /// The public half with its name, as verifiers are given it.

@@ -182,6 +182,7 @@ impl<W: Write> BundleWriter<W> {
     fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
+        header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(0o644);
         header.set_cksum();
         self.tar.append_data(&mut header, name, bytes)

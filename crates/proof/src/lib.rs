@@ -38,9 +38,7 @@ pub use entry::{Context, EntryError, EntryView};
 pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
 pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
-pub use note::{
-    Note, NoteError, Signature, Signer, SignerError, VerifierKey, is_canonical_ed25519,
-};
+pub use note::{Note, NoteError, PublicKey, Signature, Signer, SignerError, VerifierKey};
 pub use policy::{Holding, POLICY_BYTES_MAX, Policy, PolicyError, PolicyWitness};
 pub use receipt::{RECEIPT_BYTES_MAX, Receipt, ReceiptError, Received};
 pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, write_record};

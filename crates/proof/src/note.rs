@@ -1,18 +1,22 @@
 //! C2SP signed notes: text, signatures, verifier keys.
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ED25519, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::sha256;
 
-/// The most bytes of a note; room for 16 signatures of ML-DSA size.
+/// The most bytes of a note; room for 16 signatures of ML-DSA-87, the largest of its kind.
 pub(crate) const NOTE_BYTES_MAX: usize = 128 * 1024;
 /// The most signature lines that are looked at.
 pub(crate) const SIGNATURES_MAX: usize = 64;
 
 /// Signature type of a plain Ed25519 signature (C2SP signed-note).
 pub(crate) const ALG_ED25519: u8 = 0x01;
+/// Signature type of ECDSA over SHA-256 (C2SP signed-note, as transparency-dev/formats does it).
+pub(crate) const ALG_ECDSA: u8 = 0x02;
 /// Signature type of a timestamped Ed25519 cosignature (C2SP tlog-cosignature).
 pub(crate) const ALG_COSIGNATURE: u8 = 0x04;
 
@@ -125,7 +129,7 @@ fn parse_signature(line: &str) -> Option<Signature> {
     let (name, blob) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
     let blob = BASE64.decode(blob).ok()?;
     let (key_id, bytes) = blob.split_first_chunk::<4>()?;
-    if name.is_empty() || name.contains('+') || bytes.is_empty() {
+    if !is_name(name) || bytes.is_empty() {
         return None;
     }
     Some(Signature {
@@ -135,15 +139,85 @@ fn parse_signature(line: &str) -> Option<Signature> {
     })
 }
 
+/// What a key may be called: not empty, without plus sign and Unicode spaces.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains('+') && !name.contains(char::is_whitespace)
+}
+
+/// A public key that notes can be verified with. Only the one canonical form of each can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublicKey {
+    /// An Ed25519 point: canonical, not of small order.
+    Ed25519([u8; 32]),
+    /// A P-256 point on the curve: 0x04, x, y.
+    P256([u8; 65]),
+}
+
+/// All that stands before the point in the SubjectPublicKeyInfo of an uncompressed P-256 key.
+const P256_SPKI: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// The same for Ed25519 (RFC 8410).
+const ED25519_SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+impl PublicKey {
+    fn ed25519(key: [u8; 32]) -> Result<Self, NoteError> {
+        if is_canonical_ed25519(&key) {
+            Ok(Self::Ed25519(key))
+        } else {
+            Err(NoteError::Key("not canonical, or of small order"))
+        }
+    }
+
+    fn p256(point: [u8; 65]) -> Result<Self, NoteError> {
+        if point[0] != 0x04 || ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).is_err() {
+            return Err(NoteError::Key("not an uncompressed point of P-256"));
+        }
+        Ok(Self::P256(point))
+    }
+
+    /// The point as it is encoded: 32 or 65 bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Ed25519(key) => key,
+            Self::P256(point) => point,
+        }
+    }
+
+    /// The key as DER (SubjectPublicKeyInfo), which other tools read.
+    pub fn spki(&self) -> Vec<u8> {
+        let head: &[u8] = match self {
+            Self::Ed25519(_) => &ED25519_SPKI,
+            Self::P256(_) => &P256_SPKI,
+        };
+        [head, self.bytes()].concat()
+    }
+
+    /// Verifies one signature. aws-lc-rs decides, one signature at a time, never a batch.
+    fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        let algorithm: &'static dyn VerificationAlgorithm = match self {
+            Self::Ed25519(_) => &ED25519,
+            Self::P256(_) => &ECDSA_P256_SHA256_ASN1,
+        };
+        UnparsedPublicKey::new(algorithm, self.bytes())
+            .verify(message, signature)
+            .is_ok()
+    }
+}
+
 /// A public key with its name: `<name>+<hex key id>+<base64 of type and key>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifierKey {
     /// The name, for a log its origin.
     pub name: String,
-    /// The signature type: 0x01 or 0x04.
+    /// The signature type: 0x01, 0x02 or 0x04.
     pub alg: u8,
-    /// The Ed25519 public key.
-    pub key: [u8; 32],
+    /// The public key, of the kind that belongs to the type.
+    pub key: PublicKey,
 }
 
 impl VerifierKey {
@@ -153,7 +227,7 @@ impl VerifierKey {
     /// [`NoteError::Key`] when the name cannot stand in a note, or the point is not canonical or
     /// of small order.
     pub fn ed25519(name: &str, key: [u8; 32]) -> Result<Self, NoteError> {
-        Self::new(name, ALG_ED25519, key)
+        Self::new(name, ALG_ED25519, PublicKey::ed25519(key)?)
     }
 
     /// A key that makes timestamped cosignatures.
@@ -161,21 +235,23 @@ impl VerifierKey {
     /// # Errors
     /// As [`VerifierKey::ed25519`].
     pub fn cosigner(name: &str, key: [u8; 32]) -> Result<Self, NoteError> {
-        Self::new(name, ALG_COSIGNATURE, key)
+        Self::new(name, ALG_COSIGNATURE, PublicKey::ed25519(key)?)
     }
 
-    fn new(name: &str, alg: u8, key: [u8; 32]) -> Result<Self, NoteError> {
-        if name.is_empty()
-            || name.len() > 512
-            || name.contains('+')
-            || name.contains(char::is_whitespace)
-        {
+    /// A P-256 key, given as its uncompressed point.
+    ///
+    /// # Errors
+    /// [`NoteError::Key`] when the name cannot stand in a note, or the point is compressed or not
+    /// on the curve.
+    pub fn p256(name: &str, point: [u8; 65]) -> Result<Self, NoteError> {
+        Self::new(name, ALG_ECDSA, PublicKey::p256(point)?)
+    }
+
+    fn new(name: &str, alg: u8, key: PublicKey) -> Result<Self, NoteError> {
+        if !is_name(name) || name.len() > 512 {
             return Err(NoteError::Key(
                 "the name is empty, too long, or has a space or plus sign",
             ));
-        }
-        if !is_canonical_ed25519(&key) {
-            return Err(NoteError::Key("not canonical, or of small order"));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -188,7 +264,7 @@ impl VerifierKey {
     ///
     /// # Errors
     /// [`NoteError::Key`] when it is not one, its id does not belong to the key, or the type is
-    /// neither Ed25519 nor a timestamped Ed25519 cosignature.
+    /// none of Ed25519, ECDSA and the timestamped Ed25519 cosignature.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
         let mut parts = text.trim().splitn(3, '+');
         let (Some(name), Some(id), Some(blob)) = (parts.next(), parts.next(), parts.next()) else {
@@ -200,22 +276,41 @@ impl VerifierKey {
         let Some((&alg, key)) = blob.split_first() else {
             return Err(NoteError::Key("empty"));
         };
-        if alg != ALG_ED25519 && alg != ALG_COSIGNATURE {
-            return Err(NoteError::Key("the key is of an unknown type"));
-        }
-        let key = key
-            .try_into()
-            .map_err(|_| NoteError::Key("an Ed25519 key has 32 bytes"))?;
-        let key = Self::new(name, alg, key)?;
+        let public = match alg {
+            ALG_ED25519 | ALG_COSIGNATURE => {
+                let key = key.try_into();
+                PublicKey::ed25519(key.map_err(|_| NoteError::Key("an Ed25519 key has 32 bytes"))?)?
+            }
+            ALG_ECDSA => {
+                let point = key.strip_prefix(P256_SPKI.as_slice());
+                let point = point.and_then(|point| point.try_into().ok());
+                PublicKey::p256(point.ok_or(NoteError::Key("not the SPKI of a P-256 key"))?)?
+            }
+            _ => return Err(NoteError::Key("the key is of an unknown type")),
+        };
+        let key = Self::new(name, alg, public)?;
         if id != hex4(key.id()) {
             return Err(NoteError::Key("the id does not belong to the key"));
         }
         Ok(key)
     }
 
-    /// The key id: the first four bytes of `SHA-256(name || LF || type || key)`.
+    /// The key as it stands in the text form, behind its type.
+    fn encoded(&self) -> Vec<u8> {
+        match &self.key {
+            PublicKey::Ed25519(key) => key.to_vec(),
+            PublicKey::P256(_) => self.key.spki(),
+        }
+    }
+
+    /// The key id: the first four bytes of `SHA-256(name || LF || type || key)`; for ECDSA of
+    /// `SHA-256(SPKI)`, without name and type.
     pub fn id(&self) -> [u8; 4] {
-        let digest = sha256(&[self.name.as_bytes(), b"\n", &[self.alg], &self.key]);
+        let key = self.encoded();
+        let digest = match self.alg {
+            ALG_ECDSA => sha256(&[&key]),
+            alg => sha256(&[self.name.as_bytes(), b"\n", &[alg], &key]),
+        };
         [digest.0[0], digest.0[1], digest.0[2], digest.0[3]]
     }
 
@@ -224,22 +319,19 @@ impl VerifierKey {
         signature.name == self.name && signature.key_id == self.id()
     }
 
-    /// Verifies a plain signature. One library decides, one signature at a time.
+    /// Verifies a plain signature over a note's text.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.alg == ALG_ED25519 && self.verify_raw(message, signature)
+        self.alg != ALG_COSIGNATURE && self.verify_raw(message, signature)
     }
 
     pub(crate) fn verify_raw(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.key)
-            .verify(message, signature)
-            .is_ok()
+        self.key.verify(message, signature)
     }
 }
 
 impl std::fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut blob = vec![self.alg];
-        blob.extend_from_slice(&self.key);
+        let blob = [&[self.alg], self.encoded().as_slice()].concat();
         write!(
             f,
             "{}+{}+{}",
@@ -257,7 +349,7 @@ fn hex4(id: [u8; 4]) -> String {
 /// Whether these 32 bytes are the one canonical form of an Ed25519 point that is not of small order.
 ///
 /// Libraries disagree on other encodings; refusing them keeps two verifiers from disagreeing.
-pub fn is_canonical_ed25519(key: &[u8; 32]) -> bool {
+fn is_canonical_ed25519(key: &[u8; 32]) -> bool {
     let mut y = *key;
     let sign = y[31] >> 7;
     y[31] &= 0x7f;

@@ -111,20 +111,20 @@ fn message(origin: &str, from: &VerifierKey) -> Vec<u8> {
 ///
 /// # Errors
 /// [`SignerError`] when the old key cannot sign.
-pub fn sign_reenrolment(old: &dyn Signer, new: &[u8; 32]) -> Result<String, SignerError> {
+pub fn sign_reenrolment(old: &dyn Signer, new: &[u8]) -> Result<String, SignerError> {
     let message = reenrolment_message(&old.verifier_key().name, new);
     Ok(BASE64.encode(old.sign(message.as_bytes())?))
 }
 
 /// Whether the key of a log signed that this public key opens the log's next epoch.
-pub fn verify_reenrolment(old: &VerifierKey, new: &[u8; 32], signature: &str) -> bool {
+pub fn verify_reenrolment(old: &VerifierKey, new: &[u8], signature: &str) -> bool {
     let Ok(signature) = BASE64.decode(signature) else {
         return false;
     };
     old.verify(reenrolment_message(&old.name, new).as_bytes(), &signature)
 }
 
-fn reenrolment_message(origin: &str, new: &[u8; 32]) -> String {
+fn reenrolment_message(origin: &str, new: &[u8]) -> String {
     format!("jurat/reenrolment/v1\0{origin}\0{}", BASE64.encode(new))
 }
 
@@ -179,7 +179,8 @@ pub(crate) mod tests {
             assert_eq!(parse(&detail), Err(RotationError::Malformed(name)));
             assert_eq!(with(name, "!"), RotationError::Malformed(name));
         }
-        let cosigner = VerifierKey::cosigner(ORIGIN, new.1.key).unwrap();
+        let cosigner =
+            VerifierKey::cosigner(ORIGIN, new.1.key.bytes().try_into().unwrap()).unwrap();
         assert_eq!(
             with("key", &cosigner.to_string()),
             RotationError::Malformed("key")
@@ -212,17 +213,17 @@ pub(crate) mod tests {
     #[test]
     fn a_reenrolment_counts_only_for_the_log_and_the_key_that_were_signed() {
         let (old, new) = (Key::new(1, ORIGIN), Key::new(2, "unnamed"));
-        let signature = sign_reenrolment(&old, &new.1.key).unwrap();
-        assert!(verify_reenrolment(&old.1, &new.1.key, &signature));
+        let signature = sign_reenrolment(&old, new.1.key.bytes()).unwrap();
+        assert!(verify_reenrolment(&old.1, new.1.key.bytes(), &signature));
         assert!(!verify_reenrolment(&old.1, &[7; 32], &signature));
-        assert!(!verify_reenrolment(&new.1, &new.1.key, &signature));
+        assert!(!verify_reenrolment(&new.1, new.1.key.bytes(), &signature));
         let next = Key::new(1, "example.org/jurat/d/1");
-        assert!(!verify_reenrolment(&next.1, &new.1.key, &signature));
-        assert!(!verify_reenrolment(&old.1, &new.1.key, "?"));
+        assert!(!verify_reenrolment(&next.1, new.1.key.bytes(), &signature));
+        assert!(!verify_reenrolment(&old.1, new.1.key.bytes(), "?"));
         // A head is no consent, and a consent is no head.
         assert!(!verify_reenrolment(
             &old.1,
-            &new.1.key,
+            new.1.key.bytes(),
             &BASE64.encode(old.sign(b"a head\n").unwrap())
         ));
     }

@@ -20,11 +20,7 @@ use crate::{Log, honest, rewritten};
 /// Builds `interop/go/witness`; `None`, and the test is skipped, where Go or its modules are not to be had.
 fn judge(test: &str) -> Option<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let installed = [PathBuf::from("/usr/local/go/bin/go")];
-    let go = match installed.into_iter().find(|path| path.is_file()) {
-        Some(go) => go,
-        None => need::program(test, "go", "golang")?,
-    };
+    let go = need::go(test)?;
     match BUILT.get_or_init(|| build(&go)) {
         Ok(path) => Some(path),
         Err(why) => {

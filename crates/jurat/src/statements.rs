@@ -1,0 +1,143 @@
+//! `jurat export --cose` and `--dsse`: what this device's log says in the formats of others, signed
+//! with its key.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use jurat_agent::Enrolment;
+use jurat_disk::Host;
+use jurat_key::{Secret, SoftwareKey};
+use jurat_ledger::Reader;
+use jurat_proof::{Checkpoint, Digest, Note, Record, Signer, VerifierKey, leaf_hash, parse_leaves};
+use jurat_seal::kind;
+use jurat_statement::{InclusionBuilder, SessionBuilder};
+
+use crate::exit;
+
+/// The flags of `jurat export` for statements.
+#[derive(Args)]
+pub(crate) struct StatementArgs {
+    /// Instead of a bundle: a COSE receipt (RFC 9942) that this leaf is in the log
+    #[arg(long, value_name = "SEQ", conflicts_with_all = ["collector", "dsse"])]
+    cose: Option<u64>,
+    /// Instead of a bundle: an in-toto statement about this session, in a DSSE envelope
+    #[arg(long, value_name = "SESSION", conflicts_with = "collector")]
+    dsse: Option<String>,
+    /// With --cose or --dsse: write the key that verifies it into this file, PEM; must not exist
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+}
+
+impl StatementArgs {
+    pub(crate) fn is_asked(&self) -> bool {
+        self.cose.is_some() || self.dsse.is_some() || self.public_key.is_some()
+    }
+}
+
+pub(crate) fn export(
+    host: &Host,
+    state_dir: &Path,
+    args: &StatementArgs,
+    output: &Path,
+) -> Result<u8> {
+    let enrolment = Enrolment::load(host, state_dir)?;
+    let seed = Secret::load(host, &state_dir.join("keys/log.key"))?;
+    let key = SoftwareKey::log(&seed, &enrolment.origin)?;
+    let ledger = state_dir.join("ledger");
+    let read = || Reader::open(host.disk.clone(), &ledger, 0);
+    let statement = match (args.cose, &args.dsse) {
+        (Some(index), _) => {
+            let head = head(read()?, key.verifier_key(), index.saturating_add(1))?;
+            let mut inclusion = InclusionBuilder::new(head, index)?;
+            leaves(read()?, |leaf| {
+                match leaf {
+                    Leaf::Entry(entry) => inclusion.push(leaf_hash(entry)),
+                    Leaf::Withheld(hashes) => {
+                        hashes.iter().for_each(|hash| inclusion.push(Digest(*hash)));
+                    }
+                }
+                Ok(())
+            })?;
+            jurat_statement::receipt(&key, &inclusion.finish()?)?
+        }
+        (None, Some(session)) => {
+            let head = head(read()?, key.verifier_key(), 1)?;
+            let mut builder = SessionBuilder::new(head, session);
+            leaves(read()?, |leaf| {
+                match leaf {
+                    Leaf::Entry(entry) => builder.entry(entry)?,
+                    Leaf::Withheld(hashes) => builder.withheld(hashes),
+                }
+                Ok(())
+            })?;
+            jurat_statement::envelope(&key, &builder.finish()?)?.into_bytes()
+        }
+        (None, None) => bail!("--public-key goes with --cose or --dsse"),
+    };
+    write(output, &statement)?;
+    if let Some(path) = &args.public_key {
+        let pem = jurat_statement::public_key_pem(&key.verifier_key().key);
+        write(path, pem.as_bytes())?;
+    }
+    println!("{} bytes in {}", statement.len(), output.display());
+    Ok(exit::YES)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file =
+        File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.with_context(|| {
+        let _ = fs::remove_file(path);
+        format!("writing {}", path.display())
+    })
+}
+
+/// The newest head of at least this size that this key signed and that came back cosigned; else
+/// the newest one that it signed.
+fn head(mut reader: Reader, key: &VerifierKey, least: u64) -> Result<Checkpoint> {
+    let (mut signed, mut cosigned) = (None, None);
+    while let Some(item) = reader.next_record()? {
+        let slot = match item.kind {
+            kind::CHECKPOINT => &mut signed,
+            kind::COSIGNED => &mut cosigned,
+            _ => continue,
+        };
+        let Ok(note) = Note::parse(item.body) else {
+            continue;
+        };
+        if note.is_signed_by(key) == Ok(true)
+            && let Ok(checkpoint) = Checkpoint::parse(&note.text)
+        {
+            *slot = Some(checkpoint);
+        }
+    }
+    cosigned
+        .filter(|head: &Checkpoint| head.size >= least)
+        .or(signed)
+        .context("the ledger holds no checkpoint signed by this device's key yet")
+}
+
+enum Leaf<'a> {
+    Entry(&'a [u8]),
+    Withheld(&'a [[u8; 32]]),
+}
+
+/// Gives every leaf in order. The ledger must begin with leaf 0: pruned leaves are there as hashes.
+fn leaves(mut reader: Reader, mut each: impl FnMut(Leaf<'_>) -> Result<()>) -> Result<()> {
+    while let Some(item) = reader.next_record()? {
+        match item.kind {
+            kind::ENTRY => each(Leaf::Entry(item.body))?,
+            kind::LEAVES => {
+                if let Some(Record::Leaves { hashes, .. }) = parse_leaves(item.body) {
+                    each(Leaf::Withheld(hashes))?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
