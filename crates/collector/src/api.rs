@@ -19,7 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::Refused;
 use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement};
 use crate::devices::Device;
+use crate::logs;
 use crate::queue::Queue;
+use crate::tiles::TileStore;
 
 /// What every request sees.
 pub(crate) struct Api {
@@ -30,6 +32,9 @@ pub(crate) struct Api {
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
     pub(crate) room: Room,
+    pub(crate) tiles: Arc<TileStore>,
+    pub(crate) read_token: Secret,
+    pub(crate) public_logs: bool,
     /// Told when the archive failed: the server stops and is opened anew.
     pub(crate) failed: watch::Sender<Option<String>>,
 }
@@ -40,6 +45,8 @@ pub(crate) struct Room {
     uploads: Arc<Semaphore>,
     /// Uploads that are judged: each holds its records uncompressed, and one core.
     judging: Arc<Semaphore>,
+    /// Requests for tiles and receipts: each holds up to an upload's records.
+    pub(crate) reading: Arc<Semaphore>,
 }
 
 /// All uploads under way together, in KiB.
@@ -53,6 +60,7 @@ impl Room {
         Self {
             uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
             judging: Arc::new(Semaphore::new(cores)),
+            reading: Arc::new(Semaphore::new(cores)),
         }
     }
 
@@ -68,7 +76,7 @@ impl Room {
     }
 }
 
-type Ctx = State<Arc<Api>>;
+pub(crate) type Ctx = State<Arc<Api>>;
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
@@ -81,6 +89,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/enroll", post(enroll))
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
+        .route("/v1/receipt", get(logs::receipt))
+        .route("/logs/{log}/{*path}", get(logs::read))
         .with_state(api)
 }
 
@@ -115,13 +125,13 @@ pub(crate) fn fail(failed: &watch::Sender<Option<String>>, why: String) {
     });
 }
 
-fn bearer(headers: &HeaderMap) -> &str {
+pub(crate) fn bearer(headers: &HeaderMap) -> &str {
     text(headers, "authorization")
         .strip_prefix("Bearer ")
         .unwrap_or_default()
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
@@ -174,7 +184,7 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Ref
 }
 
 /// Counts a refusal and logs it.
-fn refuse(api: &Api, refused: Refused) -> Refused {
+pub(crate) fn refuse(api: &Api, refused: Refused) -> Refused {
     tracing::warn!(
         code = refused.refusal.code,
         message = refused.refusal.message,
@@ -185,7 +195,7 @@ fn refuse(api: &Api, refused: Refused) -> Refused {
 }
 
 /// The device that a request names, when its bearer token is the right one.
-fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
+pub(crate) fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
     let device = api.archive.device(text(headers, header::DEVICE));
     device
         .filter(|device| device.accepts_token(bearer(headers)))
@@ -196,7 +206,7 @@ fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> 
 }
 
 /// Authenticates a request of this device: signature, time, nonce, in this order.
-fn authenticate(
+pub(crate) fn authenticate(
     api: &Api,
     device: &Device,
     headers: &HeaderMap,
@@ -274,7 +284,7 @@ async fn batches(State(api): Ctx, request: HttpRequest) -> Result<Json<Accepted>
     done.map(Json).map_err(|refused| refuse(&api, refused))
 }
 
-fn bug(error: &tokio::task::JoinError) -> Refused {
+pub(crate) fn bug(error: &tokio::task::JoinError) -> Refused {
     tracing::error!(%error, "a bug: taking an upload panicked");
     let message = "the collector failed; nothing was acknowledged";
     Refused::new(500, "bug", message)

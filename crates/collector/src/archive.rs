@@ -800,4 +800,4 @@ pub(crate) fn split_upload(body: &[u8]) -> Result<(UploadHeader, &[u8]), Archive
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,14 +16,17 @@ mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ingest;
+mod logs;
 mod own_log;
 mod queue;
 mod serve;
 mod settings;
 mod siem;
+mod tiles;
 
 pub use archive::{Archive, ArchiveError, Stats};
 pub use export::{ExportError, export, export_folder};
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};
+pub use tiles::{Levels, TilesExportError, export_tiles};

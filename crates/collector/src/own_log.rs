@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 /// A tree of entries about the collector itself.
 pub(crate) struct OwnLog {
     pub(crate) frontier: Frontier,
+    pub(crate) origin: String,
     boot: String,
-    origin: String,
 }
 
 impl OwnLog {

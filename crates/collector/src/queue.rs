@@ -50,14 +50,14 @@ impl Queue {
     }
 }
 
-/// Writes until it is stopped. `bell` is rung after every commit.
+/// Writes until it is stopped. The bells are rung after every commit.
 ///
 /// # Errors
 /// [`ArchiveError`]: who waits gets no answer.
 pub(crate) fn write(
     mut writer: Writer,
     inbox: &Inbox,
-    bell: &SyncSender<()>,
+    bells: &[SyncSender<()>],
 ) -> Result<(), ArchiveError> {
     let mut sealed = Instant::now();
     let mut stop = false;
@@ -91,16 +91,22 @@ pub(crate) fn write(
                 // Who asked may have gone; it is stored nevertheless.
                 let _ = answer.send(done);
             }
-            // It is rung already when this fails.
-            let _ = bell.try_send(());
+            ring(bells);
         }
         if stop || sealed.elapsed() >= SEAL {
             sealed = Instant::now();
             if writer.own_log_has_news() {
                 writer.seal_own_log()?;
-                let _ = bell.try_send(());
+                ring(bells);
             }
         }
     }
     Ok(())
+}
+
+fn ring(bells: &[SyncSender<()>]) {
+    for bell in bells {
+        // It is rung already when this fails.
+        let _ = bell.try_send(());
+    }
 }

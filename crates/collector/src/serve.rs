@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{Api, Room, fail, router};
 use crate::queue::{self, Queue};
 use crate::siem::{Progress, Projection};
+use crate::tiles::TileStore;
 use crate::{Archive, ArchiveError, Settings};
 
 /// The most connections at a time; the next one waits.
@@ -131,6 +132,7 @@ impl Builder {
             })?;
         let fingerprint_key =
             Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
+        let read_token = Secret::load_or_create(&host, &settings.dir.join("read.token"))?;
         let tls = TlsAcceptor::from(Arc::new(tls::server(&settings.certificate, &settings.key)?));
         let listener =
             TcpListener::bind(settings.listen)
@@ -145,17 +147,29 @@ impl Builder {
         })?;
         let (failed, failure) = watch::channel(None);
         let (queue, inbox) = queue::queue();
-        let (bell, rung) = std::sync::mpsc::sync_channel(1);
+        let (siem_bell, siem_rung) = std::sync::mpsc::sync_channel(1);
+        let (tiles_bell, tiles_rung) = std::sync::mpsc::sync_channel(1);
         let writing = start("jurat-archive", &failed, move || {
-            queue::write(writer, &inbox, &bell)
+            queue::write(writer, &inbox, &[siem_bell, tiles_bell])
         })?;
-        let mut threads = vec![writing];
+        let tiles = TileStore::new(
+            archive.clone(),
+            host.disk.clone(),
+            &settings.dir.join("tiles"),
+        );
+        let tiles = Arc::new(tiles);
+        let following = tiles.clone();
+        let laying = start("jurat-tiles", &failed, move || {
+            following.run(&tiles_rung);
+            Ok(())
+        })?;
+        let mut threads = vec![writing, laying];
         let mut siem_progress = None;
         if let Some(siem) = siem {
             let (progress, watched) = watch::channel(Progress::default());
             siem_progress = Some(watched);
             threads.push(start("jurat-siem", &failed, move || {
-                siem.run(&rung, &progress)
+                siem.run(&siem_rung, &progress)
             })?);
         }
         let api = Api {
@@ -166,6 +180,9 @@ impl Builder {
             fingerprint_key,
             domain: settings.domain,
             room: Room::new(),
+            tiles,
+            read_token,
+            public_logs: settings.public_logs,
             failed,
         };
         let (stop, stopped) = watch::channel(false);

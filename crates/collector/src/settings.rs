@@ -32,6 +32,10 @@ pub struct Settings {
     /// How often a device should upload, in seconds. Default 10.
     #[serde(default = "default_upload")]
     pub next_upload_s: u64,
+    /// Whether anyone may read the devices' logs below `/logs/`. Default: who has the token in
+    /// `read.token`.
+    #[serde(default)]
+    pub public_logs: bool,
 }
 
 fn default_listen() -> SocketAddr {
@@ -131,6 +135,7 @@ impl Settings {
             token_file,
             siem_file: Some(dir.join("siem.jsonl")),
             next_upload_s: 2,
+            public_logs: false,
         })
     }
 }

@@ -214,8 +214,11 @@ fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
 #[derive(Args)]
 pub(crate) struct ExportArgs {
     /// Where to write the bundle; must not exist
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "tiles")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the log as C2SP tiles into this folder instead; must not exist
+    #[arg(long, value_name = "FOLDER", conflicts_with = "output")]
+    pub(crate) tiles: Option<PathBuf>,
     /// Export from a collector's folder instead, which holds what this device may have removed
     #[arg(long, value_name = "DIR")]
     pub(crate) collector: Option<PathBuf>,

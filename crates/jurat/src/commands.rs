@@ -361,11 +361,18 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
 
 pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    if args.statement.is_asked() {
-        return statements::export(&host, &state_dir, &args.statement, &args.output);
+    if let Some(folder) = &args.tiles {
+        return export_tiles(host, &state_dir, args, folder);
     }
-    let file = File::create_new(&args.output)
-        .with_context(|| format!("creating {}", args.output.display()))?;
+    let output = args
+        .output
+        .as_deref()
+        .context("name a file with --output")?;
+    if args.statement.is_asked() {
+        return statements::export(&host, &state_dir, &args.statement, output);
+    }
+    let file =
+        File::create_new(output).with_context(|| format!("creating {}", output.display()))?;
     let out = BufWriter::new(&file);
     let wanted = match (&args.session, &args.range, &args.since) {
         (Some(session), ..) => Selection::Session(session.clone()),
@@ -385,15 +392,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
         }
         None => {
             let ledger = state_dir.join("ledger");
-            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(|error| {
-                match error {
-                    jurat_proof::ExportError::Begins { first } => anyhow::anyhow!(
-                        "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, \
-                         which holds all of them"
-                    ),
-                    error => error.into(),
-                }
-            })
+            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(begins_later)
         }
     };
     match done {
@@ -403,7 +402,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
             println!(
                 "{} leaves ({from} up to {to}) in {}",
                 words::number(to - from),
-                args.output.display()
+                output.display()
             );
             if exported.withheld > 0 {
                 println!(
@@ -413,16 +412,58 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
             }
             println!(
                 "verify: jurat verify {} --trust {}",
-                args.output.display(),
+                output.display(),
                 state_dir.join("trust.txt").display()
             );
             Ok(exit::YES)
         }
         Err(error) => {
-            let _ = fs::remove_file(&args.output);
+            let _ = fs::remove_file(output);
             Err(error)
         }
     }
+}
+
+/// What was removed from this machine after it was archived stands at the collector.
+fn begins_later(error: jurat_seal::ExportError) -> anyhow::Error {
+    match error {
+        jurat_seal::ExportError::Begins { first } => anyhow::anyhow!(
+            "the ledger begins at leaf {first}; `jurat export --collector DIR` exports from the collector, \
+             which holds all of them"
+        ),
+        error => error.into(),
+    }
+}
+
+fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) -> Result<u8> {
+    fs::create_dir(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.join(path);
+        fs::create_dir_all(jurat_disk::parent(&path))?;
+        fs::write(path, bytes)
+    };
+    let done = match &args.collector {
+        Some(dir) => {
+            let device = args.device.as_deref().unwrap_or_default();
+            jurat_collector::export_tiles(host.disk, dir, device, write)?
+        }
+        None => {
+            let ledger = state_dir.join("ledger");
+            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)?
+        }
+    };
+    println!(
+        "{} leaves in {}",
+        words::number(done.size),
+        folder.display()
+    );
+    if done.entries_missing > 0 {
+        println!(
+            "{} entries are not here: the bundles they belong to were left out",
+            words::number(done.entries_missing)
+        );
+    }
+    Ok(exit::YES)
 }
 
 pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {

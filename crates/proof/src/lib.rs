@@ -24,6 +24,7 @@ mod replay;
 mod request;
 mod reveal;
 mod rotation;
+mod tile;
 mod tree;
 mod trust;
 mod verdict;
@@ -46,6 +47,10 @@ pub use replay::{Replay, ReplayError, SessionSummary, Summary};
 pub use request::Request;
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use tile::{
+    EntryBundleError, Prover, TILE_WIDTH, Tile, TileError, TilePath, TileWriteError, TileWriter,
+    Tiled, Tiles, parse_entries, push_entry, tile_root,
+};
 pub use tree::{
     Frontier, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
     inclusion_proof, leaf_hash, node_hash, root_of, verify_consistency, verify_inclusion,

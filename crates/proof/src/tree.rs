@@ -231,6 +231,18 @@ pub fn verify_inclusion(
     proof: &[Digest],
     root: &Digest,
 ) -> Result<(), ProofError> {
+    verify_inclusion_by(&mut node_hash, index, size, leaf, proof, root)
+}
+
+/// Likewise, with this hash of a node: who checks millions of proofs of one tree remembers them.
+pub(crate) fn verify_inclusion_by(
+    node_hash: &mut dyn FnMut(&Digest, &Digest) -> Digest,
+    index: u64,
+    size: u64,
+    leaf: &Digest,
+    proof: &[Digest],
+    root: &Digest,
+) -> Result<(), ProofError> {
     if index >= size {
         return Err(ProofError::OutOfRange);
     }
@@ -267,6 +279,18 @@ pub fn verify_inclusion(
 ///
 /// A size of 0 proves nothing and is refused.
 pub fn verify_consistency(
+    old: u64,
+    new: u64,
+    old_root: &Digest,
+    new_root: &Digest,
+    proof: &[Digest],
+) -> Result<(), ProofError> {
+    verify_consistency_by(&mut node_hash, old, new, old_root, new_root, proof)
+}
+
+/// As [`verify_inclusion_by`].
+pub(crate) fn verify_consistency_by(
+    node_hash: &mut dyn FnMut(&Digest, &Digest) -> Digest,
     old: u64,
     new: u64,
     old_root: &Digest,

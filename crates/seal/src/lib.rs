@@ -11,7 +11,9 @@ mod export;
 mod prune;
 mod sealer;
 mod sessions;
+mod tiles;
 
 pub use export::{ExportError, export};
 pub use prune::{Prune, Pruned};
 pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};
+pub use tiles::export_tiles;

@@ -15,15 +15,16 @@ use serde_json::{Value, json};
 use super::*;
 use crate::siem::Projection;
 
-const ORIGIN: &str = "example.org/jurat/d/0";
+pub(crate) const ORIGIN: &str = "example.org/jurat/d/0";
 const UPLOADS: usize = 5;
 
 /// What a device sends: the same in every run.
 fn uploads(key: &SoftwareKey) -> Vec<(u64, Vec<u8>)> {
-    uploads_of(ORIGIN, key)
+    uploads_of(ORIGIN, key, 1)
 }
 
-fn uploads_of(origin: &str, key: &SoftwareKey) -> Vec<(u64, Vec<u8>)> {
+/// Likewise of another log, with this many entries and a `batch.sealed` in each upload.
+pub(crate) fn uploads_of(origin: &str, key: &SoftwareKey, entries: usize) -> Vec<(u64, Vec<u8>)> {
     let mut frontier = Frontier::default();
     let mut chain = Chain::new(origin);
     let mut out = Vec::new();
@@ -44,8 +45,11 @@ fn uploads_of(origin: &str, key: &SoftwareKey) -> Vec<(u64, Vec<u8>)> {
             chain.push(&leaf_hash(entry.as_bytes()));
             chain.0.to_string()
         };
-        let head = add(json!({ "object": "x".repeat(number * 300) }));
-        add(json!({ "kind": "batch.sealed", "detail": { "count": 1, "chain": head } }));
+        let mut head = String::new();
+        for _ in 0..entries {
+            head = add(json!({ "object": "x".repeat(number * 300) }));
+        }
+        add(json!({ "kind": "batch.sealed", "detail": { "count": entries, "chain": head } }));
         let checkpoint = Checkpoint {
             origin: origin.into(),
             size: frontier.size(),
@@ -58,7 +62,7 @@ fn uploads_of(origin: &str, key: &SoftwareKey) -> Vec<(u64, Vec<u8>)> {
     out
 }
 
-fn key() -> SoftwareKey {
+pub(crate) fn key() -> SoftwareKey {
     SoftwareKey::log(&Secret::from_bytes([5; 32]), ORIGIN).unwrap()
 }
 
@@ -85,7 +89,7 @@ fn open(disk: &SimDisk) -> Result<Open, ArchiveError> {
     })
 }
 
-fn host(disk: &SimDisk) -> Host {
+pub(crate) fn host(disk: &SimDisk) -> Host {
     Host {
         disk: Arc::new(disk.clone()),
         clock: Arc::new(FixedClock::new(1_790_000_000)),
@@ -369,7 +373,7 @@ fn what_many_devices_send_meanwhile_is_one_sync() {
 fn another(opened: &Open, number: u64) -> Ask {
     let origin = format!("example.org/jurat/another-{number}/0");
     let key = SoftwareKey::log(&Secret::from_bytes([6; 32]), &origin).unwrap();
-    let body = Bytes::from(uploads_of(&origin, &key).remove(0).1);
+    let body = Bytes::from(uploads_of(&origin, &key, 1).remove(0).1);
     let nonce = (format!("{origin}/nonce-nonce-nonce"), 1_790_000_000);
     let judged = opened
         .archive

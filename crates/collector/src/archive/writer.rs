@@ -123,6 +123,12 @@ impl Writer {
             ids: BTreeSet::new(),
             accepted: 0,
         };
+        if round.own.size() == 0 && !asked.is_empty() {
+            // As in every log, the first leaf names the log.
+            let mut detail = Map::new();
+            detail.insert("origin".into(), self.own.origin.as_str().into());
+            self.own_entry(&mut round, Kind::LogOpened, detail)?;
+        }
         let mut done = Vec::with_capacity(asked.len());
         for ask in asked {
             done.push(match ask {

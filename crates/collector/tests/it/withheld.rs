@@ -10,7 +10,7 @@ use jurat_sink::{Accepted, CollectorError, check_accepted};
 use crate::{Bench, Log};
 
 /// The same upload without its entries.
-fn only_hashes(raw: &[u8], from: u64) -> Vec<u8> {
+pub(crate) fn only_hashes(raw: &[u8], from: u64) -> Vec<u8> {
     let mut hashes = Vec::new();
     let mut out = Vec::new();
     for record in RecordReader::new(raw) {

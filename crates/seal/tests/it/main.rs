@@ -3,6 +3,7 @@
 
 mod faults;
 mod interleaved;
+mod tiles;
 
 use std::collections::BTreeMap;
 use std::path::Path;
