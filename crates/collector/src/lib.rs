@@ -15,6 +15,7 @@ mod devices;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 mod ingest;
 mod logs;
 mod own_log;
@@ -26,6 +27,7 @@ mod tiles;
 
 pub use archive::{Archive, ArchiveError, Stats};
 pub use export::{ExportError, export, export_folder};
+pub use gather::WitnessPolicyError;
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};

@@ -36,6 +36,12 @@ pub struct Settings {
     /// `read.token`.
     #[serde(default)]
     pub public_logs: bool,
+    /// Logs of others whose checkpoints the witness cosigns: a file of lines `log VKEY`.
+    #[serde(default)]
+    pub foreign_logs: Option<PathBuf>,
+    /// Who cosigns the collector's own log: a file in the format of C2SP `tlog-policy`, with the witnesses' URLs.
+    #[serde(default)]
+    pub witness_policy: Option<PathBuf>,
 }
 
 fn default_listen() -> SocketAddr {
@@ -136,6 +142,8 @@ impl Settings {
             siem_file: Some(dir.join("siem.jsonl")),
             next_upload_s: 2,
             public_logs: false,
+            foreign_logs: None,
+            witness_policy: None,
         })
     }
 }

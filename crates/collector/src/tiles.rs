@@ -505,6 +505,17 @@ impl TileStore {
         })
     }
 
+    /// The consistency proof of the own log between these sizes, `0 < old < new`.
+    ///
+    /// # Errors
+    /// [`TilesError`].
+    pub(crate) fn own_consistency(&self, old: u64, new: u64) -> Result<Vec<Digest>, TilesError> {
+        self.follow(|followed| {
+            let proof = Prover::new(&followed.own.levels, new).consistency(old);
+            proof.map_err(|_| TilesError::Torn("the own log"))
+        })
+    }
+
     /// Follows the archive until nobody rings any more. Never ends because of a failure: tiles can
     /// wait, and who asks for one is told.
     pub(crate) fn run(&self, bell: &Receiver<()>) {

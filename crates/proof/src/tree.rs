@@ -314,7 +314,8 @@ pub(crate) fn verify_consistency_by(
         };
     }
     // When the old tree is complete its root is the first node and is left out of the proof.
-    let (first, second) = proof_roots(old, new, old.is_power_of_two().then_some(old_root), proof)?;
+    let complete = old.is_power_of_two().then_some(old_root);
+    let (first, second) = proof_roots(node_hash, old, new, complete, proof)?;
     if first == *old_root && second == *new_root {
         Ok(())
     } else {
@@ -335,12 +336,13 @@ pub fn consistency_old_root(
     if old >= new || old.count_ones() < 2 {
         return None;
     }
-    let (first, second) = proof_roots(old, new, None, proof).ok()?;
+    let (first, second) = proof_roots(&mut node_hash, old, new, None, proof).ok()?;
     (second == *new_root).then_some(first)
 }
 
 /// Both roots that a consistency proof between `0 < old < new` leads to.
 fn proof_roots(
+    node_hash: &mut dyn FnMut(&Digest, &Digest) -> Digest,
     old: u64,
     new: u64,
     complete: Option<&Digest>,

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use jurat_disk::Time;
 use jurat_event::Kind;
 use jurat_ledger::{Group, Ledger};
-use jurat_proof::{Frontier, leaf_hash};
+use jurat_proof::{ForkProof, Frontier, Note, leaf_hash};
 use jurat_sink::Accepted;
+use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
 
+use super::witnessing::Witnessed;
 use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepared};
 use super::{kind, pack};
 use crate::Refused;
@@ -30,6 +32,10 @@ pub(crate) enum Ask {
     },
     /// Enrol a device.
     Enrol(Box<Device>),
+    /// Remember what the witness cosigned, or the fork that it found.
+    Witness(Box<Witnessed>),
+    /// Keep the cosignatures of others under a checkpoint of the own log.
+    OwnCosigned(String),
 }
 
 impl Ask {
@@ -38,6 +44,7 @@ impl Ask {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
             Self::Fork { .. } | Self::Enrol(_) => 16 * 1024,
+            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
         }
     }
 }
@@ -54,6 +61,10 @@ pub(crate) enum Done {
     Enrolled,
     /// The id is taken. Nothing of it was stored.
     Taken,
+    /// What the witness says.
+    Witnessed(Answer),
+    /// It is kept.
+    Kept,
 }
 
 /// Owns the archive's ledger and the device table.
@@ -76,6 +87,7 @@ struct Round {
     devices: Group,
     enrolled: Vec<Device>,
     ids: BTreeSet<String>,
+    own_cosigned: Option<String>,
     accepted: u64,
 }
 
@@ -121,6 +133,7 @@ impl Writer {
             devices: Group::new(),
             enrolled: Vec::new(),
             ids: BTreeSet::new(),
+            own_cosigned: None,
             accepted: 0,
         };
         if round.own.size() == 0 && !asked.is_empty() {
@@ -139,9 +152,14 @@ impl Writer {
                     refused,
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
+                Ask::Witness(witnessed) => self.witness(&mut round, *witnessed)?,
+                Ask::OwnCosigned(note) => {
+                    round.own_cosigned = Some(note);
+                    Done::Kept
+                }
             });
         }
-        if round.group.is_empty() {
+        if round.is_empty() {
             return Ok(done);
         }
         // The table first: what a crash leaves there without its leaf does not count, and is erased.
@@ -162,12 +180,15 @@ impl Writer {
                 .iter()
                 .map(|(name, time)| (Cow::Borrowed(name.as_str()), *time))
                 .collect(),
+            own_cosigned: round.own_cosigned.as_deref().map(Cow::Borrowed),
             own_size: round.own.size(),
             own_roots: Cow::Borrowed(round.own.roots()),
             devices_end,
         };
         let state = serde_json::to_vec(&change).unwrap_or_default();
-        let mut snapshot = || self.archive.snapshot(&round.lines, &round.own, devices_end);
+        let cosigned = round.own_cosigned.as_deref();
+        let archive = &self.archive;
+        let mut snapshot = || archive.snapshot(&round.lines, cosigned, &round.own, devices_end);
         self.ledger
             .append(&mut round.group, &state, &mut snapshot)?;
         self.devices_end = devices_end;
@@ -178,10 +199,15 @@ impl Writer {
         state.stats.own_leaves = self.own.frontier.size();
         state.stats.accepted += round.accepted;
         state.stats.devices += round.enrolled.len() as u64;
+        if round.own_cosigned.is_some() {
+            state.own_cosigned = round.own_cosigned;
+        }
         for (origin, line) in round.lines {
             let (size, fork) = (line.size, line.fork.is_some());
+            state.origins.insert(origin_hash(&origin), origin.clone());
             let before = state.lines.insert(origin, line);
-            state.stats.logs += u64::from(before.is_none());
+            let is_new = before.as_ref().is_none_or(|line| line.size == 0);
+            state.stats.logs += u64::from(is_new && size > 0);
             state.stats.leaves += size - before.as_ref().map_or(0, |line| line.size);
             let forked = before.is_some_and(|line| line.fork.is_some());
             state.stats.forks += u64::from(fork && !forked);
@@ -210,13 +236,7 @@ impl Writer {
     fn upload(&self, round: &mut Round, upload: Prepared) -> Result<Done, ArchiveError> {
         let origin = &upload.header.origin;
         let now = self.line(round, origin);
-        // The very line that it was judged against, not one that looks like it.
-        let same = match (&now, &upload.before) {
-            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
+        if !is_same(now.as_ref(), upload.before.as_ref()) {
             return Ok(Done::Stale);
         }
         let header = serde_json::to_vec(&upload.header).unwrap_or_default();
@@ -258,17 +278,51 @@ impl Writer {
             return Ok(Done::Refused(refused));
         }
         let fork: String = fork.chars().take(4_000).collect();
-        let mut detail = Map::new();
-        detail.insert("origin".into(), origin.into());
-        detail.insert("witnessed".into(), witnessed.into());
-        detail.insert("contradicts".into(), fork.clone().into());
-        self.own_entry(round, Kind::ForkProof, detail)?;
+        let proof = fork_proof(witnessed, &fork);
+        self.fork_leaf(round, origin, witnessed, &fork, proof.is_some())?;
         let line = Line {
-            fork: Some(fork),
+            fork: Some(proof.unwrap_or(fork)),
             ..Line::clone(&line)
         };
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Refused(refused))
+    }
+
+    fn fork_leaf(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        witnessed: &str,
+        contradicts: &str,
+        transferable: bool,
+    ) -> Result<(), ArchiveError> {
+        let mut detail = Map::new();
+        detail.insert("origin".into(), origin.into());
+        detail.insert("witnessed".into(), witnessed.into());
+        detail.insert("contradicts".into(), contradicts.into());
+        detail.insert("transferable".into(), transferable.into());
+        self.own_entry(round, Kind::ForkProof, detail)
+    }
+
+    /// What the witness cosigned or found moves only the log that it was judged against.
+    fn witness(&self, round: &mut Round, witnessed: Witnessed) -> Result<Done, ArchiveError> {
+        let Witnessed {
+            origin,
+            before,
+            line,
+            answer,
+        } = witnessed;
+        if !is_same(self.line(round, &origin).as_ref(), before.as_ref()) {
+            return Ok(Done::Stale);
+        }
+        if let Some(fork) = &line.fork
+            && let Ok(proof) = ForkProof::parse(fork.as_bytes())
+        {
+            let (first, second) = (proof.first.encode(), proof.second.encode());
+            self.fork_leaf(round, &origin, &first, &second, true)?;
+        }
+        round.lines.insert(origin.into(), Arc::new(line));
+        Ok(Done::Witnessed(answer))
     }
 
     fn enrol(&self, round: &mut Round, device: Device) -> Result<Done, ArchiveError> {
@@ -321,7 +375,10 @@ impl Writer {
         let mut group = Group::new();
         group.push(kind::OWN_CHECKPOINT, &[note.encode().as_bytes()])?;
         let (own, devices_end) = (&self.own.frontier, self.devices_end);
-        let mut snapshot = || self.archive.snapshot(&BTreeMap::new(), own, devices_end);
+        let mut snapshot = || {
+            self.archive
+                .snapshot(&BTreeMap::new(), None, own, devices_end)
+        };
         let appended = self.ledger.append(&mut group, b"", &mut snapshot);
         let mut state = self.archive.state();
         if let Err(error) = appended {
@@ -330,10 +387,32 @@ impl Writer {
         }
         state.end = self.ledger.end();
         state.stats.archive_bytes = state.end;
+        state.own_note = Some(note.encode());
         drop(state);
         self.own_signed = self.own.frontier.size();
         Ok(())
     }
+}
+
+impl Round {
+    fn is_empty(&self) -> bool {
+        self.group.is_empty() && self.lines.is_empty() && self.own_cosigned.is_none()
+    }
+}
+
+/// Whether this is the very line that was judged against, not one that looks like it.
+fn is_same(now: Option<&Arc<Line>>, before: Option<&Arc<Line>>) -> bool {
+    match (now, before) {
+        (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// A fork proof that convinces a stranger, where two notes alone can.
+fn fork_proof(witnessed: &str, contradicts: &str) -> Option<String> {
+    let [first, second] = [witnessed, contradicts].map(|note| Note::parse(note.as_bytes()).ok());
+    Some(ForkProof::find(&first?, &second?, &[])?.encode())
 }
 
 impl Archive {
@@ -341,13 +420,15 @@ impl Archive {
     fn snapshot(
         &self,
         changed: &BTreeMap<Arc<str>, Arc<Line>>,
+        cosigned: Option<&str>,
         own: &Frontier,
         devices_end: u64,
     ) -> Vec<u8> {
         let now = self.host.clock.now().unix_s();
-        let (mut lines, nonces) = {
+        let (mut lines, nonces, before) = {
             let state = self.state();
-            (state.lines.clone(), state.nonces.clone())
+            let before = state.own_cosigned.clone();
+            (state.lines.clone(), state.nonces.clone(), before)
         };
         lines.extend(
             changed
@@ -364,6 +445,7 @@ impl Archive {
                 .filter(|(_, time)| **time + NONCE_WINDOW_S > now)
                 .map(|(name, time)| (Cow::Borrowed(name.as_str()), *time))
                 .collect(),
+            own_cosigned: cosigned.or(before.as_deref()).map(Cow::Borrowed),
             own_size: own.size(),
             own_roots: Cow::Borrowed(own.roots()),
             devices_end,
