@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::siem::Projection;
 
+mod witnessing;
+
 pub(crate) const ORIGIN: &str = "example.org/jurat/d/0";
 const UPLOADS: usize = 5;
 

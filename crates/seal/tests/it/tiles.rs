@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jurat_disk::Disk;
 use jurat_proof::{EntryView, Tile, TilePath, leaf_hash, parse_entries};
 use jurat_seal::{ExportError, export_tiles};
 
