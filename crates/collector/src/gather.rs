@@ -1,7 +1,7 @@
 //! Cosignatures of others under the collector's own log: a thread behind the archive that waits for no
 //! upload, and for which no upload waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,8 +62,15 @@ pub(crate) struct Gatherer {
     policy: Policy,
     submitters: Vec<Submitter>,
     prover: Arc<dyn Prover>,
-    /// The text that was gathered for last, and when; whether everybody gave.
-    last: Option<(String, Instant, bool)>,
+    last: Option<Last>,
+}
+
+/// What was gathered for last.
+struct Last {
+    text: String,
+    when: Instant,
+    /// Who gave nothing.
+    missing: BTreeSet<String>,
 }
 
 /// Consistency proofs of the own log from its tiles.
@@ -86,16 +93,20 @@ impl Gatherer {
     pub(crate) fn open(
         host: &Host,
         path: &Path,
+        ca: Option<&Path>,
         archive: Arc<Archive>,
         queue: Queue,
         tiles: Arc<TileStore>,
     ) -> Result<Self, WitnessPolicyError> {
-        let bytes = read(&*host.disk, path, POLICY_BYTES_MAX as u64).map_err(|source| {
-            WitnessPolicyError::Read {
-                path: path.to_path_buf(),
-                source,
-            }
-        })?;
+        let load = |path: &Path| {
+            read(&*host.disk, path, POLICY_BYTES_MAX as u64).map_err(|source| {
+                WitnessPolicyError::Read {
+                    path: path.to_path_buf(),
+                    source,
+                }
+            })
+        };
+        let (bytes, ca) = (load(path)?, ca.map(load).transpose()?);
         let policy = Policy::parse(&bytes).map_err(|source| WitnessPolicyError::Policy {
             path: path.to_path_buf(),
             source,
@@ -103,7 +114,7 @@ impl Gatherer {
         let submitters = policy
             .witnesses
             .iter()
-            .map(|witness| Submitter::new(witness, LIMIT, None));
+            .map(|witness| Submitter::new(witness, LIMIT, ca.as_deref()));
         let submitters: Result<_, _> = submitters.collect();
         Ok(Self {
             archive,
@@ -160,16 +171,20 @@ impl Gatherer {
         let Ok(mut note) = Note::parse(note.as_bytes()) else {
             return;
         };
-        if let Some((text, when, complete)) = &self.last
-            && *text == note.text
-            && (*complete || when.elapsed() < AGAIN)
-        {
+        let last = self.last.as_ref().filter(|last| last.text == note.text);
+        if last.is_some_and(|last| last.missing.is_empty() || last.when.elapsed() < AGAIN) {
             return;
         }
-        // A drop of this future in the middle must not lose them.
-        let mut submitters = self.submitters.clone();
-        let outcomes = gather(&mut submitters, &note, &self.prover).await;
-        self.submitters = submitters;
+        let is_asked =
+            |submitter: &&Submitter| last.is_none_or(|last| last.missing.contains(&submitter.name));
+        // Clones: a drop of this future in the middle must not lose them.
+        let mut asked: Vec<Submitter> = self.submitters.iter().filter(is_asked).cloned().collect();
+        let outcomes = gather(&mut asked, &note, &self.prover).await;
+        for asked in asked {
+            let kept = self.submitters.iter_mut();
+            kept.filter(|kept| kept.name == asked.name)
+                .for_each(|kept| *kept = asked.clone());
+        }
         let mut problems = BTreeMap::new();
         let mut news = false;
         for (name, outcome) in outcomes {
@@ -188,7 +203,11 @@ impl Gatherer {
                 }
             }
         }
-        self.last = Some((note.text.clone(), Instant::now(), problems.is_empty()));
+        self.last = Some(Last {
+            text: note.text.clone(),
+            when: Instant::now(),
+            missing: problems.keys().cloned().collect(),
+        });
         let holding = self.policy.holds(&note);
         let quorum = holding.is_ok_and(|holding| holding.quorum);
         let size = note.text.lines().nth(1).and_then(|size| size.parse().ok());

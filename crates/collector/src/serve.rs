@@ -170,10 +170,16 @@ impl Builder {
             &settings.dir.join("tiles"),
         );
         let tiles = Arc::new(tiles);
-        let gatherer = settings
-            .witness_policy
-            .as_deref()
-            .map(|path| Gatherer::open(&host, path, archive.clone(), queue.clone(), tiles.clone()));
+        let gatherer = settings.witness_policy.as_deref().map(|path| {
+            Gatherer::open(
+                &host,
+                path,
+                settings.witness_ca.as_deref(),
+                archive.clone(),
+                queue.clone(),
+                tiles.clone(),
+            )
+        });
         let gatherer = gatherer.transpose()?;
         let following = tiles.clone();
         let laying = start("jurat-tiles", &failed, move || {

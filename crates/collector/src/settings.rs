@@ -42,6 +42,9 @@ pub struct Settings {
     /// Who cosigns the collector's own log: a file in the format of C2SP `tlog-policy`, with the witnesses' URLs.
     #[serde(default)]
     pub witness_policy: Option<PathBuf>,
+    /// Believe only these certificates (PEM) of witnesses. Default: the system's.
+    #[serde(default)]
+    pub witness_ca: Option<PathBuf>,
 }
 
 fn default_listen() -> SocketAddr {
@@ -144,6 +147,7 @@ impl Settings {
             public_logs: false,
             foreign_logs: None,
             witness_policy: None,
+            witness_ca: None,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 mod tiles;
 mod withheld;
+mod witness;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -148,10 +149,15 @@ struct Raw<'a> {
 
 impl Bench {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::real();
-        let settings =
+        let mut settings =
             Settings::dev(&host, dir.path(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        change(&mut settings);
         let token = std::fs::read_to_string(&settings.token_file).unwrap();
         let running = Builder::new(settings).start().await.unwrap();
         let url = format!("https://localhost:{}", running.address.port());
@@ -259,12 +265,17 @@ impl Bench {
     }
 
     async fn restart(self) -> Self {
-        let settings = Settings::dev(
+        self.restart_with(|_| {}).await
+    }
+
+    async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::dev(
             &self.host,
             self.dir.path(),
             SocketAddr::from(([127, 0, 0, 1], 0)),
         )
         .unwrap();
+        change(&mut settings);
         self.running.stop().await.unwrap();
         let running = Builder::new(settings).start().await.unwrap();
         let url = format!("https://localhost:{}", running.address.port());
