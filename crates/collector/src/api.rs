@@ -48,7 +48,7 @@ pub(crate) struct Room {
     uploads: Arc<Semaphore>,
     /// Uploads that are judged: each holds its records uncompressed, and one core.
     judging: Arc<Semaphore>,
-    /// Requests for tiles and receipts: each holds up to an upload's records.
+    /// Requests for tiles: each holds up to an upload's records.
     pub(crate) reading: Arc<Semaphore>,
 }
 

@@ -552,11 +552,8 @@ impl Archive {
                 }
                 None => judge(&raw, origin, key, &known).and_then(|judged| {
                     let ahead = before.as_deref().and_then(Line::must_pass);
-                    match (&judged, ahead) {
-                        (Some(judged), Some(ahead)) => {
-                            witnessing::passes(&raw, &known.frontier, judged, ahead)?;
-                        }
-                        _ => {}
+                    if let (Some(judged), Some(ahead)) = (&judged, ahead) {
+                        witnessing::passes(&raw, &known.frontier, judged, ahead)?;
                     }
                     Ok(judged)
                 }),

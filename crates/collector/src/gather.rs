@@ -11,7 +11,7 @@ use jurat_proof::{Digest, Note, POLICY_BYTES_MAX, Policy, PolicyError};
 use jurat_witness::{Prover, SubmitError, Submitter, gather};
 use tokio::sync::mpsc::Receiver;
 
-use crate::archive::{Archive, ArchiveError, Ask};
+use crate::archive::{Archive, Ask};
 use crate::queue::Queue;
 use crate::tiles::TileStore;
 
@@ -129,11 +129,8 @@ impl Gatherer {
         })
     }
 
-    /// Gathers until the other end of `stop` is dropped.
-    ///
-    /// # Errors
-    /// Never what a witness does; only that no thread can be had for it.
-    pub(crate) fn run(mut self, mut stop: Receiver<()>) -> Result<(), ArchiveError> {
+    /// Gathers until the other end of `stop` is dropped. Never ends because of what a witness does.
+    pub(crate) fn run(mut self, mut stop: Receiver<()>) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -141,10 +138,9 @@ impl Gatherer {
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
-                let name = "runtime".to_owned();
-                self.archive
-                    .note_witnesses(None, BTreeMap::from([(name, error.to_string())]));
-                return Ok(());
+                let problems = BTreeMap::from([("runtime".to_owned(), error.to_string())]);
+                self.archive.note_witnesses(None, problems);
+                return;
             }
         };
         runtime.block_on(async {
@@ -159,7 +155,6 @@ impl Gatherer {
                 }
             }
         });
-        Ok(())
     }
 
     /// Submits the newest checkpoint of the own log when it is another than the last, or somebody gave

@@ -189,7 +189,8 @@ impl Builder {
         let mut threads = vec![writing, laying];
         if let Some(gatherer) = gatherer {
             threads.push(start("jurat-gather", &failed, move || {
-                gatherer.run(gathering)
+                gatherer.run(gathering);
+                Ok(())
             })?);
         }
         let mut siem_progress = None;

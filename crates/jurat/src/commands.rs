@@ -157,6 +157,8 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
             running.address,
             dir.display()
         );
+        let [_, _, log] = running.with_archive(jurat_collector::Archive::verifier_keys);
+        eprintln!("its own log, for outside witnesses: {log}");
         if args.dev.is_some() {
             eprintln!(
                 "enrol with: jurat enroll https://localhost:{} --token-file {} --ca {}",
@@ -307,6 +309,14 @@ pub(crate) fn judge(question: &Question<'_>) -> Result<Judged> {
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<u8> {
+    try_verify(args).or_else(|error| {
+        // Whoever reads the exit code alone must not take a wrong file name for tampering.
+        eprintln!("jurat: {error:#}");
+        Ok(exit::COULD_NOT_TELL)
+    })
+}
+
+fn try_verify(args: &VerifyArgs) -> Result<u8> {
     let trust = args.trust.as_deref().map(read_trust).transpose()?;
     let reveal = args.reveal.as_deref().map(read_reveal).transpose()?;
     let judged = judge(&Question {

@@ -79,6 +79,12 @@ fn reason_text(reason: &Reason) -> String {
             };
             format!("of the witnesses that the trust file asks for, {found} cosigned {head}")
         }
+        Reason::Behind { size } => {
+            format!(
+                "the log had {} leaves when it was seen; this bundle ends before",
+                number(*size)
+            )
+        }
         Reason::Future { time } => {
             format!(
                 "a cosignature is from the future ({time} seconds since 1970); is the clock right?"

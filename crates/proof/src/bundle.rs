@@ -286,6 +286,11 @@ impl<R: Read> BundleReader<R> {
         };
         let later = reader.file("later", SMALL_BYTES_MAX)?;
         let receipt = reader.file("receipt", RECEIPT_BYTES_MAX)?;
+        if let Some(header) = &reader.next
+            && Check::BundleLayout.fails(header.name != b"hashes/000000")
+        {
+            return Err(reader.unexpected("hashes/000000"));
+        }
         let front = Front {
             manifest,
             checkpoint,
@@ -320,11 +325,15 @@ impl<R: Read> BundleReader<R> {
         if let Some(bytes) = self.file(name, max)? {
             return Ok(bytes);
         }
+        Err(self.unexpected(name))
+    }
+
+    fn unexpected(&self, name: &str) -> BundleError {
         let found = match &self.next {
             Some(header) => format!("found {:?}", String::from_utf8_lossy(&header.name)),
             None => "found the end".into(),
         };
-        Err(BundleError::Layout(format!("expected {name}, {found}")))
+        BundleError::Layout(format!("expected {name}, {found}"))
     }
 
     /// Reads the next file when it bears this name.

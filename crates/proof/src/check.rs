@@ -66,6 +66,7 @@ checks! {
     CheckpointRetired = "checkpoint.retired" "the checkpoint is signed by a key that was rotated away before",
     LeafChanged = "leaf.changed" "the leaf was changed",
     Tail = "tail" "the checkpoint is over another number of leaves",
+    SeenRoot = "seen.root" "the log had another root when it was seen with so many leaves",
     Root = "root" "the leaves do not have the signed root, and neither do the leaf hashes",
     LeafList = "leaf.list" "the list of leaf hashes was changed; the leaves are as signed",
     LaterMalformed = "later.malformed" "the later head is not one",
@@ -73,6 +74,7 @@ checks! {
     LaterSize = "later.size" "the later head is smaller",
     LaterSignature = "later.signature" "a signature of an accepted key on the later head does not verify",
     LaterConsistency = "later.consistency" "the later head does not go on from this one",
+    Behind = "behind" "the log was longer when it was seen",
     CosignatureSignature = "cosignature.signature" "a cosigner's signature on the checkpoint does not verify",
     CosignatureOrder = "cosignature.order" "a witness's last cosignature is earlier than the one before",
     ReceiptMalformed = "receipt.malformed" "the receipt is not one",
@@ -102,6 +104,7 @@ impl Check {
     /// one check at a time and see that a vector notices; in a build that ships there is no such way.
     #[cfg(not(test))]
     #[inline]
+    #[expect(clippy::unused_self, reason = "the one in tests needs it")]
     pub(crate) fn holds(self, condition: bool) -> bool {
         condition
     }

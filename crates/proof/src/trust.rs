@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::VerifierKey;
 use crate::note::ALG_COSIGNATURE;
+use crate::{Digest, VerifierKey};
 
 /// Whom to believe, read from a text file in the manner of C2SP `tlog-policy` (`docs/formats/trust.md`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Trust {
     pub outside: Quorum,
     /// Witnesses that share the endpoint's host.
     pub same_host: Vec<String>,
+    /// Heads that logs are known to have had: origin, size, root.
+    pub seen: Vec<(String, u64, Digest)>,
     /// Keys of logs that count only below a leaf of the collector's log.
     pub revoked: Vec<(VerifierKey, u64)>,
 }
@@ -154,7 +156,19 @@ impl Trust {
             ["quorum" | "outside" | "collector", _] => {
                 return Err(format!("{} stands twice", words[0]));
             }
-            ["same-host", name] => self.same_host.push((*name).to_owned()),
+            ["same-host", name] => {
+                if !self.witnesses.iter().any(|(other, _)| other == name) {
+                    return Err(format!("{name} is no witness named above"));
+                }
+                self.same_host.push((*name).to_owned());
+            }
+            ["seen", origin, size, root] => {
+                let size = number(size)? as u64;
+                let root = Digest::from_hex(root)
+                    .filter(|_| size > 0)
+                    .ok_or("a head that was seen has a size above 0 and a root of 64 hex digits")?;
+                self.seen.push(((*origin).to_owned(), size, root));
+            }
             ["revoked", key, leaf] => {
                 let leaf = leaf
                     .parse()
@@ -163,8 +177,8 @@ impl Trust {
             }
             [word, ..] => {
                 return Err(format!(
-                    "{word:?} with {} values: expected log, witness, archive, group, quorum, collector, outside, same-host \
-                     or revoked",
+                    "{word:?} with {} values: expected log, witness, archive, group, quorum, collector, outside, same-host, \
+                     seen or revoked",
                     words.len() - 1
                 ));
             }
@@ -223,6 +237,14 @@ impl Trust {
                 holds.get(name.as_str()) == Some(&true)
             }
         }
+    }
+
+    /// The heads that a log is known to have had.
+    pub(crate) fn seen_of<'a>(
+        &'a self,
+        origin: &'a str,
+    ) -> impl Iterator<Item = &'a (String, u64, Digest)> {
+        self.seen.iter().filter(move |seen| seen.0 == origin)
     }
 
     /// The accepted keys of a log.
@@ -295,6 +317,9 @@ impl std::fmt::Display for Trust {
         if let Some(key) = &self.collector {
             writeln!(f, "collector {key}\noutside {}", self.outside)?;
         }
+        self.seen
+            .iter()
+            .try_for_each(|(origin, size, root)| writeln!(f, "seen {origin} {size} {root}"))?;
         self.revoked
             .iter()
             .try_for_each(|(key, leaf)| writeln!(f, "revoked {key} {leaf}"))

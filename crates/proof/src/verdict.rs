@@ -58,6 +58,11 @@ pub enum Reason {
         /// The key.
         key: String,
     },
+    /// The log was longer when it was seen, and nothing here reaches so far.
+    Behind {
+        /// The leaves that it had.
+        size: u64,
+    },
     /// Fewer witnesses cosigned than the policy asks for.
     Quorum {
         /// Of what: the device's head, or the collector's in the receipt.
@@ -336,6 +341,7 @@ not_proven! {
     NotLogged = "not_logged" "that the collector's own log holds this head: no receipt that the trust file lets count",
     Chain = "chain" "the chain of the lines in a SIEM: no batch in this range names it",
     Exposure = "exposure" "how long an event could have been changed unnoticed: nothing here says when it began",
+    Seen = "seen" "that this log goes on from the head in the trust file: the range begins after it",
     Erasures = "erasures" "that what was erased is gone: too many payloads are missing to compare",
 }
 

@@ -125,13 +125,18 @@ fn try_verify(
     let signer = keys.final_signer(&note)?;
     read.places(&head)?;
     let later = later(&front, &head, trust, &keys)?;
+    let reached = later.as_ref().map_or(head.size, |later| later.size);
+    for (_, size, _) in trust.seen_of(&origin) {
+        if Check::Behind.fails(*size > reached) {
+            return Err(Verdict::unverifiable(Reason::Behind { size: *size }));
+        }
+    }
     let mut latest = read.latest;
 
     let witnessed = cosigners(&note, &trust.witnesses)
         .and_then(|witnessed| Ok((witnessed, cosigners(&note, &trust.archives)?)));
-    let (witnessed, archived) = match witnessed {
-        Ok(found) => found,
-        Err(()) => return Err(Verdict::tampered(None, Check::CosignatureSignature)),
+    let Ok((witnessed, archived)) = witnessed else {
+        return Err(Verdict::tampered(None, Check::CosignatureSignature));
     };
     let mut watches = read.watches;
     ensure(Check::CosignatureOrder, watch(&mut watches, &witnessed))?;
@@ -221,7 +226,10 @@ fn try_verify(
         gaps: summary.gaps,
         not_proven: Vec::new(),
     };
-    report.not_proven = not_proven(&report, read.erasures_full);
+    let unseen = trust
+        .seen_of(&report.origin)
+        .any(|(_, size, _)| *size < from || *size > report.size);
+    report.not_proven = not_proven(&report, unseen, read.erasures_full);
     Ok(report)
 }
 
@@ -278,7 +286,6 @@ impl Keys {
 
     fn rotate(&mut self, rotation: Rotation, size: u64, leaf: u64) {
         let Rotation { from, key } = rotation;
-        self.retired.retain(|retired| *retired != key);
         if !self.accepted.contains(&key) {
             self.accepted.push(key.clone());
         }
@@ -365,6 +372,8 @@ struct Stream<'a> {
     /// The first failure. After it only the listed hashes are read on, to name the place.
     broken: Option<(u64, Check)>,
     watches: Vec<Watch>,
+    /// The heads that the trust file says were seen are heads of the listed leaves.
+    seen: bool,
     /// Nothing was read yet.
     first: bool,
     pending: Option<Pending>,
@@ -378,6 +387,7 @@ struct Stream<'a> {
 
 /// What was read.
 struct Streamed {
+    seen: bool,
     listed: (u64, Digest),
     changed: Option<u64>,
     broken: Option<(u64, Check)>,
@@ -401,7 +411,11 @@ impl<'a> Stream<'a> {
         chain: Chain,
         keys: &'a mut Keys,
     ) -> Self {
+        let is_head = |(_, size, root): &(String, u64, Digest)| {
+            *size != before.size() || *root == before.root()
+        };
         Self {
+            seen: trust.seen_of(origin).all(is_head),
             trust,
             origin,
             keys,
@@ -473,9 +487,9 @@ impl<'a> Stream<'a> {
                     from,
                     hashes: withheld,
                 } => {
-                    let mut seq = self.replay.size();
+                    let first = self.replay.size();
                     self.leaves(from, withheld, &mut hashes);
-                    for hash in withheld {
+                    for (seq, hash) in (first..).zip(withheld) {
                         if self.broken.is_none() {
                             let (hash, content) = (Digest(*hash), None);
                             leaves(&Leaf {
@@ -485,7 +499,6 @@ impl<'a> Stream<'a> {
                                 content,
                             });
                         }
-                        seq += 1;
                     }
                 }
                 Record::Checkpoint(bytes) if self.broken.is_none() => self.earlier(bytes),
@@ -499,7 +512,7 @@ impl<'a> Stream<'a> {
             self.check(self.replay.size(), Check::RecordFraming, false);
         }
         for hash in hashes {
-            self.listed.push(*hash);
+            self.push_listed(*hash);
         }
     }
 
@@ -511,10 +524,23 @@ impl<'a> Stream<'a> {
             }
             return;
         };
-        if self.changed.is_none() && Check::LeafChanged.fails(listed != leaf) {
+        let first = self.changed.is_none() && self.broken.is_none();
+        if first && Check::LeafChanged.fails(listed != leaf) {
             self.changed = Some(self.listed.size());
         }
-        self.listed.push(*listed);
+        self.push_listed(*listed);
+    }
+
+    fn push_listed(&mut self, hash: Digest) {
+        self.listed.push(hash);
+        let size = self.listed.size();
+        for (_, _, root) in self
+            .trust
+            .seen_of(self.origin)
+            .filter(|seen| seen.1 == size)
+        {
+            self.seen &= *root == self.listed.root();
+        }
     }
 
     fn entry(&mut self, entry: &[u8], leaf: Digest) {
@@ -563,6 +589,8 @@ impl<'a> Stream<'a> {
         let from = from.and_then(|from| VerifierKey::parse(from).ok());
         let current = from.and_then(|from| self.keys.now().find(|key| **key == from));
         let parsed = current.and_then(|key| Rotation::parse(self.origin, key, &detail).ok());
+        // A key that was rotated away never comes back.
+        let parsed = parsed.filter(|rotation| !self.keys.retired.contains(&rotation.key));
         self.check(seq, Check::Rotation, parsed.is_some());
         self.pending = parsed.map(|rotation| Pending {
             rotation,
@@ -666,6 +694,7 @@ impl<'a> Stream<'a> {
         let ends_a_batch = self.replay.ends_a_batch();
         let (frontier, _, summary) = self.replay.finish();
         Streamed {
+            seen: self.seen,
             listed: (self.listed.size(), self.listed.root()),
             changed: self.changed,
             broken: self.broken,
@@ -698,7 +727,8 @@ impl Streamed {
             return Err(Verdict::tampered(Some(seq), Check::Tail));
         }
         ensure(Check::Root, self.root == head.root)?;
-        ensure(Check::LeafList, listed_is_signed)
+        ensure(Check::LeafList, listed_is_signed)?;
+        ensure(Check::SeenRoot, self.seen)
     }
 }
 
@@ -953,11 +983,22 @@ impl Runs {
 
 /// The seconds since 1970 of an RFC 3339 time in UTC, as entries have it.
 fn unix_seconds(time: &str) -> Option<u64> {
-    let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<u64>().ok();
+    let number = |range: std::ops::Range<usize>| {
+        let digits = time.get(range)?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse::<u64>().ok()).flatten()
+    };
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || !time.ends_with('Z')
-    {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days = match month {
+        2 => 28 + u64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    let on_the_clock = hour < 24 && minute < 60 && second < 60;
+    if year < 1970 || !(1..=days).contains(&day) || !on_the_clock || !time.ends_with('Z') {
         return None;
     }
     // Days from 1970-01-01, with the year beginning in March.
@@ -971,7 +1012,7 @@ fn unix_seconds(time: &str) -> Option<u64> {
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
-fn not_proven(report: &Report, erasures_full: bool) -> Vec<NotProven> {
+fn not_proven(report: &Report, unseen: bool, erasures_full: bool) -> Vec<NotProven> {
     let axes = &report.axes;
     let witness = if axes.witness.names.is_empty() {
         NotProven::NoWitness
@@ -991,6 +1032,7 @@ fn not_proven(report: &Report, erasures_full: bool) -> Vec<NotProven> {
         (NotProven::NotLogged, report.logged.is_none()),
         (NotProven::Chain, report.chain.is_none()),
         (NotProven::Exposure, exposed),
+        (NotProven::Seen, unseen),
         (NotProven::Erasures, erasures_full),
     ]
     .into_iter()

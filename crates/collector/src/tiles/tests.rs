@@ -275,6 +275,35 @@ fn a_receipt_leads_from_every_accepted_head_to_the_log_of_logs() {
 }
 
 #[test]
+fn a_long_archive_is_read_in_steps_and_who_asks_meanwhile_is_told() {
+    let disk = half_laid_out();
+    let expected = read_both(&open(&disk).store).unwrap();
+    let mut store = open(&disk).store;
+    store.clear(&store.dir).unwrap();
+    store.clear(&store.folder(&device())).unwrap();
+    store.step = 1;
+    let mut told = 0;
+    let served = loop {
+        match store.get(&device(), TilePath::Checkpoint) {
+            Err(TilesError::Behind) => told += 1,
+            done => break done.unwrap(),
+        }
+    };
+    assert_eq!(served.as_ref(), expected[0].get("checkpoint"));
+    assert!(told > 5);
+    let path = TilePath::parse("tile/0/002.p/93").unwrap();
+    let mut told = 0;
+    let served = loop {
+        match store.get(&device(), path) {
+            Err(TilesError::Behind) => told += 1,
+            done => break done.unwrap(),
+        }
+    };
+    assert_eq!(served.as_ref(), expected[0].get("tile/0/002.p/93"));
+    assert_eq!(told, 4, "one upload in each step");
+}
+
+#[test]
 fn after_a_power_cut_at_any_step_the_tiles_are_the_same_bytes() {
     let clean = half_laid_out();
     let before = clean.steps();

@@ -208,9 +208,8 @@ fn an_upload_and_a_request_that_race_are_one_winner_and_one_that_is_judged_again
         assert!(stale && !matches!(done[0], Done::Stale));
         // Both go on from what won.
         opened.accept(usize::from(upload_first)).unwrap();
-        let old = if upload_first { 4 } else { 4 };
         assert!(matches!(
-            opened.ask(&request(&leaves(), old, 6)).unwrap(),
+            opened.ask(&request(&leaves(), 4, 6)).unwrap(),
             Answer::Cosigned(_)
         ));
     }
