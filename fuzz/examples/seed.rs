@@ -62,12 +62,13 @@ fn main() {
         boot: "b".repeat(32),
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
+        beginning: Vec::new(),
         policy: "p".into(),
         ledger: Options::default(),
     };
     let mut redactor = Redactor::new(Redact::Redact, &[1; 32], &[]).unwrap();
     let mut sealer =
-        Sealer::open(host, dir, settings, Arc::new(log_key()), &mut |_, _| {}).unwrap();
+        Sealer::open(host, dir, settings, &[Arc::new(log_key())], &mut |_, _| {}).unwrap();
     for line in lines().iter().take(3) {
         let mut event = Event::new(Kind::PromptSubmitted);
         event.session = Some("s".into());

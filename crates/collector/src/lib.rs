@@ -9,6 +9,7 @@
 //!
 //! Not here: how events were collected, search.
 
+mod admin;
 mod api;
 mod archive;
 mod devices;
@@ -17,6 +18,7 @@ mod export;
 pub mod fuzzing;
 mod gather;
 mod ingest;
+mod life;
 mod logs;
 mod own_log;
 mod queue;
@@ -25,6 +27,9 @@ mod settings;
 mod siem;
 mod tiles;
 
+pub use admin::{
+    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+};
 pub use archive::{Archive, ArchiveError, Stats};
 pub use export::{ExportError, export, export_folder};
 pub use gather::WitnessPolicyError;

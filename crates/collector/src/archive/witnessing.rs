@@ -9,7 +9,7 @@ use jurat_proof::{
 };
 use jurat_witness::{Answer, Decision, Logs, Request, Seen, judge};
 
-use super::{Archive, ArchiveError, Keys, Line};
+use super::{Archive, ArchiveError, Keys, Line, refused_for_good};
 use crate::Refused;
 use crate::ingest::Judged;
 
@@ -152,14 +152,35 @@ pub(super) fn passes(
 }
 
 impl Archive {
-    /// The keys that may sign heads of this log: its device's, or those of a foreign log.
-    fn log_keys(&self, origin: &str, foreign: &Logs) -> Vec<VerifierKey> {
+    /// The keys that may sign a head of this log at this size: its device's, or those of a foreign log.
+    /// None where the device's key is revoked or its epoch is over.
+    fn log_keys(
+        &self,
+        origin: &str,
+        line: Option<&Line>,
+        size: u64,
+        foreign: &Logs,
+    ) -> Vec<VerifierKey> {
         // `<domain>/jurat/<device>/<epoch>`
         let device = origin.rsplit('/').nth(1).and_then(|id| self.device(id));
-        match device.filter(|device| device.row.origin == origin) {
-            Some(device) => vec![device.key.clone()],
-            None => foreign.keys(origin).to_vec(),
+        let Some(device) = device.filter(|device| device.row.origin == origin) else {
+            return foreign.keys(origin).to_vec();
+        };
+        if self
+            .life(origin)
+            .as_deref()
+            .and_then(refused_for_good)
+            .is_some()
+        {
+            return Vec::new();
         }
+        let Some(line) = line else {
+            return vec![device.key.clone()];
+        };
+        // The head at which the key was rotated is the old key's, and no later one is.
+        let before = line.key_before.as_deref().filter(|_| line.size == size);
+        let before = before.and_then(|key| VerifierKey::parse(key).ok());
+        line.key(&device.key).into_iter().chain(before).collect()
     }
 
     /// Judges a request to the witness. Nothing is stored yet, and the cosignature must not leave before
@@ -179,7 +200,7 @@ impl Archive {
         let origin = request.head.origin.as_str();
         let before = self.line(origin)?;
         let seen = before.as_deref().and_then(Line::seen);
-        let keys = self.log_keys(origin, foreign);
+        let keys = self.log_keys(origin, before.as_deref(), request.head.size, foreign);
         let now = self.host.clock.now().unix_s();
         let decided = judge(seen.as_ref(), &keys, &request, &self.keys.witness, now)?;
         let (seen, answer) = match decided {

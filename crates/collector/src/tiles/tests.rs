@@ -21,7 +21,8 @@ struct Open {
 }
 
 fn open(disk: &SimDisk) -> Open {
-    let (archive, writer) = Archive::open(host(disk), Path::new("/c"), "example.org", 10).unwrap();
+    let (archive, writer) =
+        Archive::open(host(disk), Path::new("/c"), "example.org", 10, 0).unwrap();
     let store = TileStore::new(
         archive.clone(),
         Arc::new(disk.clone()),
@@ -230,8 +231,10 @@ fn what_does_not_exist_is_not_there() {
         key_kind: "software".into(),
         machine: None,
         hostname: None,
+        predecessor: None,
+        proof: None,
     };
-    let (row, _) = crate::devices::Device::new(&host, "example.org", &enrolment).unwrap();
+    let (row, _) = crate::devices::Device::new(&host, "example.org", &enrolment, 0).unwrap();
     open.writer.commit(vec![Ask::Enrol(Box::new(row))]).unwrap();
     assert_eq!(size(&open), before);
     let next = Tile::new(0, 0, before as u16 + 1).unwrap();

@@ -50,7 +50,7 @@ impl Bench {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    fn head(&self) -> Note {
+    fn note(&self) -> Note {
         let note = self.log.note(&self.log.origin, &self.log.key);
         Note::parse(note.as_bytes()).unwrap()
     }
@@ -68,7 +68,10 @@ async fn the_collectors_witness_serves_its_devices_and_named_strangers_and_nobod
     let list = dir.path().join("foreign");
     let foreign = foreign_log();
     std::fs::write(&list, format!("log {}\n", foreign.verifier_key())).unwrap();
-    let mut bench = Bench::start_with(|settings| settings.foreign_logs = Some(list)).await;
+    let mut bench = Bench::start_with(Host::real(), |settings| {
+        settings.foreign_logs = Some(list);
+    })
+    .await;
     let witness = bench.enrolled.witness.clone();
     let leaves = [Digest([1; 32]), Digest([2; 32]), Digest([3; 32])];
     let head = foreign_head(&foreign, &leaves);
@@ -82,7 +85,7 @@ async fn the_collectors_witness_serves_its_devices_and_named_strangers_and_nobod
     // A device's head before its leaves: witnessed now, archived later.
     let first = bench.log.batch(2, "a");
     let second = bench.log.batch(2, "b");
-    let ahead = bench.head();
+    let ahead = bench.note();
     let (status, _, lines) = bench.show(0, &[], &ahead).await;
     assert_eq!(status, 200, "{lines}");
     assert!(is_cosigned_by(&ahead.text, &lines, &witness));
@@ -115,7 +118,7 @@ async fn the_collectors_witness_serves_its_devices_and_named_strangers_and_nobod
     let mut other = Log::new(&origin);
     other.batch(5, "z");
     bench.log = other;
-    assert_eq!(bench.show(6, &[], &bench.head()).await.0, 409);
+    assert_eq!(bench.show(6, &[], &bench.note()).await.0, 409);
     assert_eq!(bench.show(6, &[], &ahead).await.0, 409);
     let (status, proof) = bench
         .read(&format!("/{}/fork-proof", origin_hash(&origin)))

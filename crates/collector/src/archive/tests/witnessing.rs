@@ -56,7 +56,7 @@ fn logs() -> Logs {
 }
 
 impl Open {
-    fn ask(&mut self, body: &str) -> Result<Answer, ArchiveError> {
+    fn show(&mut self, body: &str) -> Result<Answer, ArchiveError> {
         match self.archive.judge_checkpoint(&logs(), body.as_bytes())? {
             Witnessing::Answer(answer) => Ok(answer),
             Witnessing::Store(ask) => match self.writer.commit(vec![Ask::Witness(ask)])?.pop() {
@@ -80,7 +80,7 @@ fn a_head_below_the_witnessed_one_is_archived_and_gets_no_fresh_statement_of_the
     let all = leaves();
     // Before a leaf came.
     assert!(matches!(
-        opened.ask(&request(&all, 0, 4)).unwrap(),
+        opened.show(&request(&all, 0, 4)).unwrap(),
         Answer::Cosigned(_)
     ));
     assert!(opened.archive.frontier(ORIGIN).unwrap().note.is_none());
@@ -88,9 +88,9 @@ fn a_head_below_the_witnessed_one_is_archived_and_gets_no_fresh_statement_of_the
     let accepted = opened.accept(0).unwrap();
     assert_eq!((accepted.size, accepted.witnessed), (2, 4));
     assert_eq!(opened.is_witnessed(&accepted.note), [false, true]);
-    assert_eq!(opened.ask(&request(&all, 2, 6)).unwrap(), Answer::Size(4));
+    assert_eq!(opened.show(&request(&all, 2, 6)).unwrap(), Answer::Size(4));
     assert!(matches!(
-        opened.ask(&request(&all, 4, 8)).unwrap(),
+        opened.show(&request(&all, 4, 8)).unwrap(),
         Answer::Cosigned(_)
     ));
     for (index, witnessed) in [(1, 8), (2, 8), (3, 0), (4, 0)] {
@@ -100,7 +100,7 @@ fn a_head_below_the_witnessed_one_is_archived_and_gets_no_fresh_statement_of_the
     }
     // The archived head again: its archive cosignature stays.
     assert!(matches!(
-        opened.ask(&request(&all, 10, 10)).unwrap(),
+        opened.show(&request(&all, 10, 10)).unwrap(),
         Answer::Cosigned(_)
     ));
     let note = opened.archive.frontier(ORIGIN).unwrap().note.unwrap();
@@ -108,7 +108,10 @@ fn a_head_below_the_witnessed_one_is_archived_and_gets_no_fresh_statement_of_the
     assert_eq!(opened.archive.stats().logs, 1);
     drop(opened);
     let mut opened = open(&disk).unwrap();
-    assert_eq!(opened.ask(&request(&all, 8, 10)).unwrap(), Answer::Size(10));
+    assert_eq!(
+        opened.show(&request(&all, 8, 10)).unwrap(),
+        Answer::Size(10)
+    );
 }
 
 #[test]
@@ -119,7 +122,7 @@ fn an_upload_that_does_not_lead_through_the_witnessed_head_is_a_fork_and_is_arch
         // Somebody with the device's key showed the witness another story.
         let other = rewritten(shown);
         assert!(matches!(
-            opened.ask(&request(&other, 0, size)).unwrap(),
+            opened.show(&request(&other, 0, size)).unwrap(),
             Answer::Cosigned(_)
         ));
         let mut refused = 0;
@@ -147,7 +150,7 @@ fn an_upload_that_does_not_lead_through_the_witnessed_head_is_a_fork_and_is_arch
         let leaf = fork_leaf(&opened.archive);
         assert_eq!(leaf["detail"]["transferable"], true);
         assert_eq!(
-            opened.ask(&request(&other, size, size)).unwrap(),
+            opened.show(&request(&other, size, size)).unwrap(),
             Answer::Forked
         );
     }
@@ -160,7 +163,7 @@ fn a_fork_that_was_shown_to_the_witness_stands_in_the_own_log_and_stops_both_cos
     opened.accept(0).unwrap();
     opened.accept(1).unwrap();
     let other = rewritten(3);
-    assert_eq!(opened.ask(&request(&other, 4, 4)).unwrap(), Answer::Forked);
+    assert_eq!(opened.show(&request(&other, 4, 4)).unwrap(), Answer::Forked);
     let leaf = fork_leaf(&opened.archive);
     assert_eq!(leaf["detail"]["origin"], ORIGIN);
     assert_eq!(leaf["detail"]["transferable"], true);
@@ -168,7 +171,7 @@ fn a_fork_that_was_shown_to_the_witness_stands_in_the_own_log_and_stops_both_cos
     assert_eq!(opened.is_witnessed(&accepted.note), [false, false]);
     assert_eq!(opened.archive.stats().forks, 1);
     assert!(matches!(
-        opened.ask("old 0\n").unwrap(),
+        opened.show("old 0\n").unwrap(),
         Answer::Malformed(_)
     ));
 }
@@ -209,7 +212,7 @@ fn an_upload_and_a_request_that_race_are_one_winner_and_one_that_is_judged_again
         // Both go on from what won.
         opened.accept(usize::from(upload_first)).unwrap();
         assert!(matches!(
-            opened.ask(&request(&leaves(), 4, 6)).unwrap(),
+            opened.show(&request(&leaves(), 4, 6)).unwrap(),
             Answer::Cosigned(_)
         ));
     }
@@ -226,7 +229,7 @@ fn witness_work(disk: &SimDisk, said: &mut Said) -> Result<(), ArchiveError> {
         };
         if size(&opened) < shown {
             let body = request(&all, size(&opened), shown);
-            match opened.ask(&body)? {
+            match opened.show(&body)? {
                 Answer::Cosigned(_) => said.witness(&head(ORIGIN, &all[..shown], &key())),
                 other => panic!("{other:?}"),
             }
@@ -252,7 +255,7 @@ fn witness_work(disk: &SimDisk, said: &mut Said) -> Result<(), ArchiveError> {
     let foreign = head(FOREIGN, &all[..3], &foreign_key());
     let seen = opened.archive.seen(&origin_hash(FOREIGN));
     if seen.is_none() {
-        let answer = opened.ask(&Request::encode(0, &[], &foreign))?;
+        let answer = opened.show(&Request::encode(0, &[], &foreign))?;
         assert!(matches!(answer, Answer::Cosigned(_)));
         said.foreign = true;
     }
@@ -314,7 +317,7 @@ fn witness_check(disk: &SimDisk, said: &mut Said, what: &str) {
     assert_eq!(opened.archive.frontier(ORIGIN).unwrap().size, 10, "{what}");
     assert_eq!(opened.archive.stats().forks, 0, "{what}");
     // Another story at the newest size is found out.
-    let other = opened.ask(&request(&rewritten(7), 10, 10)).unwrap();
+    let other = opened.show(&request(&rewritten(7), 10, 10)).unwrap();
     assert_eq!(other, Answer::Forked, "{what}");
 }
 
