@@ -8,18 +8,12 @@ use std::sync::Arc;
 
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
-use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
-use jurat_key::{Secret, SoftwareKey};
-use jurat_ledger::{Options, Reader};
-use jurat_proof::{
-    Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
-    Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
-use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key};
+use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, ForkProof, Note, Receipt, Record, RecordReader, Selection,
-    Signer as _, Withhold, consistency_proof, leaf_hash, root_of, write_record,
+    Signer as _, Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};

@@ -7,6 +7,7 @@
 //! disk works or bytes are hashed. What changes it goes through the one [`Writer`].
 
 mod silence;
+mod witnessing;
 mod writer;
 
 use std::borrow::Cow;
@@ -25,6 +26,7 @@ use jurat_proof::{
     SignerError, VerifierKey,
 };
 use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
+use jurat_witness::{Seen, origin_hash};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
@@ -34,6 +36,7 @@ use crate::life::Life;
 use crate::own_log::OwnLog;
 
 use silence::Silence;
+pub(crate) use witnessing::Witnessing;
 pub(crate) use writer::{Again, Ask, Done, Writer, refused_for_good};
 
 /// Kinds of archive records.
@@ -142,7 +145,11 @@ struct Line {
     /// Uploads that came late instead of withheld ones.
     #[serde(default)]
     late: u64,
-    /// A signed head that contradicts `note`. No cosignature any more.
+    /// A head above this one that the witness cosigned for who only showed it. Gone when uploads reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<Seen>,
+    /// A fork proof, or, where none can convince a stranger, the signed head that does not fit. No
+    /// cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
 }
@@ -187,8 +194,11 @@ impl Line {
         // Cosignature times never run backwards, even when the clock does.
         self.time = time.max(self.time);
         if self.fork.is_none() {
-            note.signatures
-                .push(Cosignature::sign(&keys.witness, self.time, &note.text)?);
+            // What is below the witness's own frontier gets no fresh statement of it.
+            if self.ahead.is_none() {
+                let witness = Cosignature::sign(&keys.witness, self.time, &note.text)?;
+                note.signatures.push(witness);
+            }
             if self.payloads_missing == 0 && self.leaves_withheld == 0 {
                 note.signatures
                     .push(Cosignature::sign(&keys.archive, self.time, &note.text)?);
@@ -220,6 +230,9 @@ struct Change<'a> {
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nonces: BTreeMap<Cow<'a, str>, u64>,
+    /// The newest checkpoint of the own log that outside witnesses cosigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_cosigned: Option<Cow<'a, str>>,
     own_size: u64,
     #[serde(default)]
     own_roots: Cow<'a, [Digest]>,
@@ -250,6 +263,11 @@ pub struct Stats {
     pub archive_bytes: u64,
     /// Leaves of the collector's own log.
     pub own_leaves: u64,
+    /// Of those, how many a checkpoint covers that the outside witnesses' quorum cosigned.
+    pub own_witnessed: u64,
+    /// Which outside witnesses gave nothing the last time, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub witness_problems: BTreeMap<String, String>,
     /// Lines written to the SIEM file since the start.
     pub siem_lines: u64,
     /// Why the SIEM file cannot be written now.
@@ -289,6 +307,11 @@ const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 #[derive(Default)]
 struct State {
     lines: BTreeMap<Arc<str>, Arc<Line>>,
+    /// The origins by their SHA-256.
+    origins: HashMap<Digest, Arc<str>>,
+    /// The newest checkpoint of the own log, and the newest one with cosignatures of others.
+    own_note: Option<String>,
+    own_cosigned: Option<String>,
     lives: BTreeMap<Arc<str>, Arc<Life>>,
     policy: Option<String>,
     silence: Silence,
@@ -385,6 +408,7 @@ impl Archive {
                         whole.lives.extend(change.lives);
                         whole.policy = change.policy.or(whole.policy.take());
                         whole.nonces.extend(change.nonces);
+                        whole.own_cosigned = change.own_cosigned.or(whole.own_cosigned.take());
                         whole.own_size = change.own_size;
                         whole.own_roots = change.own_roots;
                         whole.devices_end = change.devices_end;
@@ -410,7 +434,7 @@ impl Archive {
             .map(|(origin, line)| (origin.into(), Arc::new(line.into_owned())))
             .collect();
         let stats = Stats {
-            logs: lines.len() as u64,
+            logs: lines.values().filter(|line| line.size > 0).count() as u64,
             devices: devices.len() as u64,
             leaves: lines.values().map(|line| line.size).sum(),
             forks: lines.values().filter(|line| line.fork.is_some()).count() as u64,
@@ -419,6 +443,9 @@ impl Archive {
             ..Stats::default()
         };
         let nonces = whole.nonces.into_iter();
+        let origins = lines
+            .keys()
+            .map(|origin| (origin_hash(origin), origin.clone()));
         let lives: BTreeMap<Arc<str>, Arc<Life>> = whole
             .lives
             .into_iter()
@@ -433,7 +460,7 @@ impl Archive {
                 continue;
             }
             let origin: Arc<str> = device.row.origin.as_str().into();
-            let line = lines.get(&origin);
+            let line = lines.get(&origin).filter(|line| line.size > 0);
             let heard_at = line.map_or(device.row.enrolled_at, |line| line.time);
             let silent = lives
                 .get(&origin)
@@ -441,7 +468,10 @@ impl Archive {
             silence.watch(origin, heard_at, silent, now);
         }
         let state = State {
+            origins: origins.collect(),
             lines,
+            own_note: None,
+            own_cosigned: whole.own_cosigned.map(Cow::into_owned),
             lives,
             policy: whole.policy.map(Cow::into_owned),
             silence,
@@ -498,9 +528,10 @@ impl Archive {
                 root: line
                     .frontier()
                     .map_or_else(Digest::default, |frontier| frontier.root()),
-                note: Some(line.note.clone()),
+                note: Some(line.note.clone()).filter(|note| !note.is_empty()),
                 leaves_withheld: line.leaves_withheld,
                 payloads_missing: line.payloads_missing,
+                witnessed: line.witnessed(),
                 withheld: line
                     .withheld
                     .iter()
@@ -513,6 +544,7 @@ impl Archive {
                 note: None,
                 leaves_withheld: 0,
                 payloads_missing: 0,
+                witnessed: 0,
                 withheld: Vec::new(),
             },
         })
@@ -652,7 +684,13 @@ impl Archive {
                     let size = known.frontier.size();
                     judge_late(&raw, origin, late, withheld, size)
                 }
-                None => judge(&raw, origin, &known),
+                None => judge(&raw, origin, &known).and_then(|judged| {
+                    let ahead = before.as_deref().and_then(Line::must_pass);
+                    if let (Some(judged), Some(ahead)) = (&judged, ahead) {
+                        witnessing::passes(&raw, &known.frontier, judged, ahead)?;
+                    }
+                    Ok(judged)
+                }),
             }
         });
         // A buffer that a rare huge upload filled is given back; the others stay warm.
@@ -669,14 +707,14 @@ impl Archive {
                 let upload = self.prepare(origin, key, nonce, body, &known, before, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
             }
-            (Ok(None), Some(line)) if line.fork.is_none() => {
+            (Ok(None), Some(line)) if line.fork.is_none() && line.size > 0 => {
                 Judgement::Answer(Ok(self.answer(&line)))
             }
             (Ok(None), _) => Judgement::Answer(Err(Refused::conflict(known.frontier.size()))),
             (Err(refused), Some(line)) if refused.fork.is_some() && line.fork.is_none() => {
                 Judgement::Store(Ask::Fork {
                     origin: origin.to_owned(),
-                    witnessed: line.note.clone(),
+                    witnessed: line.contradicted(&refused),
                     refused,
                 })
             }
@@ -695,6 +733,7 @@ impl Archive {
             next_upload_s: self.next_upload_s,
             leaves_withheld: line.leaves_withheld,
             payloads_missing: line.payloads_missing,
+            witnessed: line.witnessed(),
         }
     }
 
@@ -731,6 +770,7 @@ impl Archive {
             line.late = last.late;
             line.time = last.time;
             line.fork.clone_from(&last.fork);
+            line.follow(last);
         }
         line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
@@ -879,7 +919,8 @@ impl State {
         let row = &device.row;
         let line = self.lines.get(row.origin.as_str());
         let key = line.and_then(|line| line.key.clone());
-        let heard_at = line.map_or(row.enrolled_at, |line| line.time);
+        let archived = line.filter(|line| line.size > 0);
+        let heard_at = archived.map_or(row.enrolled_at, |line| line.time);
         let mut standing = Vec::new();
         if line.is_some_and(|line| line.fork.is_some()) {
             standing.push(Standing::Forked);

@@ -17,6 +17,7 @@ mod erase;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 mod ingest;
 mod life;
 mod logs;
@@ -33,6 +34,7 @@ pub use admin::{
 pub use archive::{Archive, ArchiveError, Stats};
 pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
+pub use gather::WitnessPolicyError;
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};

@@ -158,6 +158,8 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
             running.address,
             dir.display()
         );
+        let [_, _, log] = running.with_archive(jurat_collector::Archive::verifier_keys);
+        eprintln!("its own log, for outside witnesses: {log}");
         if args.dev.is_some() {
             eprintln!(
                 "enrol with: jurat enroll https://localhost:{} --token-file {} --ca {}",

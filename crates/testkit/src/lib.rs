@@ -2,6 +2,7 @@
 //! and peers. Never shipped.
 
 pub mod claude_cli;
+pub mod foreign_witness;
 mod messages_api;
 pub mod need;
 mod peer;

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use jurat_disk::Time;
 use jurat_event::{Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
-use jurat_proof::{Frontier, leaf_hash, verify_reenrolment};
+use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, verify_reenrolment};
 use jurat_sink::{Accepted, Predecessor};
+use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
 
+use super::witnessing::Witnessed;
 use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepared};
-use super::{head_of, kind, pack};
+use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
 use crate::erase::Erasure;
@@ -32,6 +34,10 @@ pub(crate) enum Ask {
     },
     /// Enrol a device.
     Enrol(Box<Device>),
+    /// Remember what the witness cosigned, or the fork that it found.
+    Witness(Box<Witnessed>),
+    /// Keep the cosignatures of others under a checkpoint of the own log.
+    OwnCosigned(String),
     /// Begin a device's next epoch.
     Reenrol(Box<Device>, Again),
     /// Let the key of a device's newest epoch count no more.
@@ -67,6 +73,7 @@ impl Ask {
                 let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
                 bodies.sum::<usize>() + 16 * 1024
             }
+            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
             _ => 16 * 1024,
         }
     }
@@ -84,6 +91,10 @@ pub(crate) enum Done {
     Enrolled,
     /// The id is taken. Nothing of it was stored.
     Taken,
+    /// What the witness says.
+    Witnessed(Answer),
+    /// It is kept.
+    Kept,
     /// It stands in this leaf of the own log, now or since before.
     Said(u64),
     /// There was nothing to say.
@@ -147,6 +158,7 @@ struct Round {
     nonces: BTreeMap<String, u64>,
     devices: Group,
     enrolled: Vec<Arc<Device>>,
+    own_cosigned: Option<String>,
     accepted: u64,
     erasing: Vec<(u64, u32)>,
 }
@@ -195,6 +207,7 @@ impl Writer {
             nonces: BTreeMap::new(),
             devices: Group::new(),
             enrolled: Vec::new(),
+            own_cosigned: None,
             accepted: 0,
             erasing: Vec::new(),
         };
@@ -214,6 +227,11 @@ impl Writer {
                     refused,
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
+                Ask::Witness(witnessed) => self.witness(&mut round, *witnessed)?,
+                Ask::OwnCosigned(note) => {
+                    round.own_cosigned = Some(note);
+                    Done::Kept
+                }
                 Ask::Reenrol(device, again) => self.reenrol(&mut round, *device, &again)?,
                 Ask::Revoke { device, reason } => self.revoke(&mut round, &device, &reason)?,
                 Ask::AllowReenrolment { device } => self.allow(&mut round, &device)?,
@@ -224,7 +242,7 @@ impl Writer {
                 Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
         }
-        if round.group.is_empty() && round.lives.is_empty() && round.devices.is_empty() {
+        if round.is_empty() {
             return Ok(done);
         }
         // The table first: what a crash leaves there without its leaf does not count, and is erased.
@@ -251,6 +269,7 @@ impl Writer {
                 .iter()
                 .map(|(name, time)| (Cow::Borrowed(name.as_str()), *time))
                 .collect(),
+            own_cosigned: round.own_cosigned.as_deref().map(Cow::Borrowed),
             own_size: round.own.size(),
             own_roots: Cow::Borrowed(round.own.roots()),
             devices_end,
@@ -267,10 +286,15 @@ impl Writer {
         state.stats.archive_bytes = state.end;
         state.stats.own_leaves = self.own.frontier.size();
         state.stats.accepted += round.accepted;
+        if round.own_cosigned.is_some() {
+            state.own_cosigned = round.own_cosigned;
+        }
         for (origin, line) in round.lines {
             let (size, fork) = (line.size, line.fork.is_some());
+            state.origins.insert(origin_hash(&origin), origin.clone());
             let before = state.lines.insert(origin, line);
-            state.stats.logs += u64::from(before.is_none());
+            let is_new = before.as_ref().is_none_or(|line| line.size == 0);
+            state.stats.logs += u64::from(is_new && size > 0);
             state.stats.leaves += size - before.as_ref().map_or(0, |line| line.size);
             let forked = before.is_some_and(|line| line.fork.is_some());
             state.stats.forks += u64::from(fork && !forked);
@@ -391,13 +415,7 @@ impl Writer {
             return Ok(Done::Refused(refused));
         }
         let now = self.line(round, origin);
-        // The very line that it was judged against, not one that looks like it.
-        let same = match (&now, &upload.before) {
-            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
+        if !is_same(now.as_ref(), upload.before.as_ref()) {
             return Ok(Done::Stale);
         }
         let header = serde_json::to_vec(&upload.header).unwrap_or_default();
@@ -448,22 +466,51 @@ impl Writer {
             return Ok(Done::Refused(refused));
         }
         let fork: String = fork.chars().take(4_000).collect();
-        let mut detail = Map::new();
-        detail.insert("origin".into(), origin.into());
-        detail.insert("witnessed".into(), witnessed.into());
-        detail.insert("contradicts".into(), fork.clone().into());
-        // Two signed heads of one size and two roots show it to anybody; that a head does not fit the
-        // entries that came with it, only this collector saw.
-        let sizes = [witnessed, &fork].map(|note| head_of(note).map(|head| head.size));
-        let transferable = sizes[0].is_some() && sizes[0] == sizes[1];
-        detail.insert("transferable".into(), transferable.into());
-        self.own_entry(round, Kind::ForkProof, detail)?;
+        let proof = fork_proof(witnessed, &fork);
+        self.fork_leaf(round, origin, witnessed, &fork, proof.is_some())?;
         let line = Line {
-            fork: Some(fork),
+            fork: Some(proof.unwrap_or(fork)),
             ..Line::clone(&line)
         };
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Refused(refused))
+    }
+
+    fn fork_leaf(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        witnessed: &str,
+        contradicts: &str,
+        transferable: bool,
+    ) -> Result<(), ArchiveError> {
+        let mut detail = Map::new();
+        detail.insert("origin".into(), origin.into());
+        detail.insert("witnessed".into(), witnessed.into());
+        detail.insert("contradicts".into(), contradicts.into());
+        detail.insert("transferable".into(), transferable.into());
+        self.own_entry(round, Kind::ForkProof, detail)
+    }
+
+    /// What the witness cosigned or found moves only the log that it was judged against.
+    fn witness(&self, round: &mut Round, witnessed: Witnessed) -> Result<Done, ArchiveError> {
+        let Witnessed {
+            origin,
+            before,
+            line,
+            answer,
+        } = witnessed;
+        if !is_same(self.line(round, &origin).as_ref(), before.as_ref()) {
+            return Ok(Done::Stale);
+        }
+        if let Some(fork) = &line.fork
+            && let Ok(proof) = ForkProof::parse(fork.as_bytes())
+        {
+            let (first, second) = (proof.first.encode(), proof.second.encode());
+            self.fork_leaf(round, &origin, &first, &second, true)?;
+        }
+        round.lines.insert(origin.into(), Arc::new(line));
+        Ok(Done::Witnessed(answer))
     }
 
     fn enrol(&self, round: &mut Round, device: Device) -> Result<Done, ArchiveError> {
@@ -497,7 +544,9 @@ impl Writer {
         // The answer to this very request was lost: it is given again, with new secrets.
         if newest.row.origin == device.row.origin
             && newest.key == device.key
-            && self.line(round, &newest.row.origin).is_none()
+            && self
+                .line(round, &newest.row.origin)
+                .is_none_or(|line| line.size == 0)
             && refused_for_good(&self.life(round, &newest.row.origin)).is_none()
         {
             device.previous.clone_from(&newest.previous);
@@ -737,25 +786,59 @@ impl Writer {
         }
         state.end = self.ledger.end();
         state.stats.archive_bytes = state.end;
+        state.own_note = Some(note.encode());
         drop(state);
         self.own_signed = self.own.frontier.size();
         Ok(())
     }
 }
 
+impl Round {
+    fn is_empty(&self) -> bool {
+        self.group.is_empty()
+            && self.lines.is_empty()
+            && self.lives.is_empty()
+            && self.devices.is_empty()
+            && self.own_cosigned.is_none()
+    }
+}
+
+/// Whether this is the very line that was judged against, not one that looks like it.
+fn is_same(now: Option<&Arc<Line>>, before: Option<&Arc<Line>>) -> bool {
+    match (now, before) {
+        (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// A fork proof that convinces a stranger, where two notes alone can.
+fn fork_proof(witnessed: &str, contradicts: &str) -> Option<String> {
+    let [first, second] = [witnessed, contradicts].map(|note| Note::parse(note.as_bytes()).ok());
+    Some(ForkProof::find(&first?, &second?, &[])?.encode())
+}
+
 impl Archive {
     /// Everything as it is after these lines. The lock is held for a copy of pointers only.
     fn snapshot(&self, round: Option<&Round>, own: &Frontier, devices_end: u64) -> Vec<u8> {
         let now = self.host.clock.now().unix_s();
-        let (mut lines, mut lives, mut policy, nonces) = {
+        let (mut lines, mut lives, mut policy, nonces, mut cosigned) = {
             let state = self.state();
+            let cosigned = state.own_cosigned.clone();
             let (lines, lives) = (state.lines.clone(), state.lives.clone());
-            (lines, lives, state.policy.clone(), state.nonces.clone())
+            (
+                lines,
+                lives,
+                state.policy.clone(),
+                state.nonces.clone(),
+                cosigned,
+            )
         };
         if let Some(round) = round {
             lines.extend(round.lines.clone());
             lives.extend(round.lives.clone());
             policy = round.policy.clone().or(policy);
+            cosigned = round.own_cosigned.clone().or(cosigned);
         }
         let whole = Change {
             lines: lines
@@ -772,6 +855,7 @@ impl Archive {
                 .filter(|(_, time)| **time + NONCE_WINDOW_S > now)
                 .map(|(name, time)| (Cow::Borrowed(name.as_str()), *time))
                 .collect(),
+            own_cosigned: cosigned.as_deref().map(Cow::Borrowed),
             own_size: own.size(),
             own_roots: Cow::Borrowed(own.roots()),
             devices_end,
