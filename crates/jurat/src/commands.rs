@@ -490,7 +490,7 @@ fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) 
             jurat_collector::export_tiles(host.disk, dir, device, write).map_err(Into::into)
         }
         None => {
-            let ledger = home(&host, &state_dir).join("ledger");
+            let ledger = home(&host, state_dir).join("ledger");
             jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)
         }
     };

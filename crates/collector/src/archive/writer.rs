@@ -519,11 +519,11 @@ impl Writer {
         }
         let detail = enrolled(&device);
         self.own_entry(round, Kind::DeviceEnrolled, detail)?;
-        self.row(round, device)?;
+        Self::row(round, device)?;
         Ok(Done::Enrolled)
     }
 
-    fn row(&self, round: &mut Round, device: Device) -> Result<(), ArchiveError> {
+    fn row(round: &mut Round, device: Device) -> Result<(), ArchiveError> {
         let record = serde_json::to_vec(&device.row).unwrap_or_default();
         round.devices.push(devices::DEVICE, &[&record])?;
         round.enrolled.push(Arc::new(device));
@@ -550,7 +550,7 @@ impl Writer {
             && refused_for_good(&self.life(round, &newest.row.origin)).is_none()
         {
             device.previous.clone_from(&newest.previous);
-            self.row(round, device)?;
+            Self::row(round, device)?;
             return Ok(Done::Enrolled);
         }
         if newest.row.origin != named.origin {
@@ -598,7 +598,7 @@ impl Writer {
             .lives
             .insert(named.origin.as_str().into(), Arc::new(life));
         device.previous = Some(newest);
-        self.row(round, device)?;
+        Self::row(round, device)?;
         Ok(Done::Enrolled)
     }
 
