@@ -49,6 +49,8 @@ pub(crate) mod kind {
     pub(crate) const OWN_ENTRY: u8 = 3;
     /// A checkpoint of the collector's own log.
     pub(crate) const OWN_CHECKPOINT: u8 = 4;
+    /// A checkpoint of the collector's own log with the cosignatures of others.
+    pub(crate) const OWN_COSIGNED: u8 = 5;
 }
 
 /// Why the archive could not do what was asked. The collector's fault, never the device's.

@@ -579,7 +579,7 @@ fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn File>> {
 }
 
 /// Whether an entry of the own log says that this head was accepted.
-fn says_accepted(entry: &[u8], origin: &str, size: u64) -> bool {
+pub(crate) fn says_accepted(entry: &[u8], origin: &str, size: u64) -> bool {
     let Ok(view) = EntryView::parse(entry) else {
         return false;
     };

@@ -54,8 +54,9 @@ pub use tile::{
     Tiled, Tiles, parse_entries, push_entry, tile_root,
 };
 pub use tree::{
-    Frontier, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
-    inclusion_proof, leaf_hash, node_hash, root_of, verify_consistency, verify_inclusion,
+    Frontier, Passing, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
+    inclusion_proof, inclusion_ranges, leaf_hash, node_hash, root_of, verify_consistency,
+    verify_inclusion,
 };
 pub use trust::{Group, Quorum, Trust, TrustError};
 pub use verdict::{

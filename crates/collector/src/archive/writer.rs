@@ -229,6 +229,7 @@ impl Writer {
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
                 Ask::Witness(witnessed) => self.witness(&mut round, *witnessed)?,
                 Ask::OwnCosigned(note) => {
+                    round.group.push(kind::OWN_COSIGNED, &[note.as_bytes()])?;
                     round.own_cosigned = Some(note);
                     Done::Kept
                 }
