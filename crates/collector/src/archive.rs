@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
+use jurat_event::Ranges;
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
@@ -86,6 +87,10 @@ pub(crate) struct UploadHeader {
     /// It came instead of an earlier one of the same leaves that held only their hashes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) late: bool,
+    /// Payloads were erased: it stands for the record that was archived first, at this position. Its leaves
+    /// are those of that record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instead_of: Option<u64>,
 }
 
 /// An archived upload that holds only the hashes of some leaves; their entries may still come.
@@ -102,10 +107,15 @@ struct Withheld {
     /// The key that signed it, when it is not the enrolled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    /// Leaves among them whose payloads were erased since, so that they will not come.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erased: Ranges,
 }
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
+/// The most ranges of leaves of one log whose missing payload a later leaf can settle.
+const MISSING_RANGES_MAX: usize = 4_096;
 
 /// What is known of one log, as it is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -121,9 +131,12 @@ struct Line {
     /// The key that signed `note`, when it was rotated there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_before: Option<String>,
-    /// Payloads that never came: the archive cosignature is given only at 0.
+    /// Payloads that never came, and that no leaf says were erased: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
+    /// Their leaves, the first [`MISSING_RANGES_MAX`] ranges of them: a leaf that comes later may settle them.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    missing: Ranges,
     /// Leaves of which only the hash came. Likewise.
     #[serde(default)]
     leaves_withheld: u64,
@@ -159,6 +172,20 @@ impl Line {
     /// The key that signs the next head.
     fn key(&self, enrolled: &VerifierKey) -> Option<VerifierKey> {
         key_or(self.key.as_deref(), enrolled)
+    }
+
+    /// Takes note of payloads that did not come, and of those that a leaf says were erased: those are settled.
+    fn miss(&mut self, missing: &Ranges, erased: &Ranges) {
+        self.payloads_missing += missing.leaves();
+        let known = self.missing.union(missing);
+        let settled = known.intersection(erased).leaves();
+        self.payloads_missing -= settled.min(self.payloads_missing);
+        self.missing = known.without(erased).first(MISSING_RANGES_MAX);
+        for withheld in &mut self.withheld {
+            let mine = Ranges::from(vec![(withheld.from, withheld.to)]);
+            let erased = withheld.erased.union(&erased.intersection(&mine));
+            withheld.erased = erased.first(MISSING_RANGES_MAX);
+        }
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -212,6 +239,9 @@ struct Change<'a> {
     /// Up to where the device table counts.
     #[serde(default)]
     devices_end: u64,
+    /// Records that are to be erased, each with how much of it stays. Absent: as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erasing: Option<Vec<(u64, u32)>>,
 }
 
 /// Numbers about a collector since it was started, and what it holds.
@@ -382,6 +412,9 @@ impl Archive {
                         whole.own_size = change.own_size;
                         whole.own_roots = change.own_roots;
                         whole.devices_end = change.devices_end;
+                        if change.erasing.is_some() {
+                            whole.erasing = change.erasing;
+                        }
                     }
                     Err(error) => damaged = Some(format!("state: {error}")),
                 },
@@ -463,13 +496,14 @@ impl Archive {
             state: Mutex::new(state),
             buffers: Mutex::default(),
         });
-        let writer = Writer::new(
+        let mut writer = Writer::new(
             archive.clone(),
             ledger,
             device_ledger,
             own,
             whole.devices_end,
         );
+        writer.erase(whole.erasing.unwrap_or_default())?;
         Ok((archive, writer))
     }
 
@@ -722,7 +756,6 @@ impl Archive {
             size,
             roots: judged.frontier.roots().to_vec(),
             chain: judged.chain.0,
-            payloads_missing: judged.payloads_missing,
             leaves_withheld: judged.leaves_withheld,
             ..Line::default()
         };
@@ -730,7 +763,8 @@ impl Archive {
         line.key = text(&judged.key);
         line.key_before = (judged.signed_by != judged.key).then(|| judged.signed_by.to_string());
         if let Some(last) = before.as_deref() {
-            line.payloads_missing += last.payloads_missing;
+            line.payloads_missing = last.payloads_missing;
+            line.missing.clone_from(&last.missing);
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
             line.late = last.late;
@@ -738,6 +772,7 @@ impl Archive {
             line.fork.clone_from(&last.fork);
             line.follow(last);
         }
+        line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
         let may_come = judged.leaves_withheld == size - judged.from;
         if may_come && line.withheld.len() < WITHHELD_MAX {
@@ -748,7 +783,8 @@ impl Archive {
                 chain: known.chain.0,
                 root: judged.root,
                 leaves: judged.leaves_withheld,
-                payloads: judged.payloads_missing,
+                payloads: judged.missing.leaves(),
+                erased: Ranges::default(),
                 key: text(&judged.signed_by),
             });
         }
@@ -766,6 +802,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: false,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -799,7 +836,7 @@ impl Archive {
         line.withheld.retain(|other| other.from != withheld.from);
         line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
         line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
-        line.payloads_missing += judged.payloads_missing;
+        line.miss(&judged.missing.without(&withheld.erased), &judged.erased);
         line.late += 1;
         let now = self.host.clock.now().unix_s();
         let mut note =
@@ -814,6 +851,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: true,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -831,6 +869,21 @@ impl Archive {
     /// A reader over the archive, from one position to another that is durable.
     pub(crate) fn reader(&self, from: u64, to: u64) -> Result<Reader, ArchiveError> {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
+    }
+
+    /// The records of an upload whose first record, at this position, was erased.
+    pub(crate) fn instead_of(&self, position: u64) -> Result<Vec<u8>, ArchiveError> {
+        let mut newest = None;
+        let mut reader = self.reader(position, self.end())?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind == kind::UPLOAD && !item.erased {
+                let (header, body) = split_upload(item.body)?;
+                if header.instead_of == Some(position) {
+                    newest = Some(body.to_vec());
+                }
+            }
+        }
+        newest.ok_or_else(|| ArchiveError::Damaged("an erased upload without another one".into()))
     }
 
     /// Where it is kept, and up to where it is durable.

@@ -13,6 +13,7 @@ mod admin;
 mod api;
 mod archive;
 mod devices;
+mod erase;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -31,6 +32,7 @@ pub use admin::{
     Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
 };
 pub use archive::{Archive, ArchiveError, Stats};
+pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
 pub use gather::WitnessPolicyError;
 pub use ingest::Refused;

@@ -245,7 +245,7 @@ impl TileStore {
         let mut reader = self.archive.reader(begun, end)?;
         while let Some(item) = reader.next_record()? {
             match item.kind {
-                kind::UPLOAD if !item.erased => {
+                kind::UPLOAD => {
                     let (header, _) = split_upload(item.body)?;
                     followed.index.push(Upload {
                         log: sha256(&[header.origin.as_bytes()]),
@@ -337,8 +337,15 @@ impl TileStore {
         let mut reader = self.archive.reader(upload.position, upload.next)?;
         let item = reader.next_record();
         let item = item.map_err(|_| TilesError::Torn("a place"))?;
-        let item = item.filter(|item| item.kind == kind::UPLOAD && !item.erased);
+        let item = item.filter(|item| item.kind == kind::UPLOAD);
         let item = item.ok_or(TilesError::Torn("an upload"))?;
+        if item.erased {
+            // Its payloads were erased: another record came late in its place.
+            let late =
+                self.follow(|followed| followed.index.find_late(&upload.log, upload.from))?;
+            let late = late.filter(|late| late.position > upload.position);
+            return self.upload(&late.ok_or(TilesError::Torn("an upload"))?, look);
+        }
         let (header, body) = split_upload(item.body)?;
         let is_it = (header.from, header.to) == (upload.from, upload.to)
             && sha256(&[header.origin.as_bytes()]) == upload.log;

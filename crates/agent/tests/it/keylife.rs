@@ -224,14 +224,19 @@ fn a_rotation_that_is_refused_is_not_set_aside() {
     let mut site = Site::start(quick());
     site.write(5);
     site.run(Finish::WhenDelivered, |_| false).unwrap();
-    let refuse = || {
-        let body = br#"{"code":"too_large","message":"no"}"#;
-        Answer::status(413, "content-type: application/json\r\n", body)
-    };
-    site.peer.script(Box::new(move |_| refuse()));
+    // Nothing goes out while it is rotated.
+    site.peer.script(Box::new(|_| Answer::status(503, "", b"")));
     site.config.delivery = patient();
-    let _ = site.rotate(Duration::ZERO);
+    site.rotate(Duration::ZERO).unwrap();
     site.config.delivery = quick();
+    // All together is refused; the batch before the rotation is taken; the rotation never is.
+    site.peer.script(Box::new(|number| {
+        let body = br#"{"code":"too_large","message":"no"}"#;
+        match number {
+            1 => Answer::Pass,
+            _ => Answer::status(413, "content-type: application/json\r\n", body),
+        }
+    }));
     let mut refusals = 0;
     site.run(Finish::WhenDelivered, |status| {
         refusals +=
@@ -524,11 +529,11 @@ fn an_accepted_head_is_found_in_the_collectors_log_and_a_leaf_says_so_without_en
         .iter()
         .map(|entry| entry["kind"].as_str().unwrap())
         .collect();
-    let receipts = kinds
-        .iter()
-        .filter(|kind| **kind == "receipt.verified")
-        .count();
-    assert!(receipts <= 1, "{kinds:?}");
+    // Once since the start, and once at the stop: never in a batch of its own.
+    let alone = |pair: &[&str]| pair == ["batch.sealed", "receipt.verified"];
+    assert!(!kinds.windows(2).any(alone), "{kinds:?}");
+    let batches = kinds.iter().filter(|kind| **kind == "batch.sealed");
+    assert_eq!(batches.count(), 2, "{kinds:?}");
     assert!(status.receipt.unwrap().size >= found.size);
 }
 

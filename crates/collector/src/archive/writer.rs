@@ -1,11 +1,11 @@
 //! The one that writes: what was asked meanwhile becomes durable in one group.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jurat_disk::Time;
-use jurat_event::Kind;
+use jurat_event::{Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
 use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, verify_reenrolment};
 use jurat_sink::{Accepted, Predecessor};
@@ -17,6 +17,7 @@ use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepare
 use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
+use crate::erase::Erasure;
 use crate::life::{Life, Revoked};
 use crate::own_log::OwnLog;
 
@@ -51,6 +52,8 @@ pub(crate) enum Ask {
     Returned { origin: Arc<str> },
     /// Name the settings in force, when they are others than before.
     Policy { digest: String },
+    /// Put uploads without some payloads in the place of those with them, and erase those.
+    Erase(Box<Erasure>),
 }
 
 /// What a device says of the epoch that it ends.
@@ -67,6 +70,10 @@ impl Ask {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
             Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
+            Self::Erase(erasure) => {
+                let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
+                bodies.sum::<usize>() + 16 * 1024
+            }
             _ => 16 * 1024,
         }
     }
@@ -94,6 +101,8 @@ pub(crate) enum Done {
     Nothing,
     /// There is no such device.
     Unknown,
+    /// The payloads of these leaves are erased, and these leaves of the own log say so.
+    Erased { ranges: Ranges, leaves: Vec<u64> },
 }
 
 /// The longest reason of a revocation that is kept.
@@ -123,6 +132,9 @@ fn enrolled(device: &Device) -> Map<String, serde_json::Value> {
     detail
 }
 
+/// The most ranges that one leaf names.
+const RANGES_MAX: usize = 256;
+
 /// Owns the archive's ledger and the device table.
 pub(crate) struct Writer {
     archive: Arc<Archive>,
@@ -131,6 +143,8 @@ pub(crate) struct Writer {
     devices_end: u64,
     own: OwnLog,
     own_signed: u64,
+    /// Records that were erased since the archive was opened: what was made of them before does not count.
+    erased: BTreeSet<u64>,
 }
 
 /// A group that is being put together.
@@ -146,6 +160,7 @@ struct Round {
     enrolled: Vec<Arc<Device>>,
     own_cosigned: Option<String>,
     accepted: u64,
+    erasing: Vec<(u64, u32)>,
 }
 
 impl Writer {
@@ -163,6 +178,7 @@ impl Writer {
             devices_end,
             own,
             own_signed: 0,
+            erased: BTreeSet::new(),
         }
     }
 
@@ -193,6 +209,7 @@ impl Writer {
             enrolled: Vec::new(),
             own_cosigned: None,
             accepted: 0,
+            erasing: Vec::new(),
         };
         if round.own.size() == 0 && !asked.is_empty() {
             // As in every log, the first leaf names the log.
@@ -222,6 +239,7 @@ impl Writer {
                 Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
                 Ask::Returned { origin } => self.silent(&mut round, &origin, None)?,
                 Ask::Policy { digest } => self.policy(&mut round, digest)?,
+                Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
         }
         if round.is_empty() {
@@ -255,6 +273,7 @@ impl Writer {
             own_size: round.own.size(),
             own_roots: Cow::Borrowed(round.own.roots()),
             devices_end,
+            erasing: (!round.erasing.is_empty()).then(|| round.erasing.clone()),
         };
         let state = serde_json::to_vec(&change).unwrap_or_default();
         let mut group = std::mem::take(&mut round.group);
@@ -298,7 +317,68 @@ impl Writer {
             }
             state.lives.insert(origin, life);
         }
+        drop(state);
+        self.erase(round.erasing)?;
         Ok(done)
+    }
+
+    /// Erases records that the state names, which stays so until it is done: a crash in between is made good
+    /// when the archive is opened.
+    pub(super) fn erase(&mut self, places: Vec<(u64, u32)>) -> Result<(), ArchiveError> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.ledger.erase(&places)?;
+        self.erased
+            .extend(places.iter().map(|(position, _)| *position));
+        let (own, devices_end) = (&self.own.frontier, self.devices_end);
+        let change = Change {
+            own_size: own.size(),
+            own_roots: Cow::Borrowed(own.roots()),
+            devices_end,
+            erasing: Some(Vec::new()),
+            ..Change::default()
+        };
+        let state = serde_json::to_vec(&change).unwrap_or_default();
+        let mut snapshot = || self.archive.snapshot(None, own, devices_end);
+        self.ledger
+            .append(&mut Group::new(), &state, &mut snapshot)?;
+        let mut state = self.archive.state();
+        state.end = self.ledger.end();
+        state.stats.archive_bytes = state.end;
+        Ok(())
+    }
+
+    /// New records in the place of old ones, and leaves in the own log that say so.
+    fn thin(&self, round: &mut Round, erasure: Erasure) -> Result<Done, ArchiveError> {
+        let places = erasure.uploads.iter().map(|upload| upload.place);
+        let mut before = round.erasing.iter().map(|(position, _)| *position);
+        if places.clone().any(|(position, _)| {
+            self.erased.contains(&position) || before.any(|known| known == position)
+        }) {
+            return Ok(Done::Stale);
+        }
+        round.erasing.extend(places);
+        let mut ranges = Ranges::default();
+        for upload in &erasure.uploads {
+            let header = serde_json::to_vec(&upload.header).unwrap_or_default();
+            let parts: [&[u8]; 3] = [&(header.len() as u32).to_le_bytes(), &header, &upload.body];
+            round.group.push(kind::UPLOAD, &parts)?;
+            ranges = ranges.union(&upload.gone);
+        }
+        let mut leaves = Vec::new();
+        for pairs in ranges.pairs().chunks(RANGES_MAX) {
+            let mut detail = Map::new();
+            detail.insert("origin".into(), erasure.origin.clone().into());
+            detail.insert("ranges".into(), json!(pairs));
+            let count = pairs.iter().map(|(from, to)| to - from).sum::<u64>();
+            detail.insert("count".into(), count.into());
+            detail.insert("who".into(), erasure.who.clone().into());
+            detail.insert("reason".into(), erasure.reason.clone().into());
+            leaves.push(round.own.size());
+            self.own_entry(round, Kind::PayloadErased, detail)?;
+        }
+        Ok(Done::Erased { ranges, leaves })
     }
 
     fn check(&self) -> Result<(), ArchiveError> {
@@ -779,6 +859,9 @@ impl Archive {
             own_size: own.size(),
             own_roots: Cow::Borrowed(own.roots()),
             devices_end,
+            erasing: round
+                .filter(|round| !round.erasing.is_empty())
+                .map(|round| round.erasing.clone()),
         };
         pack(&whole)
     }
