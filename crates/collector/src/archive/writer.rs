@@ -69,11 +69,11 @@ impl Ask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
+            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
             Self::Erase(erasure) => {
                 let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
                 bodies.sum::<usize>() + 16 * 1024
             }
-            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
             _ => 16 * 1024,
         }
     }

@@ -294,8 +294,8 @@ async fn the_tlog_tiles_crate_reads_our_logs_and_proves_every_leaf() {
         let raw = bench.log.batch(count, "x");
         bench.upload(&raw).await.unwrap();
     }
-    wait_for_own(&bench, 5).await;
-    for (log, most) in [(bench.device_log(), 602), (bench.own_log().0, 5)] {
+    wait_for_own(&bench, 6).await;
+    for (log, most) in [(bench.device_log(), 602), (bench.own_log().0, 6)] {
         let files = Foreign(bench.fetch(log).await);
         let note = Note::parse(&files.0["checkpoint"]).unwrap();
         let head = tlog_tiles::Checkpoint::from_bytes(note.text.as_bytes()).unwrap();
@@ -332,7 +332,7 @@ async fn go_sumdb_and_transparency_dev_read_an_exported_folder() {
         let raw = bench.log.batch(count, "x");
         bench.upload(&raw).await.unwrap();
     }
-    wait_for_own(&bench, 4).await;
+    wait_for_own(&bench, 5).await;
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-tiles");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../interop/go/tiles");
     let built = Command::new(go)
@@ -350,7 +350,7 @@ async fn go_sumdb_and_transparency_dev_read_an_exported_folder() {
     let device_key = bench.log.key.verifier_key().to_string();
     for (name, key, leaves) in [
         (DEVICE, device_key, 301),
-        ("collector", bench.enrolled.log.clone(), 4),
+        ("collector", bench.enrolled.log.clone(), 5),
     ] {
         let folder = bench.dir.path().join(name).join("tiles");
         let write = |path: &str, bytes: &[u8]| {
