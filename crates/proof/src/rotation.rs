@@ -75,7 +75,7 @@ impl Rotation {
         let key = |name: &'static str| {
             let key =
                 VerifierKey::parse(text(name)?).map_err(|_| RotationError::Malformed(name))?;
-            if key.alg != ALG_ED25519 {
+            if key.alg != ALG_ED25519 || key.to_string() != text(name)? {
                 return Err(RotationError::Malformed(name));
             }
             if key.name != origin {
