@@ -1,4 +1,4 @@
-//! The project's own tools: `cargo xtask test [--slow]`, `cargo xtask bench`.
+//! The project's own tools: `cargo xtask test [--slow]`, `cargo xtask bench`, `cargo xtask vectors`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod vectors;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -17,6 +18,7 @@ const USAGE: &str = "\
 cargo xtask test [--slow]   format, lints, every test, documentation
                             --slow: more kills (200) and more cases
 cargo xtask fuzz TARGET [SECONDS]   runs a target of fuzz/ under libFuzzer (60 s); a C++ compiler is needed
+cargo xtask vectors         writes vectors/ anew: the bundles that every verifier must judge alike
 cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
 cargo xtask bench build     the CPU time of a clean build: minutes, so only when asked for";
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["test", "--slow"] => test(true),
         ["fuzz", target] => fuzz(target, "60"),
         ["fuzz", target, seconds] => fuzz(target, seconds),
+        ["vectors"] => vectors::vectors().map(|()| true),
         ["bench"] => bench::bench(""),
         ["bench", filter] => bench::bench(filter),
         _ => {

@@ -271,6 +271,10 @@ impl<R: Read> BundleReader<R> {
         };
         reader.next = reader.header()?;
         let json = reader.expect("jurat.json", SMALL_BYTES_MAX)?;
+        // An array of the same values would be read as one, too.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(BundleError::Manifest("not an object".into()));
+        }
         let manifest: Manifest = serde_json::from_slice(&json)
             .map_err(|error| BundleError::Manifest(error.to_string()))?;
         let known = manifest.format == "jurat-bundle" && manifest.v == VERSION;

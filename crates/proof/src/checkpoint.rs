@@ -137,7 +137,10 @@ impl Cosignature {
             }
             let (time, bytes) = signature.bytes.split_first_chunk::<8>().ok_or_else(bad)?;
             let time_s = u64::from_be_bytes(*time);
-            if !key.verify_raw(cosignature_message(time_s, &note.text).as_bytes(), bytes) {
+            //= C2SP tlog-cosignature: a time is at most 2^63 - 1
+            if i64::try_from(time_s).is_err()
+                || !key.verify_raw(cosignature_message(time_s, &note.text).as_bytes(), bytes)
+            {
                 return Err(bad());
             }
             newest = newest.max(Some(time_s));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jurat_event::{ENTRY_BYTES_MAX, ENTRY_VERSION, Kind};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::Digest;
@@ -206,11 +206,14 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         "session" => fields.session = Some(map.next_value::<Text<'_>>()?.0),
                         "session_seq" => fields.session_seq = Some(map.next_value()?),
                         "of" => fields.of = Some(map.next_value()?),
-                        "context" => fields.context = Some(map.next_value()?),
-                        "raw" => fields.raw = Some(map.next_value()?),
+                        "context" => fields.context = Some(object(map.next_value()?)?),
+                        "raw" => fields.raw = Some(object(map.next_value()?)?),
                         "detail" => {
                             let raw: &'de RawValue = map.next_value()?;
-                            serde_json::from_str::<StrictAny>(raw.get())
+                            // A parser of its own: the levels above it count.
+                            let mut parser = serde_json::Deserializer::from_str(raw.get());
+                            StrictAny(LEVELS_MAX - 1)
+                                .deserialize(&mut parser)
                                 .map_err(de::Error::custom)?;
                             fields.detail = Some(raw);
                         }
@@ -220,7 +223,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                             )));
                         }
                         _ => {
-                            map.next_value::<StrictAny>()?;
+                            map.next_value_seed(StrictAny(LEVELS_MAX - 1))?;
                         }
                     }
                     seen.add(key)?;
@@ -266,49 +269,72 @@ const RESERVED: [&str; 8] = [
 /// The most fields of one object; keeps the search for duplicates cheap.
 const KEYS_MAX: usize = 256;
 
-/// Any JSON value in which no object has a field twice.
-struct StrictAny;
+/// The most objects and arrays inside each other.
+const LEVELS_MAX: u8 = 127;
 
-impl<'de> Deserialize<'de> for StrictAny {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnyVisitor;
+/// An object; an array of the same values would be read as one, too.
+fn object<'de, T: Deserialize<'de>, E: de::Error>(raw: &'de RawValue) -> Result<T, E> {
+    if !raw.get().starts_with('{') {
+        return Err(E::custom("not an object"));
+    }
+    serde_json::from_str(raw.get()).map_err(E::custom)
+}
+
+/// Any JSON value in which no object has a field twice, of at most so many levels.
+#[derive(Clone, Copy)]
+struct StrictAny(u8);
+
+impl StrictAny {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        let inner = self.0.checked_sub(1).map(Self);
+        inner.ok_or_else(|| E::custom("too many levels"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for StrictAny {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        struct AnyVisitor(StrictAny);
         impl<'de> Visitor<'de> for AnyVisitor {
-            type Value = StrictAny;
+            type Value = ();
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON value")
             }
-            fn visit_bool<E>(self, _: bool) -> Result<StrictAny, E> {
-                Ok(StrictAny)
+            fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+                Ok(())
             }
-            fn visit_i64<E>(self, _: i64) -> Result<StrictAny, E> {
-                Ok(StrictAny)
+            fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+                Ok(())
             }
-            fn visit_u64<E>(self, _: u64) -> Result<StrictAny, E> {
-                Ok(StrictAny)
+            fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+                Ok(())
             }
-            fn visit_f64<E>(self, _: f64) -> Result<StrictAny, E> {
-                Ok(StrictAny)
+            fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+                Ok(())
             }
-            fn visit_str<E>(self, _: &str) -> Result<StrictAny, E> {
-                Ok(StrictAny)
+            fn visit_str<E>(self, _: &str) -> Result<(), E> {
+                Ok(())
             }
-            fn visit_unit<E>(self) -> Result<StrictAny, E> {
-                Ok(StrictAny)
+            fn visit_unit<E>(self) -> Result<(), E> {
+                Ok(())
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<StrictAny, A::Error> {
-                while seq.next_element::<StrictAny>()?.is_some() {}
-                Ok(StrictAny)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+                let inner = self.0.inner()?;
+                while seq.next_element_seed(inner)?.is_some() {}
+                Ok(())
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StrictAny, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+                let inner = self.0.inner()?;
                 let mut seen = Keys::default();
                 while let Some(Text(key)) = map.next_key()? {
-                    map.next_value::<StrictAny>()?;
+                    map.next_value_seed(inner)?;
                     seen.add(key)?;
                 }
-                Ok(StrictAny)
+                Ok(())
             }
         }
-        deserializer.deserialize_any(AnyVisitor)
+        deserializer.deserialize_any(AnyVisitor(self))
     }
 }
 

@@ -170,8 +170,8 @@ pub struct SessionSummary {
 /// A session that has not ended.
 #[derive(Clone, Copy)]
 struct Open {
-    /// The number of its next leaf.
-    next: u64,
+    /// The number of its next leaf; `None` when there can be none.
+    next: Option<u64>,
     /// How many records of leaf hashes there were when its last leaf came.
     hidden: u64,
 }
@@ -195,7 +195,7 @@ pub struct Replay {
     /// Records of leaf hashes so far.
     hidden: u64,
     /// The boot of the last entry, and all that were seen.
-    boot: String,
+    boot: Option<String>,
     boots: BTreeSet<String>,
     summary: Summary,
 }
@@ -219,7 +219,7 @@ impl Replay {
             open: None,
             sessions: BTreeMap::new(),
             hidden: 0,
-            boot: String::new(),
+            boot: None,
             boots: BTreeSet::new(),
             summary: Summary::default(),
         }
@@ -343,11 +343,9 @@ impl Replay {
             self.opened(&detail);
             if let Some(serde_json::Value::Object(filtered)) = detail.get("filtered") {
                 for (reason, count) in filtered {
-                    add(
-                        &mut self.summary.filtered,
-                        reason,
-                        count.as_u64().unwrap_or(0),
-                    );
+                    if let Some(count) = count.as_u64() {
+                        add(&mut self.summary.filtered, reason, count);
+                    }
                 }
             }
             self.in_batch = Some(0);
@@ -383,10 +381,10 @@ impl Replay {
 
     /// A boot that comes back after another one: two machines go on with one log.
     fn boot(&mut self, seq: u64, boot: &str) {
-        if self.boot == boot {
+        if self.boot.as_deref() == Some(boot) {
             return;
         }
-        boot.clone_into(&mut self.boot);
+        self.boot = Some(boot.to_owned());
         if self.boots.contains(boot) {
             self.gap(seq, || "boot returned".to_owned());
         } else if self.boots.len() < BOOTS_MAX {
@@ -402,30 +400,30 @@ impl Replay {
         found: u64,
     ) -> Result<(), ReplayError> {
         let known = self.sessions.get(session).copied();
-        let expected = known.map_or(0, |open| open.next);
+        let expected = known.map_or(Some(0), |open| open.next);
         // Leaves of it may stand where this replay did not look.
         let unseen = known.map_or(self.unseen, |open| open.hidden != self.hidden);
-        if Check::SessionGap.fails(found != expected && !unseen) {
+        if Check::SessionGap.fails(Some(found) != expected && !unseen) {
             let session = session.to_owned();
             return Err(ReplayError::Session {
                 seq,
                 session,
-                expected,
+                expected: expected.unwrap_or(u64::MAX),
                 found,
             });
         }
         let ended = view.is(Kind::SessionEnded);
-        let next = found.saturating_add(1);
+        let next = found.checked_add(1);
         if ended {
             let detail = view.detail_map();
             let says = detail.get("count").and_then(serde_json::Value::as_u64);
-            if Check::SessionCount.fails(says != Some(next)) {
+            if Check::SessionCount.fails(says.is_none() || says != next) {
                 let session = session.to_owned();
                 return Err(ReplayError::SessionCount {
                     seq,
                     session,
                     says: says.unwrap_or(0),
-                    count: next,
+                    count: next.unwrap_or(u64::MAX),
                 });
             }
             self.sessions.remove(session);
@@ -457,7 +455,7 @@ impl Replay {
         }
         if let Some(summary) = listed.get_mut(session) {
             summary.leaves += 1;
-            summary.complete &= found == expected;
+            summary.complete &= Some(found) == expected;
             summary.ended = ended;
         }
         Ok(())

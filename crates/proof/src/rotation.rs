@@ -75,7 +75,7 @@ impl Rotation {
         let key = |name: &'static str| {
             let key =
                 VerifierKey::parse(text(name)?).map_err(|_| RotationError::Malformed(name))?;
-            if key.alg == ALG_COSIGNATURE {
+            if key.alg == ALG_COSIGNATURE || key.to_string() != text(name)? {
                 return Err(RotationError::Malformed(name));
             }
             if key.name != origin {

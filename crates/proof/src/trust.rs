@@ -90,7 +90,8 @@ impl Trust {
         }
         for (index, line) in text.lines().enumerate() {
             let words: Vec<&str> = line
-                .split_whitespace()
+                .split([' ', '\t'])
+                .filter(|word| !word.is_empty())
                 .take_while(|word| !word.starts_with('#'))
                 .collect();
             trust
@@ -123,7 +124,7 @@ impl Trust {
                 let needed = match *needed {
                     "any" => 1,
                     "all" => members.len(),
-                    count => number(count)?,
+                    count => count_of(count)?,
                 };
                 if needed == 0 || needed > members.len() {
                     return Err(format!("{needed} of {} members", members.len()));
@@ -163,17 +164,14 @@ impl Trust {
                 self.same_host.push((*name).to_owned());
             }
             ["seen", origin, size, root] => {
-                let size = number(size)? as u64;
+                let size = number(size)?;
                 let root = Digest::from_hex(root)
                     .filter(|_| size > 0)
                     .ok_or("a head that was seen has a size above 0 and a root of 64 hex digits")?;
                 self.seen.push(((*origin).to_owned(), size, root));
             }
             ["revoked", key, leaf] => {
-                let leaf = leaf
-                    .parse()
-                    .map_err(|_| format!("not a number of a leaf: {leaf}"))?;
-                self.revoked.push((log_key(key)?, leaf));
+                self.revoked.push((log_key(key)?, number(leaf)?));
             }
             [word, ..] => {
                 return Err(format!(
@@ -202,14 +200,14 @@ impl Trust {
     }
 
     fn quorum_of(&self, of: &str) -> Result<Quorum, String> {
-        if of == "none" || of == "0" {
+        if of == "none" {
             return Ok(Quorum::None);
         }
         if self.is_member(of) {
             return Ok(Quorum::Named(of.to_owned()));
         }
-        let count = number(of)?;
-        if count > self.witnesses.len() {
+        let count = count_of(of)?;
+        if count == 0 || count > self.witnesses.len() {
             let witnesses = self.witnesses.len();
             return Err(format!("a quorum of {count} with {witnesses} witnesses"));
         }
@@ -253,10 +251,16 @@ impl Trust {
     }
 }
 
-fn number(text: &str) -> Result<usize, String> {
+/// Digits without a leading zero.
+fn number(text: &str) -> Result<u64, String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let count = digits.then(|| text.parse().ok()).flatten();
-    count.ok_or_else(|| format!("neither a number nor a name from above: {text}"))
+    let plain = digits && (text == "0" || !text.starts_with('0'));
+    let number = plain.then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| format!("neither a number nor a name from above: {text}"))
+}
+
+fn count_of(text: &str) -> Result<usize, String> {
+    usize::try_from(number(text)?).map_err(|_| format!("{text} are too many"))
 }
 
 fn key(text: &str) -> Result<VerifierKey, String> {

@@ -113,7 +113,10 @@ fn try_verify(
         0 => (Frontier::default(), Chain::new(&origin)),
         from => match read_prefix(from, &front.prefix) {
             Some(prefix) => prefix,
-            None => return Err(Verdict::tampered(None, Check::PrefixLength)),
+            None => {
+                ensure(Check::PrefixLength, false)?;
+                (Frontier::default(), Chain::new(&origin))
+            }
         },
     };
 
@@ -122,7 +125,7 @@ fn try_verify(
         stream.part(&part, leaves);
     }
     let read = stream.finish();
-    let signer = keys.final_signer(&note)?;
+    let signer = keys.final_signer(&note, head.size)?;
     read.places(&head)?;
     let later = later(&front, &head, trust, &keys)?;
     let reached = later.as_ref().map_or(head.size, |later| later.size);
@@ -135,9 +138,8 @@ fn try_verify(
 
     let witnessed = cosigners(&note, &trust.witnesses)
         .and_then(|witnessed| Ok((witnessed, cosigners(&note, &trust.archives)?)));
-    let Ok((witnessed, archived)) = witnessed else {
-        return Err(Verdict::tampered(None, Check::CosignatureSignature));
-    };
+    ensure(Check::CosignatureSignature, witnessed.is_ok())?;
+    let (witnessed, archived) = witnessed.unwrap_or_default();
     let mut watches = read.watches;
     ensure(Check::CosignatureOrder, watch(&mut watches, &witnessed))?;
     let logged = logged(&front, &head, trust, &mut latest)?;
@@ -241,7 +243,12 @@ fn head(checkpoint: &[u8]) -> Result<(Note, Checkpoint), Verdict> {
     };
     let malformed = |error: crate::NoteError| bad(Check::NoteMalformed, error.to_string());
     let note = Note::parse(checkpoint).map_err(malformed)?;
-    let head = Checkpoint::parse(&note.text).map_err(malformed)?;
+    let read = if Check::NoteMalformed.holds(false) {
+        Checkpoint::parse_foreign
+    } else {
+        Checkpoint::parse
+    };
+    let head = read(&note.text).map_err(malformed)?;
     if Check::CheckpointEmpty.fails(head.size == 0) {
         return Err(bad(
             Check::CheckpointEmpty,
@@ -293,13 +300,22 @@ impl Keys {
         self.rotated.push((from, key, size, leaf));
     }
 
-    /// Whose signature makes the bundle's head count.
-    fn final_signer(&self, note: &Note) -> Result<VerifierKey, Verdict> {
-        let bad = |()| Verdict::tampered(None, Check::CheckpointSignature);
-        if let Some(key) = self.signer(note).map_err(bad)? {
+    /// Whose signature makes the bundle's head, of this size, count.
+    fn final_signer(&self, note: &Note, size: u64) -> Result<VerifierKey, Verdict> {
+        let bad = |()| ensure(Check::CheckpointSignature, false).map(|()| None);
+        // The head that makes a rotation count is the old key's last one, also where it stands twice.
+        let last = |key: &VerifierKey| {
+            let mut rotated = self.rotated.iter();
+            rotated.any(|(from, _, at, _)| from == key && *at == size)
+        };
+        let (accepted, retired): (Vec<_>, Vec<_>) = self
+            .accepted
+            .iter()
+            .partition(|key| !self.retired.contains(key) || last(key));
+        if let Some(key) = first_signer(accepted.into_iter(), note).or_else(bad)? {
             return Ok(key);
         }
-        let retired = first_signer(self.retired.iter(), note).map_err(bad)?;
+        let retired = first_signer(retired.into_iter(), note).or_else(bad)?;
         if let Some(key) = &retired
             && Check::CheckpointRetired.holds(false)
         {
@@ -743,7 +759,7 @@ fn later(
         return Ok(None);
     };
     let Some((proof, note, after)) = read_later(bytes) else {
-        return Err(Verdict::tampered(None, Check::LaterMalformed));
+        return ensure(Check::LaterMalformed, false).map(|()| None);
     };
     ensure(Check::LaterOrigin, after.origin == head.origin)?;
     ensure(Check::LaterSize, after.size >= head.size)?;
@@ -815,7 +831,7 @@ fn logged(
         .ok()
         .filter(|(receipt, log)| receipt.index < log.size)
     else {
-        return Err(Verdict::tampered(None, Check::ReceiptMalformed));
+        return ensure(Check::ReceiptMalformed, false).map(|()| None);
     };
     let signed = receipt.note.is_signed_by(collector);
     if matches!(signed, Ok(false)) {
@@ -950,6 +966,7 @@ impl Runs {
         for range in ranges.and_then(Value::as_array).into_iter().flatten() {
             let number = |at: usize| range.get(at).and_then(Value::as_u64);
             if let (Some(from), Some(to)) = (number(0), number(1))
+                && range.as_array().is_some_and(|pair| pair.len() == 2)
                 && from < to
             {
                 self.push(from, to);
@@ -990,6 +1007,10 @@ fn unix_seconds(time: &str) -> Option<u64> {
     };
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let between = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    let formed = between
+        .iter()
+        .all(|(at, mark)| time.as_bytes()[*at] == *mark);
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let days = match month {
         2 => 28 + u64::from(leap),
@@ -998,7 +1019,8 @@ fn unix_seconds(time: &str) -> Option<u64> {
         _ => return None,
     };
     let on_the_clock = hour < 24 && minute < 60 && second < 60;
-    if year < 1970 || !(1..=days).contains(&day) || !on_the_clock || !time.ends_with('Z') {
+    if year < 1970 || !(1..=days).contains(&day) || !on_the_clock || !formed || !time.ends_with('Z')
+    {
         return None;
     }
     // Days from 1970-01-01, with the year beginning in March.

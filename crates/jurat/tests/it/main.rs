@@ -4,6 +4,7 @@
 mod corpus;
 mod crash;
 mod fleet;
+mod interop;
 mod live;
 mod mutate;
 mod order;

@@ -1,4 +1,15 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
 use super::unix_seconds;
+use crate::check::DISABLED;
+use crate::rotation::tests::Key;
+use crate::{
+    BundleWriter, Check, Checkpoint, Front, Frontier, Record, Signer as _, Trust, leaf_hash, verify,
+};
 
 #[test]
 fn times_become_seconds() {
@@ -13,7 +24,142 @@ fn times_become_seconds() {
         "yesterday",
         "2026-13-01T00:00:00Z",
         "2026-10-29T00:00:00+02:00",
+        "2026-02-30T00:00:00Z",
+        "2026.10.29T00:00:00Z",
+        "1969-12-31T23:59:59Z",
     ] {
         assert_eq!(unix_seconds(wrong), None, "{wrong}");
     }
+}
+
+fn vectors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors")
+}
+
+/// A bundle that every verifier must judge alike.
+struct Vector {
+    name: String,
+    bundle: Vec<u8>,
+    trust: Option<Trust>,
+    now: u64,
+    expected: Value,
+}
+
+impl Vector {
+    fn read(dir: &Path) -> Self {
+        let read = |name: &str| fs::read(dir.join(name)).unwrap();
+        let text = |name: &str| String::from_utf8(read(name)).unwrap();
+        let trust = dir.join("trust.txt").exists();
+        Self {
+            name: dir.file_name().unwrap().to_str().unwrap().to_owned(),
+            bundle: read("bundle.jurat"),
+            trust: trust.then(|| Trust::parse(&text("trust.txt")).unwrap()),
+            now: text("now").trim().parse().unwrap(),
+            expected: serde_json::from_slice(&read("expected.json")).unwrap(),
+        }
+    }
+
+    fn judge(&self) -> Value {
+        let (trust, now) = (self.trust.as_ref(), Some(self.now));
+        let verdict = verify(self.bundle.as_slice(), trust, now, &mut |_| {});
+        serde_json::to_value(verdict).unwrap()
+    }
+
+    fn all() -> Vec<Self> {
+        let dirs = fs::read_dir(vectors().join("v2")).unwrap();
+        let all: Vec<Self> = dirs.map(|dir| Self::read(&dir.unwrap().path())).collect();
+        assert!(all.len() > 150);
+        all
+    }
+}
+
+/// More sessions without an end than a log may have: 15 MB, too long to be kept.
+fn many_sessions() -> Vector {
+    const ORIGIN: &str = "vectors.example/jurat/device/0";
+    const LEAVES: u64 = 100_002;
+    let key = Key::new(1, ORIGIN);
+    let entry = |seq: u64| {
+        let kind = if seq == 0 { "log.opened" } else { "x" };
+        let said = match seq {
+            0 => format!("\"detail\":{{\"origin\":\"{ORIGIN}\"}}"),
+            _ => format!("\"session\":\"{seq}\",\"session_seq\":0"),
+        };
+        format!(
+            "{{\"v\":1,\"salt\":\"{seq:022}\",\"seq\":{seq},\"boot\":\"\",\"time\":\"\",\"kind\":\"{kind}\",{said}}}"
+        )
+    };
+    let mut frontier = Frontier::default();
+    (0..LEAVES).for_each(|seq| frontier.push(leaf_hash(entry(seq).as_bytes())));
+    let head = Checkpoint {
+        origin: ORIGIN.into(),
+        size: LEAVES,
+        root: frontier.root(),
+    };
+    let note = head.sign(&key).unwrap().encode();
+    let front = Front::whole(ORIGIN, LEAVES, note.as_bytes());
+    let mut bundle = BundleWriter::new(Vec::new(), &front).unwrap();
+    for seq in 0..LEAVES {
+        let entry = entry(seq);
+        bundle.record(&Record::Entry(entry.as_bytes())).unwrap();
+    }
+    let trust = Trust {
+        logs: vec![key.verifier_key().clone()],
+        ..Trust::default()
+    };
+    Vector {
+        name: "session.many".into(),
+        bundle: bundle.finish().unwrap(),
+        trust: Some(trust),
+        now: 0,
+        expected: serde_json::json!({ "verdict": "tampered", "seq": LEAVES - 1, "check": "session.many" }),
+    }
+}
+
+#[test]
+fn every_vector_gives_the_whole_verdict_that_stands_beside_it() {
+    for vector in Vector::all() {
+        assert_eq!(vector.judge(), vector.expected, "{}", vector.name);
+    }
+}
+
+/// A verifier that forgets a check is noticed: for each of them there is a vector that needs it.
+#[test]
+fn no_check_can_be_taken_away_without_a_vector_that_notices() {
+    let mut vectors = Vector::all();
+    vectors.push(many_sessions());
+    assert_eq!(
+        vectors[vectors.len() - 1].judge(),
+        vectors[vectors.len() - 1].expected
+    );
+    let mut idle = BTreeSet::new();
+    for check in Check::ALL {
+        // Those that name the check come first: mostly one of them is enough.
+        let (named, others): (Vec<&Vector>, Vec<&Vector>) = vectors.iter().partition(|vector| {
+            [&vector.expected["check"], &vector.expected["reason"]].contains(&&check.code().into())
+        });
+        DISABLED.set(Some(*check));
+        let needed = named
+            .iter()
+            .chain(&others)
+            .any(|vector| vector.judge() != vector.expected);
+        DISABLED.set(None);
+        if !needed {
+            idle.insert(check.code());
+        }
+    }
+    assert!(idle.is_empty(), "no vector needs {idle:?}");
+}
+
+#[test]
+fn a_trust_file_that_could_mean_something_else_is_refused_with_its_line() {
+    let mut count = 0;
+    for file in fs::read_dir(vectors().join("trust")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let (_, line) = name.rsplit_once(".line-").unwrap();
+        let refused = Trust::parse(&fs::read_to_string(&path).unwrap()).unwrap_err();
+        assert_eq!(refused.line.to_string(), line, "{name}: {refused}");
+        count += 1;
+    }
+    assert!(count > 30);
 }
