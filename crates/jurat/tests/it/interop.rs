@@ -475,7 +475,8 @@ impl Spoiler {
             size: frontier.size(),
             root: frontier.root(),
         };
-        let mut note = head.sign(self.pick(&self.keys)).ok()?;
+        let key: &SoftwareKey = self.pick(&self.keys);
+        let mut note = head.sign(key).ok()?;
         if self.below(2) == 0 {
             let time = 1_789_948_800 + self.rng.below(200);
             note.signatures
