@@ -262,7 +262,7 @@ fn trust_text(before: &str, log: &str, enrolment: &Enrolment) -> String {
     };
     format!(
         "# Whom `jurat verify` believes. Written at enrolment as a suggestion; each line is your decision.\n\
-         {before}log {log}\nwitness collector {}\narchive collector {}\n{same_host}quorum 1\n",
-        enrolment.witness, enrolment.archive
+         {before}log {log}\nwitness collector {}\narchive collector {}\n{same_host}quorum 1\ncollector {}\n",
+        enrolment.witness, enrolment.archive, enrolment.log
     )
 }

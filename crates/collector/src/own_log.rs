@@ -11,7 +11,7 @@ fn severity(kind: Kind) -> Severity {
     match kind {
         Kind::ForkProof => Severity::Critical,
         Kind::CloneDetected | Kind::KeyRevoked => Severity::High,
-        Kind::DeviceSilent => Severity::Medium,
+        Kind::DeviceSilent | Kind::PayloadErased => Severity::Medium,
         _ => Severity::Info,
     }
 }
