@@ -112,7 +112,7 @@ fn right(p256_line: &dyn Fn(&str) -> Signature) -> Vec<Case> {
             "verified",
         ),
         case(
-            "whole.empty_parts",
+            "manifest.leading_space",
             good()
                 .bundle(0)
                 .edit("jurat.json", |json| json.insert(0, b' ')),
