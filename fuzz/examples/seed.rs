@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
-use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key};
+use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
-    Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
-    Withhold, consistency_proof, leaf_hash, root_of, write_record,
+    Checkpoint, Cosignature, ForkProof, Note, Receipt, Record, RecordReader, Selection,
+    Signer as _, Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
@@ -62,12 +62,13 @@ fn main() {
         boot: "b".repeat(32),
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
+        beginning: Vec::new(),
         policy: "p".into(),
         ledger: Options::default(),
     };
     let mut redactor = Redactor::new(Redact::Redact, &[1; 32], &[]).unwrap();
     let mut sealer =
-        Sealer::open(host, dir, settings, Arc::new(log_key()), &mut |_, _| {}).unwrap();
+        Sealer::open(host, dir, settings, &[Arc::new(log_key())], &mut |_, _| {}).unwrap();
     for line in lines().iter().take(3) {
         let mut event = Event::new(Kind::PromptSubmitted);
         event.session = Some("s".into());
@@ -92,6 +93,12 @@ fn main() {
     seed("note", "text", &note.text);
     seed("note", "key", log_key().verifier_key().to_string());
     seed("note", "cosigner", witness.verifier_key().to_string());
+    seed("note", "p256-key", p256_key().verifier_key().to_string());
+    seed(
+        "note",
+        "p256-signed",
+        head.sign(&p256_key()).unwrap().encode(),
+    );
     sealer.keep_cosigned(&note.encode()).unwrap();
     sealer.commit(b"", &mut Vec::new).unwrap();
 
@@ -142,6 +149,7 @@ fn main() {
     let mut segment = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut segment, 0).unwrap();
     seed("ledger", "segment", [&[0], segment.as_slice()].concat());
+    receipt();
     pieces();
     texts();
     peers(&note);
@@ -192,6 +200,23 @@ fn witnessed(head: &Note, policy: &str) {
     let linked = ForkProof::find(&note(&small), &note(&other), &other_proof).unwrap();
     seed("fork", "equal", equal.encode());
     seed("fork", "linked", linked.encode());
+}
+
+/// The only leaf of a collector's log, proven.
+fn receipt() {
+    let leaf = leaf_hash(ACCEPTED);
+    let head = Checkpoint {
+        origin: ORIGIN.into(),
+        size: 1,
+        root: leaf,
+    };
+    let receipt = Receipt {
+        entry: ACCEPTED.to_vec(),
+        index: 0,
+        proof: Vec::new(),
+        note: head.sign(&log_key()).unwrap(),
+    };
+    seed("receipt", "only", receipt.encode());
 }
 
 fn siem(raw: &[u8]) {
@@ -267,8 +292,21 @@ fn texts() {
         "settings",
         "collector",
         "listen = \"127.0.0.1:8443\"\ndir = \"/d\"\ndomain = \"example.org\"\ncertificate = \"c\"\n\
-         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\n",
+         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\npublic_logs = true\n",
     );
+    for (name, path) in [
+        ("whole", "tile/0/x001/x234/067"),
+        ("part", "tile/2/000.p/17"),
+        ("entries", "tile/entries/x001/000.p/255"),
+        ("checkpoint", "checkpoint"),
+    ] {
+        seed("tile", name, path);
+    }
+    let mut bundle = vec![2];
+    for entry in [&b"{\"v\":1}"[..], b""] {
+        push_entry(&mut bundle, entry).unwrap();
+    }
+    seed("tile", "bundle", bundle);
 }
 
 fn peers(note: &Note) {

@@ -10,19 +10,23 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
-use jurat_event::{Event, Kind, Severity};
-use jurat_key::{KeyError, Secret, SoftwareKey};
+use jurat_event::{EraseRequest, Erased, Event, Kind, Severity};
+use jurat_key::{KeyError, Secret, Signer};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{PastHead, Prune, SealError, Sealer, Settings};
+use jurat_seal::{EraseError, PastHead, Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
+use crate::again::Before;
 use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
+use crate::receipts::ReceiptStatus;
+use crate::requests::{Answer, Request, RequestError, Requests};
+use crate::rotate::KeyFiles;
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
 use crate::uplink::Uplink;
@@ -117,10 +121,14 @@ const COMMIT_MS: u64 = 1_000;
 /// [`RECORD_BYTES_MAX`](crate::pipeline::RECORD_BYTES_MAX), and what was not written yet, it still fits into
 /// an upload of 8 MiB.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// How often a leaf says that receipts were verified, at most.
+const RECEIPT_SAID: Duration = Duration::from_secs(600);
 /// Segments are not smaller than this, however small the ledger may be.
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 /// How often a full disk is looked at again.
 const ROOM_S: u64 = 5;
+/// How often requests are looked for.
+const REQUESTS_S: u64 = 1;
 /// How often the status file is written while things move.
 const STATUS_MS: u64 = 2_000;
 /// How many of the files that cannot be read the status names.
@@ -173,35 +181,44 @@ fn is_mendable(error: &LedgerError) -> bool {
 
 /// An endpoint with its ledger open.
 pub struct Agent {
-    host: Host,
+    pub(crate) host: Host,
     config: Config,
     state_dir: PathBuf,
-    enrolment: Enrolment,
-    sealer: Sealer,
+    pub(crate) enrolment: Enrolment,
+    pub(crate) sealer: Sealer,
     pipeline: Pipeline,
     tail: Tail,
     watch: Watch,
     bell: Arc<Bell>,
     letters: DeadLetters,
     letters_waiting: u64,
-    cursor: Cursor,
+    pub(crate) cursor: Cursor,
+    requests: Requests,
     confirmed: bool,
     cosigned_at: Option<u64>,
     /// Since when leaves have been waiting for a cosignature.
     waiting_since: Option<Instant>,
-    problem: Option<String>,
+    pub(crate) problem: Option<String>,
     paused: Option<String>,
     /// What was sealed last is not to wait for the collector's pace.
-    in_a_hurry: bool,
+    pub(crate) in_a_hurry: bool,
     /// The disk had no room; looked at again at `room_at`.
     disk_full: bool,
     room_at: Instant,
     /// The pause that the log tells of: of a full disk, or of a full ledger.
     said_full: Option<bool>,
     /// The state blob of a commit that found no room.
-    unsaved: Option<Vec<u8>>,
+    pub(crate) unsaved: Option<Vec<u8>>,
     /// Payloads and entries removed before they were archived, since the start.
     shed: u64,
+    pub(crate) key_files: KeyFiles,
+    /// Up to here the collector must have the log before an old key can go.
+    pub(crate) promote_at: u64,
+    /// Where the newest accepted head stands in the collector's log, and whether a leaf says so.
+    receipt: Option<(ReceiptStatus, bool)>,
+    receipt_said_at: Option<Instant>,
+    receipt_missing: Option<String>,
+    stopping: bool,
     _uploader: Handle,
 }
 
@@ -217,9 +234,16 @@ impl Agent {
         inputs: &Inputs,
     ) -> Result<Self, AgentError> {
         let enrolment = Enrolment::load(host, state_dir)?;
-        let keys = state_dir.join("keys");
+        let home = enrolment.home(state_dir);
+        let keys = home.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
-        let signer = SoftwareKey::log(&load("log.key")?, &enrolment.origin)?;
+        let key_files = KeyFiles::new(&home);
+        let signers = key_files.load(host, &enrolment.origin)?;
+        let signers: Vec<_> = signers
+            .into_iter()
+            .map(|key| Arc::new(key) as Arc<dyn Signer>)
+            .collect();
+        let before = Before::load(host, &home)?;
         let reveal_key = load("reveal.key")?;
         let roots: Vec<Root> = config
             .sources()
@@ -233,19 +257,22 @@ impl Agent {
             "custody": custody,
             "machine": jurat_disk::machine_id(),
             "version": env!("CARGO_PKG_VERSION"),
-            "epoch": 0,
+            "epoch": enrolment.epoch(),
         });
+        let mut opening = opening.as_object().cloned().unwrap_or_default();
+        opening.extend(before.opening);
         let mut files = BTreeMap::new();
         let mut marks = Marks::new(*reveal_key.expose());
         let policy = policy_digest(config);
         let sealer = Sealer::open(
             host.clone(),
-            &state_dir.join("ledger"),
+            &home.join("ledger"),
             Settings {
                 origin: enrolment.origin.clone(),
                 boot: jurat_disk::boot_id(&*host.rng),
                 reveal_key: *reveal_key.expose(),
-                opening: opening.as_object().cloned().unwrap_or_default(),
+                opening,
+                beginning: before.state,
                 policy: policy.clone(),
                 ledger: Options {
                     // A segment is the unit in which room is made.
@@ -254,7 +281,7 @@ impl Agent {
                     ..Options::default()
                 },
             },
-            Arc::new(signer),
+            &signers,
             &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
         )?;
         let mode = if custody { Mode::Custody } else { Mode::Redact };
@@ -273,7 +300,7 @@ impl Agent {
         let wake = inputs.sender();
         let watch = Watch::new(&roots, move || drop(wake.send(Input::Changed)));
         let tail = Tail::new(roots, files);
-        let cursors = state_dir.join("cursors");
+        let cursors = home.join("cursors");
         host.disk
             .create_dir_all(&cursors)
             .map_err(|source| LedgerError::Io {
@@ -284,10 +311,10 @@ impl Agent {
             .map_err(SealError::from)?;
         let cursor_path = cursors.join("collector.json");
         let bell = Arc::new(Bell::default());
-        let letters = DeadLetters::new(state_dir);
+        let letters = DeadLetters::new(&home);
         let uploader = Uploader {
             host: host.clone(),
-            ledger_dir: state_dir.join("ledger"),
+            ledger_dir: home.join("ledger"),
             cursor_path: cursor_path.clone(),
             uplink: Uplink::open(
                 host,
@@ -312,6 +339,7 @@ impl Agent {
             bell,
             letters,
             letters_waiting: 0,
+            requests: Requests::new(state_dir),
             cursor,
             confirmed: false,
             cosigned_at: None,
@@ -324,11 +352,19 @@ impl Agent {
             said_full: None,
             unsaved: None,
             shed: 0,
+            key_files,
+            // Which head was the last of an old key is not known: surely none after this one.
+            promote_at: 0,
+            receipt: None,
+            receipt_said_at: None,
+            receipt_missing: None,
+            stopping: false,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
-        // Before anything is pushed: a head that a crash left unsigned.
-        match agent.sign_pending() {
+        // Before anything is pushed: a head that a crash left unsigned. Nothing goes out yet: first what was
+        // to be erased is.
+        match agent.sign_without_ring() {
             Err(AgentError::Seal(SealError::Ledger(LedgerError::Full { .. }))) => {
                 agent.disk_full = true;
             }
@@ -356,7 +392,10 @@ impl Agent {
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
         agent.sealer.push(started, None)?;
+        agent.promote_at = agent.sealer.head().size;
         agent.note_letters()?;
+        agent.take_requests()?;
+        agent.ring();
         Ok(agent)
     }
 
@@ -414,6 +453,7 @@ impl Agent {
         let every = |seconds| Duration::from_secs(seconds);
         let mut next_scan = Instant::now() + every(seal.scan_s);
         let mut next_status = Instant::now();
+        let mut next_requests = Instant::now();
         let mut sealed_at = Instant::now();
         let mut first_pending: Option<Instant> = Some(Instant::now());
         let mut in_batch_since: Option<Instant> = Some(Instant::now());
@@ -421,7 +461,7 @@ impl Agent {
         loop {
             // 1. What happened. With something to read there is no wait.
             let busy = !self.tail.is_idle() && self.paused.is_none();
-            let mut deadline = next_scan.min(next_status);
+            let mut deadline = next_scan.min(next_status).min(next_requests);
             if in_batch_since.is_none() {
                 deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
             }
@@ -462,6 +502,12 @@ impl Agent {
                 self.note_letters()?;
                 next_scan = now + every(seal.scan_s);
             }
+            if now >= next_requests && self.unsaved.is_none() {
+                if self.take_requests()? {
+                    (in_batch_since, first_pending, sealed_at) = (None, None, now);
+                }
+                next_requests = now + every(REQUESTS_S);
+            }
 
             // 2. Read, unless there is no room for it. Nothing is added to what found no room.
             self.check_room()?;
@@ -474,6 +520,9 @@ impl Agent {
             }
 
             // 3. Make it durable, and 4. seal it.
+            if now >= next_status {
+                self.rotate_if_asked()?;
+            }
             if self.sealer.pending_bytes() > 0 {
                 first_pending.get_or_insert(now);
             }
@@ -571,7 +620,34 @@ impl Agent {
         }
     }
 
-    fn seal_batch(&mut self) -> Result<(), AgentError> {
+    pub(crate) fn seal_batch(&mut self) -> Result<(), AgentError> {
+        self.say_receipt()?;
+        let done = self.seal();
+        self.ring();
+        done
+    }
+
+    /// Says that an accepted head stands in the collector's log, now and then, and only beside other leaves:
+    /// a receipt for the head over a receipt would never end.
+    fn say_receipt(&mut self) -> Result<(), AgentError> {
+        let recent = |since: Instant| since.elapsed() < RECEIPT_SAID;
+        if let Some((status, said @ false)) = &mut self.receipt
+            && self.sealer.batch_len() > 0
+            && (self.stopping || !self.receipt_said_at.is_some_and(recent))
+        {
+            *said = true;
+            let event = Event::own(Kind::ReceiptVerified)
+                .detail("size", status.size)
+                .detail("leaf", status.leaf)
+                .detail("log_size", status.log_size);
+            self.receipt_said_at = Some(Instant::now());
+            self.sealer.push_own(event)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the batch as it is, and does not call the uploader yet.
+    pub(crate) fn seal(&mut self) -> Result<(), AgentError> {
         let counters = json!({
             "isolation": isolation(self.tail.roots()),
             "custody": self.config.redact.mode == RedactMode::Custody,
@@ -586,7 +662,6 @@ impl Agent {
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
-        self.ring();
         match done {
             Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
             done => Ok(done.map(drop)?),
@@ -594,15 +669,119 @@ impl Agent {
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
-        let (tail, marks) = (&self.tail, &self.pipeline.marks);
-        self.sealer
-            .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        self.sign_without_ring()?;
         self.ring();
         Ok(())
     }
 
+    fn sign_without_ring(&mut self) -> Result<(), AgentError> {
+        let (tail, marks) = (&self.tail, &self.pipeline.marks);
+        self.sealer
+            .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        Ok(())
+    }
+
+    /// Does what commands ask for, after what is left of what they asked before. `true` when something was
+    /// sealed.
+    fn take_requests(&mut self) -> Result<bool, AgentError> {
+        self.finish_erasures()?;
+        let mut sealed = false;
+        let waiting = match self.requests.waiting(&self.host) {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                self.request_failed(&error);
+                return Ok(false);
+            }
+        };
+        for (name, request) in waiting {
+            let answer = match request {
+                Request::Erase(request) => self.erase(&request, &mut sealed)?,
+            };
+            // What cannot be done now is taken up again.
+            let Some(answer) = answer else { continue };
+            if let Err(error) = self.requests.give(&self.host, &name, &answer) {
+                self.request_failed(&error);
+            }
+        }
+        Ok(sealed)
+    }
+
+    fn request_failed(&mut self, error: &RequestError) {
+        tracing::warn!(%error, "requests");
+        self.problem = Some(error.to_string());
+    }
+
+    /// Erases payloads: the leaf that says so is durable and signed before the first one goes. `None` when
+    /// there is no room to say so, or not everything could be erased.
+    fn erase(
+        &mut self,
+        request: &EraseRequest,
+        sealed: &mut bool,
+    ) -> Result<Option<Answer>, AgentError> {
+        let refused = |why| Ok(Some(Answer::Refused { why }));
+        if let Err(why) = request.check() {
+            return refused(why);
+        }
+        self.commit()?;
+        if self.unsaved.is_some() {
+            return Ok(None);
+        }
+        let found = match self.sealer.erasable(request) {
+            Ok(found) => found,
+            Err(EraseError::Seal(error)) => return Err(error.into()),
+            Err(error) => return refused(error.to_string()),
+        };
+        let mut leaves = Vec::new();
+        if found.count > 0 {
+            let [who, reason] = [&request.who, &request.reason].map(|words| self.redacted(words));
+            leaves = self.sealer.push_erasure(&found, &who, &reason)?;
+            self.seal()?;
+            *sealed = true;
+        }
+        self.finish_erasures()?;
+        if !self.sealer.erasing().is_empty() {
+            return Ok(None);
+        }
+        self.ring();
+        Ok(Some(Answer::Erased(Erased {
+            count: found.count,
+            gone_before: found.gone,
+            ranges: found.ranges,
+            leaves,
+        })))
+    }
+
+    /// The words of a command without what a rule takes for a secret.
+    fn redacted(&mut self, words: &str) -> String {
+        let event = Event::own(Kind::PayloadErased).detail("words", words);
+        let redacted = self.pipeline.redactor.redact(event);
+        let words = redacted.event().detail.get("words");
+        let words = words.and_then(|words| words.as_str());
+        words.unwrap_or_default().to_owned()
+    }
+
+    /// Erases what durable leaves say is erased: in the ledger, in dead letters, and in what the uploader has
+    /// in its hands. What cannot be done now is done later, or at the next start.
+    fn finish_erasures(&mut self) -> Result<(), AgentError> {
+        if self.sealer.erasing().is_empty() || self.unsaved.is_some() {
+            return Ok(());
+        }
+        self.sealer.erase_sealed()?;
+        let erased = {
+            let _held = self.bell.hold_letters();
+            self.bell.erased.fetch_add(1, Ordering::AcqRel);
+            self.letters.erase(&self.host, self.sealer.erasing())
+        };
+        if let Err(error) = erased {
+            self.letters_failed(&error);
+            return Ok(());
+        }
+        self.sealer.note_erased()?;
+        self.commit()
+    }
+
     /// Tells the uploader how far the ledger reaches.
-    fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if self.in_a_hurry {
             let size = self.sealer.head().size;
             self.bell.hurry_to.store(size, Ordering::Release);
@@ -617,6 +796,21 @@ impl Agent {
         match delivery {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::Receipt(status) => {
+                self.receipt = Some((status, false));
+                self.receipt_missing = None;
+            }
+            Delivery::ReceiptMissing { size, why } => {
+                let event = Event::own(Kind::ReceiptMissing)
+                    .severity(Severity::High)
+                    .detail("size", size)
+                    .detail("why", why.as_str());
+                // The words may be the collector's: foreign.
+                let redacted = self.pipeline.redactor.redact(event);
+                self.sealer.push(redacted, None)?;
+                self.pipeline.urgent = true;
+                self.receipt_missing = Some(why);
+            }
             Delivery::DeadLetter(letter) => {
                 self.note_letter(&letter)?;
                 self.letters_waiting += 1;
@@ -829,7 +1023,8 @@ impl Agent {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<Status, AgentError> {
+    pub(crate) fn stop(&mut self) -> Result<Status, AgentError> {
+        self.stopping = true;
         if self.unsaved.is_none() {
             self.sealer.push_own(Event::own(Kind::AgentStopped))?;
             self.seal_batch()?;
@@ -899,7 +1094,10 @@ impl Agent {
             frontier_confirmed: self.confirmed,
             problem: self.problem.clone(),
             dead_letters: self.letters_waiting,
+            erased: self.sealer.erased(),
             ledger_bytes: ledger.len().unwrap_or(0),
+            receipt: self.receipt.map(|(status, _)| status),
+            receipt_missing: self.receipt_missing.clone(),
         }
     }
 

@@ -6,27 +6,39 @@
 //!
 //! Not here: the collector, proofs.
 
+mod again;
 mod agent;
 mod config;
 mod dead_letters;
 mod dry_run;
 mod enrol;
+mod erase;
 mod marks;
 mod pipeline;
 mod query;
-
+mod receipts;
+mod requests;
+mod reveal;
+mod rotate;
 mod state;
 mod status;
 mod uplink;
 mod uploader;
 
+pub use again::{Again, enroll_again};
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
 pub use config::{
     Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig, WhenFull,
 };
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use dry_run::{DryRun, dry_run, root_files};
-pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
+pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll, home, home_of};
+pub use erase::{EraseRequestError, erase};
+pub use jurat_event::{EraseRequest, Erased};
 pub use query::{Query, QueryError, query};
+pub use receipts::ReceiptStatus;
+pub use requests::{Answer, Request, RequestError, Requests};
+pub use reveal::{RevealLeafError, reveal};
+pub use rotate::{RotateError, Rotated, rotate_key};
 pub use status::{Queue, Status, read_status};
 pub use uplink::Uplink;

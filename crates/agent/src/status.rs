@@ -5,6 +5,8 @@ use std::path::Path;
 use jurat_disk::{Disk, read};
 use serde::{Deserialize, Serialize};
 
+use crate::receipts::ReceiptStatus;
+
 /// A queue: how much waits, and for how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
@@ -71,8 +73,17 @@ pub struct Status {
     /// Uploads that the collector refused for good and that wait for `jurat dead-letters retry`.
     #[serde(default)]
     pub dead_letters: u64,
+    /// Payloads of this log that were erased on request.
+    #[serde(default)]
+    pub erased: u64,
     /// Bytes in the ledger.
     pub ledger_bytes: u64,
+    /// The newest accepted head that was found in the collector's log.
+    #[serde(default)]
+    pub receipt: Option<ReceiptStatus>,
+    /// Why an accepted head was not found there, while it is so.
+    #[serde(default)]
+    pub receipt_missing: Option<String>,
 }
 
 /// The status that the running endpoint wrote last, if it ever ran.

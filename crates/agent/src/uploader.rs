@@ -1,9 +1,9 @@
 //! Delivery to the collector, on a thread of its own: nothing else waits for the network.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::Input;
 use crate::config::DeliveryConfig;
 use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::receipts::{Accepted as Head, ReceiptStatus};
 use crate::uplink::Uplink;
 
 /// Up to where the collector archived.
@@ -54,6 +55,15 @@ pub enum Delivery {
     DeadLetter(DeadLetter),
     /// An upload did not succeed; it will be tried again.
     Problem(String),
+    /// An accepted head stands in the collector's log.
+    Receipt(ReceiptStatus),
+    /// An accepted head has not appeared in the collector's log.
+    ReceiptMissing {
+        /// The head's size.
+        size: u64,
+        /// What was answered instead.
+        why: String,
+    },
 }
 
 /// Shared with the loop: the end of the ledger, and a bell.
@@ -62,7 +72,17 @@ pub(crate) struct Bell {
     pub(crate) end: AtomicU64,
     /// Up to this size nothing waits for the time that the collector asked for.
     pub(crate) hurry_to: AtomicU64,
+    /// How often payloads were erased: what was read before is read again.
+    pub(crate) erased: AtomicU64,
+    letters: Mutex<()>,
     pub(crate) ring: Notify,
+}
+
+impl Bell {
+    /// While this is held, no upload is set aside.
+    pub(crate) fn hold_letters(&self) -> MutexGuard<'_, ()> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(crate) struct Uploader {
@@ -127,6 +147,11 @@ impl Uploader {
     }
 
     async fn run(self) {
+        let (accepted, heads) = watch::channel(Head::default());
+        tokio::join!(self.deliver(&accepted), self.receipts(heads));
+    }
+
+    async fn deliver(&self, heads: &watch::Sender<Head>) {
         let asked = timeout(Duration::from_secs(5), self.uplink.frontier(&self.host)).await;
         let frontier = asked.ok().and_then(Result::ok);
         self.tell(Delivery::Frontier(frontier));
@@ -138,14 +163,15 @@ impl Uploader {
         let mut backoff_ms = first_ms;
         let mut take = Take::Many;
         let mut not_before = Instant::now();
-        // An upload that could not be sent is not made again.
-        let mut unsent: Option<Batch> = None;
+        // An upload that could not be sent is not made again, unless something was erased since.
+        let mut unsent: Option<(u64, Batch)> = None;
         loop {
             self.wait_for_turn(not_before, cursor.size).await;
             let end = self.bell.end.load(Ordering::Acquire);
+            let read_at = self.bell.erased.load(Ordering::Acquire);
             let made = match unsent.take() {
-                Some(batch) => Ok(Some(batch)),
-                None => self.next_batch(cursor, end, take),
+                Some((at, batch)) if at == read_at => Ok(Some(batch)),
+                _ => self.next_batch(cursor, end, take),
             };
             let batch = match made {
                 Ok(Some(batch)) => batch,
@@ -157,18 +183,21 @@ impl Uploader {
                 // anything that cannot be delivered.
                 Err(error @ BatchError::TooLarge { .. }) if take != Take::Hashes => {
                     let kept = match self.next_batch(cursor, end, Take::Oversized) {
-                        Ok(Some(batch)) => {
+                        Ok(Some(batch)) if !batch.rotates => {
                             let refusal = Refusal {
                                 code: "too_large_here".into(),
                                 message: error.to_string(),
                                 size: None,
                             };
-                            self.set_aside(&batch, 0, refusal)
+                            self.set_aside(&batch, read_at, 0, refusal)
                         }
-                        _ => false,
+                        _ => Aside::Not,
                     };
+                    if kept == Aside::Stale {
+                        continue;
+                    }
                     take = Take::Hashes;
-                    if !kept {
+                    if kept == Aside::Not {
                         take = Take::Many;
                         self.problem(&describe(&error));
                         sleep(refused).await;
@@ -207,6 +236,10 @@ impl Uploader {
                     cursor = next;
                     self.store(cursor);
                     let position = cursor.position;
+                    heads.send_replace(Head {
+                        size: accepted.size,
+                        note: accepted.note.clone(),
+                    });
                     self.tell(Delivery::Accepted { accepted, position });
                     continue;
                 }
@@ -243,7 +276,7 @@ impl Uploader {
                     let mut jitter = [0; 8];
                     self.host.rng.fill(&mut jitter);
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
-                    unsent = Some(batch);
+                    unsent = Some((read_at, batch));
                     sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
                     backoff_ms = (backoff_ms * 2).min(longest_ms);
                 }
@@ -253,14 +286,28 @@ impl Uploader {
                     // First alone: what is wrong with one seal is not wrong with its neighbours.
                     if take == Take::Many {
                         take = Take::One;
-                    } else if self.set_aside(&batch, status, refusal) {
-                        take = Take::Hashes;
-                    } else {
+                        continue;
+                    }
+                    if batch.rotates {
+                        // Without its entries no later head would be believed.
+                        let code = &refusal.code;
+                        self.problem(&format!("the rotation of the key was refused ({code})"));
                         sleep(refused).await;
+                        continue;
+                    }
+                    match self.set_aside(&batch, read_at, status, refusal) {
+                        Aside::Kept => take = Take::Hashes,
+                        Aside::Stale => {}
+                        Aside::Not => sleep(refused).await,
                     }
                 }
                 error => {
                     self.problem(&describe(&error));
+                    // Who is refused a head may be one of two that go on from the same one: both show
+                    // themselves, and the collector compares.
+                    if let CollectorError::Refused { .. } = error {
+                        let _ = self.uplink.frontier(&self.host).await;
+                    }
                     sleep(refused).await;
                 }
             }
@@ -279,8 +326,12 @@ impl Uploader {
         }
     }
 
-    /// Sets a refused seal aside; `false` when that is not possible.
-    fn set_aside(&self, batch: &Batch, status: u16, refusal: Refusal) -> bool {
+    /// Sets a refused seal aside, as it was read when `read_at` times something had been erased.
+    fn set_aside(&self, batch: &Batch, read_at: u64, status: u16, refusal: Refusal) -> Aside {
+        let _held = self.bell.hold_letters();
+        if self.bell.erased.load(Ordering::Acquire) != read_at {
+            return Aside::Stale;
+        }
         let letter = DeadLetter {
             from: batch.from,
             to: batch.to,
@@ -301,11 +352,11 @@ impl Uploader {
         match self.letters.keep(&self.host, &letter, &batch.body) {
             Ok(()) => {
                 self.tell(Delivery::DeadLetter(letter));
-                true
+                Aside::Kept
             }
             Err(error) => {
                 self.problem(&describe(&error));
-                false
+                Aside::Not
             }
         }
     }
@@ -374,9 +425,18 @@ impl Uploader {
         self.tell(Delivery::Problem(what.to_owned()));
     }
 
-    fn tell(&self, delivery: Delivery) {
+    pub(crate) fn tell(&self, delivery: Delivery) {
         let _ = self.to_agent.send(Input::Delivery(delivery));
     }
+}
+
+/// What became of an upload that is to be set aside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    Kept,
+    /// Something was erased since it was read: it is read again.
+    Stale,
+    Not,
 }
 
 /// Whether a refusal is about what an upload holds, so that the tree can go on without it. A refusal of
@@ -399,7 +459,7 @@ fn checkpoint_size(note: &[u8]) -> Option<u64> {
 }
 
 /// An error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

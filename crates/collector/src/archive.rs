@@ -6,6 +6,8 @@
 //! [`Archive`] is what everybody may look at: its lock is held for a look at memory, never while a
 //! disk works or bytes are hashed. What changes it goes through the one [`Writer`].
 
+mod silence;
+mod witnessing;
 mod writer;
 
 use std::borrow::Cow;
@@ -16,20 +18,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
+use jurat_event::Ranges;
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer,
+    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Rotation, Signer,
     SignerError, VerifierKey,
 };
 use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
+use jurat_witness::{Seen, origin_hash};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{DeviceReport, EpochReport, Standing};
 use crate::devices::{self, Device};
 use crate::ingest::{Judged, Known, Refused, begins_at, decompress, judge};
+use crate::life::Life;
 use crate::own_log::OwnLog;
 
-pub(crate) use writer::{Ask, Done, Writer};
+use silence::Silence;
+pub(crate) use witnessing::Witnessing;
+pub(crate) use writer::{Again, Ask, Done, Writer, refused_for_good};
 
 /// Kinds of archive records.
 pub(crate) mod kind {
@@ -41,6 +49,8 @@ pub(crate) mod kind {
     pub(crate) const OWN_ENTRY: u8 = 3;
     /// A checkpoint of the collector's own log.
     pub(crate) const OWN_CHECKPOINT: u8 = 4;
+    /// A checkpoint of the collector's own log with the cosignatures of others.
+    pub(crate) const OWN_COSIGNED: u8 = 5;
 }
 
 /// Why the archive could not do what was asked. The collector's fault, never the device's.
@@ -79,6 +89,10 @@ pub(crate) struct UploadHeader {
     /// It came instead of an earlier one of the same leaves that held only their hashes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) late: bool,
+    /// Payloads were erased: it stands for the record that was archived first, at this position. Its leaves
+    /// are those of that record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instead_of: Option<u64>,
 }
 
 /// An archived upload that holds only the hashes of some leaves; their entries may still come.
@@ -92,10 +106,18 @@ struct Withheld {
     root: Digest,
     leaves: u64,
     payloads: u64,
+    /// The key that signed it, when it is not the enrolled one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// Leaves among them whose payloads were erased since, so that they will not come.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erased: Ranges,
 }
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
+/// The most ranges of leaves of one log whose missing payload a later leaf can settle.
+const MISSING_RANGES_MAX: usize = 4_096;
 
 /// What is known of one log, as it is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -105,9 +127,18 @@ struct Line {
     chain: Digest,
     note: String,
     time: u64,
-    /// Payloads that never came: the archive cosignature is given only at 0.
+    /// The key that signs the next head, when it is not the enrolled one any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The key that signed `note`, when it was rotated there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_before: Option<String>,
+    /// Payloads that never came, and that no leaf says were erased: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
+    /// Their leaves, the first [`MISSING_RANGES_MAX`] ranges of them: a leaf that comes later may settle them.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    missing: Ranges,
     /// Leaves of which only the hash came. Likewise.
     #[serde(default)]
     leaves_withheld: u64,
@@ -116,18 +147,47 @@ struct Line {
     /// Uploads that came late instead of withheld ones.
     #[serde(default)]
     late: u64,
-    /// A signed head that contradicts `note`. No cosignature any more.
+    /// A head above this one that the witness cosigned for who only showed it. Gone when uploads reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<Seen>,
+    /// A fork proof, or, where none can convince a stranger, the signed head that does not fit. No
+    /// cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
 }
 
 impl Line {
-    fn known(&self) -> Option<Known> {
-        let frontier = Frontier::from_parts(self.size, self.roots.clone())?;
+    fn frontier(&self) -> Option<Frontier> {
+        Frontier::from_parts(self.size, self.roots.clone())
+    }
+
+    fn known(&self, enrolled: &VerifierKey) -> Option<Known> {
+        let before = self.key_before.as_deref().map(VerifierKey::parse);
         Some(Known {
-            frontier,
+            frontier: self.frontier()?,
             chain: Chain(self.chain),
+            key: self.key(enrolled)?,
+            before: before.transpose().ok()?,
         })
+    }
+
+    /// The key that signs the next head.
+    fn key(&self, enrolled: &VerifierKey) -> Option<VerifierKey> {
+        key_or(self.key.as_deref(), enrolled)
+    }
+
+    /// Takes note of payloads that did not come, and of those that a leaf says were erased: those are settled.
+    fn miss(&mut self, missing: &Ranges, erased: &Ranges) {
+        self.payloads_missing += missing.leaves();
+        let known = self.missing.union(missing);
+        let settled = known.intersection(erased).leaves();
+        self.payloads_missing -= settled.min(self.payloads_missing);
+        self.missing = known.without(erased).first(MISSING_RANGES_MAX);
+        for withheld in &mut self.withheld {
+            let mine = Ranges::from(vec![(withheld.from, withheld.to)]);
+            let erased = withheld.erased.union(&erased.intersection(&mine));
+            withheld.erased = erased.first(MISSING_RANGES_MAX);
+        }
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -136,8 +196,11 @@ impl Line {
         // Cosignature times never run backwards, even when the clock does.
         self.time = time.max(self.time);
         if self.fork.is_none() {
-            note.signatures
-                .push(Cosignature::sign(&keys.witness, self.time, &note.text)?);
+            // What is below the witness's own frontier gets no fresh statement of it.
+            if self.ahead.is_none() {
+                let witness = Cosignature::sign(&keys.witness, self.time, &note.text)?;
+                note.signatures.push(witness);
+            }
             if self.payloads_missing == 0 && self.leaves_withheld == 0 {
                 note.signatures
                     .push(Cosignature::sign(&keys.archive, self.time, &note.text)?);
@@ -148,20 +211,39 @@ impl Line {
     }
 }
 
+/// The key with this text, or the enrolled one when there is none.
+fn key_or(text: Option<&str>, enrolled: &VerifierKey) -> Option<VerifierKey> {
+    text.map_or_else(
+        || Some(enrolled.clone()),
+        |text| VerifierKey::parse(text).ok(),
+    )
+}
+
 /// What a group changes, or, in a snapshot, everything.
 #[derive(Default, Serialize, Deserialize)]
 struct Change<'a> {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     lines: BTreeMap<Cow<'a, str>, Cow<'a, Line>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    lives: BTreeMap<Cow<'a, str>, Cow<'a, Life>>,
+    /// The digest of the settings that a leaf names last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<Cow<'a, str>>,
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nonces: BTreeMap<Cow<'a, str>, u64>,
+    /// The newest checkpoint of the own log that outside witnesses cosigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_cosigned: Option<Cow<'a, str>>,
     own_size: u64,
     #[serde(default)]
     own_roots: Cow<'a, [Digest]>,
     /// Up to where the device table counts.
     #[serde(default)]
     devices_end: u64,
+    /// Records that are to be erased, each with how much of it stays. Absent: as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erasing: Option<Vec<(u64, u32)>>,
 }
 
 /// Numbers about a collector since it was started, and what it holds.
@@ -183,6 +265,11 @@ pub struct Stats {
     pub archive_bytes: u64,
     /// Leaves of the collector's own log.
     pub own_leaves: u64,
+    /// Of those, how many a checkpoint covers that the outside witnesses' quorum cosigned.
+    pub own_witnessed: u64,
+    /// Which outside witnesses gave nothing the last time, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub witness_problems: BTreeMap<String, String>,
     /// Lines written to the SIEM file since the start.
     pub siem_lines: u64,
     /// Why the SIEM file cannot be written now.
@@ -222,6 +309,14 @@ const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 #[derive(Default)]
 struct State {
     lines: BTreeMap<Arc<str>, Arc<Line>>,
+    /// The origins by their SHA-256.
+    origins: HashMap<Digest, Arc<str>>,
+    /// The newest checkpoint of the own log, and the newest one with cosignatures of others.
+    own_note: Option<String>,
+    own_cosigned: Option<String>,
+    lives: BTreeMap<Arc<str>, Arc<Life>>,
+    policy: Option<String>,
+    silence: Silence,
     devices: HashMap<String, Arc<Device>>,
     nonces: HashMap<String, u64>,
     /// Old nonces are looked for when there are this many.
@@ -264,6 +359,9 @@ pub(crate) struct Prepared {
     body: Bytes,
     root: Digest,
     nonce: (String, u64),
+    /// Each with the size of the head over it.
+    rotations: Vec<(Rotation, u64)>,
+    boots: Vec<String>,
 }
 
 impl Archive {
@@ -277,6 +375,7 @@ impl Archive {
         dir: &Path,
         domain: &str,
         next_upload_s: u64,
+        silent_after_s: u64,
     ) -> Result<(Arc<Self>, Writer), ArchiveError> {
         let key_dir = dir.join("keys");
         host.disk
@@ -308,10 +407,16 @@ impl Archive {
                 Replayed::State(bytes) => match serde_json::from_slice::<Change<'_>>(bytes) {
                     Ok(change) => {
                         whole.lines.extend(change.lines);
+                        whole.lives.extend(change.lives);
+                        whole.policy = change.policy.or(whole.policy.take());
                         whole.nonces.extend(change.nonces);
+                        whole.own_cosigned = change.own_cosigned.or(whole.own_cosigned.take());
                         whole.own_size = change.own_size;
                         whole.own_roots = change.own_roots;
                         whole.devices_end = change.devices_end;
+                        if change.erasing.is_some() {
+                            whole.erasing = change.erasing;
+                        }
                     }
                     Err(error) => damaged = Some(format!("state: {error}")),
                 },
@@ -331,7 +436,7 @@ impl Archive {
             .map(|(origin, line)| (origin.into(), Arc::new(line.into_owned())))
             .collect();
         let stats = Stats {
-            logs: lines.len() as u64,
+            logs: lines.values().filter(|line| line.size > 0).count() as u64,
             devices: devices.len() as u64,
             leaves: lines.values().map(|line| line.size).sum(),
             forks: lines.values().filter(|line| line.fork.is_some()).count() as u64,
@@ -340,8 +445,38 @@ impl Archive {
             ..Stats::default()
         };
         let nonces = whole.nonces.into_iter();
+        let origins = lines
+            .keys()
+            .map(|origin| (origin_hash(origin), origin.clone()));
+        let lives: BTreeMap<Arc<str>, Arc<Life>> = whole
+            .lives
+            .into_iter()
+            .map(|(origin, life)| (origin.into(), Arc::new(life.into_owned())))
+            .collect();
+        let mut silence = Silence::new(silent_after_s);
+        let now = host.clock.now();
+        for device in devices.values() {
+            // An epoch that is over is expected to be silent.
+            let over = |life: &Arc<Life>| life.closed_by.is_some() || life.revoked.is_some();
+            if lives.get(device.row.origin.as_str()).is_some_and(over) {
+                continue;
+            }
+            let origin: Arc<str> = device.row.origin.as_str().into();
+            let line = lines.get(&origin).filter(|line| line.size > 0);
+            let heard_at = line.map_or(device.row.enrolled_at, |line| line.time);
+            let silent = lives
+                .get(&origin)
+                .is_some_and(|life| life.silent_since.is_some());
+            silence.watch(origin, heard_at, silent, now);
+        }
         let state = State {
+            origins: origins.collect(),
             lines,
+            own_note: None,
+            own_cosigned: whole.own_cosigned.map(Cow::into_owned),
+            lives,
+            policy: whole.policy.map(Cow::into_owned),
+            silence,
             devices,
             nonces: nonces
                 .map(|(name, time)| (name.into_owned(), time))
@@ -363,13 +498,14 @@ impl Archive {
             state: Mutex::new(state),
             buffers: Mutex::default(),
         });
-        let writer = Writer::new(
+        let mut writer = Writer::new(
             archive.clone(),
             ledger,
             device_ledger,
             own,
             whole.devices_end,
         );
+        writer.erase(whole.erasing.unwrap_or_default())?;
         Ok((archive, writer))
     }
 
@@ -392,11 +528,12 @@ impl Archive {
             Some(line) => FrontierAnswer {
                 size: line.size,
                 root: line
-                    .known()
-                    .map_or_else(Digest::default, |known| known.frontier.root()),
-                note: Some(line.note.clone()),
+                    .frontier()
+                    .map_or_else(Digest::default, |frontier| frontier.root()),
+                note: Some(line.note.clone()).filter(|note| !note.is_empty()),
                 leaves_withheld: line.leaves_withheld,
                 payloads_missing: line.payloads_missing,
+                witnessed: line.witnessed(),
                 withheld: line
                     .withheld
                     .iter()
@@ -409,6 +546,7 @@ impl Archive {
                 note: None,
                 leaves_withheld: 0,
                 payloads_missing: 0,
+                witnessed: 0,
                 withheld: Vec::new(),
             },
         })
@@ -427,9 +565,37 @@ impl Archive {
         self.state().end
     }
 
-    /// An enrolled device.
+    /// An enrolled device, as its newest epoch knows it.
     pub(crate) fn device(&self, id: &str) -> Option<Arc<Device>> {
         self.state().devices.get(id).cloned()
+    }
+
+    /// What became of a log.
+    pub(crate) fn life(&self, origin: &str) -> Option<Arc<Life>> {
+        self.state().lives.get(origin).cloned()
+    }
+
+    /// Every device, by its id.
+    pub fn devices(&self) -> Vec<DeviceReport> {
+        let state = self.state();
+        let mut devices: Vec<&Arc<Device>> = state.devices.values().collect();
+        devices.sort_by(|a, b| a.row.id.cmp(&b.row.id));
+        let report = |device: &Arc<Device>| {
+            let epochs = std::iter::successors(Some(device), |device| device.previous.as_ref());
+            DeviceReport {
+                device: device.row.id.clone(),
+                hostname: device.row.hostname.clone(),
+                key_kind: device.row.key_kind.clone(),
+                epochs: epochs.map(|device| state.epoch(device)).collect(),
+            }
+        };
+        devices.into_iter().map(report).collect()
+    }
+
+    /// Notes that a device was heard of: a request of its log was authenticated.
+    pub(crate) fn heard(&self, origin: &str) {
+        let now = self.host.clock.now();
+        self.state().silence.heard(origin, now);
     }
 
     /// Takes a nonce, or refuses a request whose nonce was taken or whose time is off.
@@ -502,23 +668,31 @@ impl Archive {
         let before = self.line(origin)?;
         let known = match &before {
             Some(line) => line
-                .known()
+                .known(key)
                 .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
             None => Known {
                 frontier: Frontier::default(),
                 chain: Chain::new(origin),
+                key: key.clone(),
+                before: None,
             },
         };
         let mut raw = self.buffers().pop().unwrap_or_default();
         let mut withheld = None;
         let judged = decompress(body, &mut raw).and_then(|()| {
-            withheld = before.as_ref().and_then(|line| line.withheld_at(&raw));
+            withheld = before.as_ref().and_then(|line| line.withheld_at(&raw, key));
             match &withheld {
                 Some((withheld, late)) => {
                     let size = known.frontier.size();
-                    judge_late(&raw, origin, key, late, withheld, size)
+                    judge_late(&raw, origin, late, withheld, size)
                 }
-                None => judge(&raw, origin, key, &known),
+                None => judge(&raw, origin, &known).and_then(|judged| {
+                    let ahead = before.as_deref().and_then(Line::must_pass);
+                    if let (Some(judged), Some(ahead)) = (&judged, ahead) {
+                        witnessing::passes(&raw, &known.frontier, judged, ahead)?;
+                    }
+                    Ok(judged)
+                }),
             }
         });
         // A buffer that a rare huge upload filled is given back; the others stay warm.
@@ -528,21 +702,21 @@ impl Archive {
         Ok(match (judged, before) {
             (Ok(Some(judged)), Some(before)) if let Some((withheld, known)) = withheld => {
                 let upload =
-                    self.prepare_late(key, nonce, body, &known, before, &withheld, &judged)?;
+                    self.prepare_late(origin, nonce, body, &known, before, &withheld, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
             }
             (Ok(Some(judged)), before) => {
                 let upload = self.prepare(origin, key, nonce, body, &known, before, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
             }
-            (Ok(None), Some(line)) if line.fork.is_none() => {
+            (Ok(None), Some(line)) if line.fork.is_none() && line.size > 0 => {
                 Judgement::Answer(Ok(self.answer(&line)))
             }
             (Ok(None), _) => Judgement::Answer(Err(Refused::conflict(known.frontier.size()))),
             (Err(refused), Some(line)) if refused.fork.is_some() && line.fork.is_none() => {
                 Judgement::Store(Ask::Fork {
                     origin: origin.to_owned(),
-                    witnessed: line.note.clone(),
+                    witnessed: line.contradicted(&refused),
                     refused,
                 })
             }
@@ -561,6 +735,7 @@ impl Archive {
             next_upload_s: self.next_upload_s,
             leaves_withheld: line.leaves_withheld,
             payloads_missing: line.payloads_missing,
+            witnessed: line.witnessed(),
         }
     }
 
@@ -571,7 +746,7 @@ impl Archive {
     fn prepare(
         &self,
         origin: &str,
-        key: &VerifierKey,
+        enrolled: &VerifierKey,
         nonce: &(String, u64),
         body: &Bytes,
         known: &Known,
@@ -583,18 +758,23 @@ impl Archive {
             size,
             roots: judged.frontier.roots().to_vec(),
             chain: judged.chain.0,
-            payloads_missing: judged.payloads_missing,
             leaves_withheld: judged.leaves_withheld,
             ..Line::default()
         };
+        let text = |key: &VerifierKey| (key != enrolled).then(|| key.to_string());
+        line.key = text(&judged.key);
+        line.key_before = (judged.signed_by != judged.key).then(|| judged.signed_by.to_string());
         if let Some(last) = before.as_deref() {
-            line.payloads_missing += last.payloads_missing;
+            line.payloads_missing = last.payloads_missing;
+            line.missing.clone_from(&last.missing);
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
             line.late = last.late;
             line.time = last.time;
             line.fork.clone_from(&last.fork);
+            line.follow(last);
         }
+        line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
         let may_come = judged.leaves_withheld == size - judged.from;
         if may_come && line.withheld.len() < WITHHELD_MAX {
@@ -605,13 +785,17 @@ impl Archive {
                 chain: known.chain.0,
                 root: judged.root,
                 leaves: judged.leaves_withheld,
-                payloads: judged.payloads_missing,
+                payloads: judged.missing.leaves(),
+                erased: Ranges::default(),
+                key: text(&judged.signed_by),
             });
         }
         let now = self.host.clock.now().unix_s();
         let mut note = judged.note.clone();
         // Only the device's own signature is kept: foreign lines would be stored for nothing.
-        note.signatures.retain(|signature| key.made(signature));
+        let signed_by = &judged.signed_by;
+        note.signatures
+            .retain(|signature| signed_by.made(signature));
         line.cosign(&self.keys, note, now)?;
         let header = UploadHeader {
             origin: origin.to_owned(),
@@ -620,6 +804,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: false,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -628,6 +813,8 @@ impl Archive {
             body: body.clone(),
             root: judged.root,
             nonce: nonce.clone(),
+            rotations: judged.rotations.clone(),
+            boots: judged.boots.clone(),
         })
     }
 
@@ -638,7 +825,7 @@ impl Archive {
     )]
     fn prepare_late(
         &self,
-        key: &VerifierKey,
+        origin: &str,
         nonce: &(String, u64),
         body: &Bytes,
         known: &Known,
@@ -651,20 +838,22 @@ impl Archive {
         line.withheld.retain(|other| other.from != withheld.from);
         line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
         line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
-        line.payloads_missing += judged.payloads_missing;
+        line.miss(&judged.missing.without(&withheld.erased), &judged.erased);
         line.late += 1;
         let now = self.host.clock.now().unix_s();
         let mut note =
             Note::parse(line.note.as_bytes()).map_err(|error| damaged(error.to_string()))?;
-        note.signatures.retain(|signature| key.made(signature));
+        // Only the device's own signature was kept with it.
+        note.signatures.retain(|signature| signature.name == origin);
         line.cosign(&self.keys, note, now)?;
         let header = UploadHeader {
-            origin: key.name.clone(),
+            origin: origin.to_owned(),
             from: withheld.from,
             to: withheld.to,
             received_at: now,
             chain: known.chain.0,
             late: true,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -673,12 +862,30 @@ impl Archive {
             body: body.clone(),
             root: judged.root,
             nonce: nonce.clone(),
+            rotations: Vec::new(),
+            // They stand before others that came earlier.
+            boots: Vec::new(),
         })
     }
 
     /// A reader over the archive, from one position to another that is durable.
     pub(crate) fn reader(&self, from: u64, to: u64) -> Result<Reader, ArchiveError> {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
+    }
+
+    /// The records of an upload whose first record, at this position, was erased.
+    pub(crate) fn instead_of(&self, position: u64) -> Result<Vec<u8>, ArchiveError> {
+        let mut newest = None;
+        let mut reader = self.reader(position, self.end())?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind == kind::UPLOAD && !item.erased {
+                let (header, body) = split_upload(item.body)?;
+                if header.instead_of == Some(position) {
+                    newest = Some(body.to_vec());
+                }
+            }
+        }
+        newest.ok_or_else(|| ArchiveError::Damaged("an erased upload without another one".into()))
     }
 
     /// Where it is kept, and up to where it is durable.
@@ -709,9 +916,38 @@ impl Archive {
     }
 }
 
+impl State {
+    fn epoch(&self, device: &Device) -> EpochReport {
+        let row = &device.row;
+        let line = self.lines.get(row.origin.as_str());
+        let key = line.and_then(|line| line.key.clone());
+        let archived = line.filter(|line| line.size > 0);
+        let heard_at = archived.map_or(row.enrolled_at, |line| line.time);
+        let mut standing = Vec::new();
+        if line.is_some_and(|line| line.fork.is_some()) {
+            standing.push(Standing::Forked);
+        }
+        if let Some(life) = self.lives.get(row.origin.as_str()) {
+            standing.extend(life.standing());
+        }
+        if standing.is_empty() {
+            standing.push(Standing::Active);
+        }
+        EpochReport {
+            epoch: device.epoch(),
+            origin: row.origin.clone(),
+            key: key.unwrap_or_else(|| row.key.clone()),
+            enrolled_at: row.enrolled_at,
+            heard_at: self.silence.heard_at(&row.origin).unwrap_or(heard_at),
+            size: line.map_or(0, |line| line.size),
+            standing,
+        }
+    }
+}
+
 impl Line {
     /// The withheld leaves in whose place an upload begins.
-    fn withheld_at(&self, raw: &[u8]) -> Option<(Withheld, Known)> {
+    fn withheld_at(&self, raw: &[u8], enrolled: &VerifierKey) -> Option<(Withheld, Known)> {
         // Hashes sent again are a resubmission like any other.
         if !matches!(RecordReader::new(raw).next(), Some(Ok(Record::Entry(_)))) {
             return None;
@@ -725,6 +961,8 @@ impl Line {
         let known = Known {
             frontier,
             chain: Chain(withheld.chain),
+            key: key_or(withheld.key.as_deref(), enrolled)?,
+            before: None,
         };
         Some((withheld.clone(), known))
     }
@@ -735,12 +973,11 @@ impl Line {
 fn judge_late(
     raw: &[u8],
     origin: &str,
-    key: &VerifierKey,
     known: &Known,
     withheld: &Withheld,
     size: u64,
 ) -> Result<Option<Judged>, Refused> {
-    let judged = match judge(raw, origin, key, known) {
+    let judged = match judge(raw, origin, known) {
         Ok(judged) => judged,
         Err(mut refused) => {
             // Only another root at the very size that was accepted contradicts it. The accepted head
@@ -768,6 +1005,11 @@ fn judge_late(
     }
     if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
         return Err(Refused::conflict(size));
+    }
+    if !judged.rotations.is_empty() {
+        // The heads after it were signed by the key that this would have ended.
+        let message = "a rotation that came only after the heads behind it";
+        return Err(Refused::new(422, "bad_rotation", message));
     }
     Ok(Some(judged))
 }

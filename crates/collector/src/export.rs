@@ -8,10 +8,14 @@ use std::sync::Arc;
 
 use jurat_disk::Disk;
 use jurat_ledger::Reader;
-use jurat_proof::{Exported, Record, RecordReader, Selection, Withhold};
+use jurat_proof::{
+    Checkpoint, Exported, Note, Passing, Receipt, Record, RecordReader, Selection, Withhold,
+    inclusion_ranges, leaf_hash,
+};
 
 use crate::archive::{Archive, ArchiveError, kind, split_upload};
 use crate::ingest::decompress;
+use crate::tiles::says_accepted;
 
 /// Why no bundle could be made.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +87,13 @@ struct Archived {
     end: u64,
 }
 
+/// A piece of the collector's own log.
+enum Own<'a> {
+    Entry(&'a [u8]),
+    Head(Note),
+    Cosigned(Note),
+}
+
 impl Archived {
     fn of(archive: &Archive) -> Self {
         let (disk, dir, end) = archive.place();
@@ -137,9 +148,70 @@ impl Archived {
             &mut |give| self.records(origin, &late, give),
             wanted,
             withhold,
-            &mut |_| None,
+            &mut |size| self.receipt(origin, size).unwrap_or_default(),
             out,
         )?)
+    }
+
+    /// The proof that the collector's own log holds this head, under its newest head, or under the newest one
+    /// that outside witnesses cosigned where there is such; `None` when no head covers it yet.
+    fn receipt(&self, origin: &str, size: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let mut found: Option<(u64, Vec<u8>)> = None;
+        let (mut newest, mut cosigned) = (None, None);
+        let mut leaves = 0;
+        self.own(&mut |own| match own {
+            Own::Entry(entry) => {
+                if found.is_none() && says_accepted(entry, origin, size) {
+                    found = Some((leaves, entry.to_vec()));
+                }
+                leaves += 1;
+            }
+            Own::Head(note) => newest = Some(note),
+            Own::Cosigned(note) => cosigned = Some(note),
+        })?;
+        let Some((index, entry)) = found else {
+            return Ok(None);
+        };
+        let covers = |note: &Option<Note>| {
+            let head = Checkpoint::parse(&note.as_ref()?.text).ok()?;
+            (head.size > index).then_some(head)
+        };
+        let Some((note, head)) = [cosigned, newest]
+            .into_iter()
+            .find_map(|note| covers(&note).and_then(|head| Some((note?, head))))
+        else {
+            return Ok(None);
+        };
+        let mut proof = Passing::new(inclusion_ranges(index, head.size));
+        self.own(&mut |own| {
+            if let Own::Entry(entry) = own {
+                proof.push(leaf_hash(entry));
+            }
+        })?;
+        let receipt = Receipt {
+            entry,
+            index,
+            proof: proof.finish(),
+            note,
+        };
+        Ok(Some(receipt.encode().into_bytes()))
+    }
+
+    /// Gives what is archived of the collector's own log, in order.
+    fn own(&self, give: &mut dyn FnMut(Own<'_>)) -> Result<(), ArchiveError> {
+        let mut reader = self.reader(0)?;
+        while let Some(item) = reader.next_record()? {
+            let note = || Note::parse(item.body).ok();
+            match item.kind {
+                kind::OWN_ENTRY => give(Own::Entry(item.body)),
+                kind::OWN_CHECKPOINT => note().into_iter().for_each(|note| give(Own::Head(note))),
+                kind::OWN_COSIGNED => note()
+                    .into_iter()
+                    .for_each(|note| give(Own::Cosigned(note))),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Gives what is archived of a log in order, with each cosigned head at its place.

@@ -9,13 +9,17 @@
 //!
 //! Not here: how events were collected, search.
 
+mod admin;
 mod api;
 mod archive;
 mod devices;
+mod erase;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 mod ingest;
+mod life;
 mod logs;
 mod own_log;
 mod queue;
@@ -24,8 +28,13 @@ mod settings;
 mod siem;
 mod tiles;
 
+pub use admin::{
+    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+};
 pub use archive::{Archive, ArchiveError, Stats};
+pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
+pub use gather::WitnessPolicyError;
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};

@@ -70,8 +70,8 @@ impl Head {
     }
 }
 
-/// What is read of the archive, or laid out, in one go.
-const STEP_BYTES: u64 = 64 * 1024 * 1024;
+/// What is read of the archive, or unpacked to be laid out, before who asks is told to ask again.
+const STEP_BYTES: u64 = 256 * 1024 * 1024;
 /// How often the thread looks although nothing called it, and how long it waits after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often all is made again because it did not fit, before a person must look.
@@ -84,6 +84,7 @@ pub(crate) struct TileStore {
     dir: PathBuf,
     /// The digest of the own log's origin.
     own: Digest,
+    step: u64,
     followed: Mutex<Option<Followed>>,
     /// Held while a device's log is laid out or looked at: one at a time, a few files open.
     laying: Mutex<()>,
@@ -143,6 +144,7 @@ impl TileStore {
             disk,
             dir: dir.to_path_buf(),
             own: sha256(&[log.name.as_bytes()]),
+            step: STEP_BYTES,
             followed: Mutex::new(None),
             laying: Mutex::new(()),
             anew: Mutex::new(0),
@@ -243,7 +245,7 @@ impl TileStore {
         let mut reader = self.archive.reader(begun, end)?;
         while let Some(item) = reader.next_record()? {
             match item.kind {
-                kind::UPLOAD if !item.erased => {
+                kind::UPLOAD => {
                     let (header, _) = split_upload(item.body)?;
                     followed.index.push(Upload {
                         log: sha256(&[header.origin.as_bytes()]),
@@ -260,7 +262,7 @@ impl TileStore {
                 _ => {}
             }
             followed.position = item.next;
-            if item.next - begun > STEP_BYTES {
+            if item.next - begun > self.step {
                 followed.own.flush()?;
                 return Err(TilesError::Behind);
             }
@@ -335,8 +337,15 @@ impl TileStore {
         let mut reader = self.archive.reader(upload.position, upload.next)?;
         let item = reader.next_record();
         let item = item.map_err(|_| TilesError::Torn("a place"))?;
-        let item = item.filter(|item| item.kind == kind::UPLOAD && !item.erased);
+        let item = item.filter(|item| item.kind == kind::UPLOAD);
         let item = item.ok_or(TilesError::Torn("an upload"))?;
+        if item.erased {
+            // Its payloads were erased: another record came late in its place.
+            let late =
+                self.follow(|followed| followed.index.find_late(&upload.log, upload.from))?;
+            let late = late.filter(|late| late.position > upload.position);
+            return self.upload(&late.ok_or(TilesError::Torn("an upload"))?, look);
+        }
         let (header, body) = split_upload(item.body)?;
         let is_it = (header.from, header.to) == (upload.from, upload.to)
             && sha256(&[header.origin.as_bytes()]) == upload.log;
@@ -355,7 +364,7 @@ impl TileStore {
             let at = levels.size();
             let upload = self.follow(|followed| followed.index.find(log, at))?;
             let upload = upload.ok_or(TilesError::Torn("the index"))?;
-            if done > STEP_BYTES {
+            if done > self.step {
                 return Err(TilesError::Behind);
             }
             self.upload(&upload, &mut |_, body| unpack(body, &mut raw))?;
@@ -408,7 +417,13 @@ impl TileStore {
             return Ok(None);
         };
         let tile = match path {
-            TilePath::Checkpoint => return Ok(Some(head.note.clone())),
+            TilePath::Checkpoint => {
+                let cosigned = self.cosigned(followed)?;
+                let cosigned = cosigned.filter(|cosigned| cosigned.size == head.size);
+                return Ok(Some(
+                    cosigned.map_or_else(|| head.note.clone(), |it| it.note),
+                ));
+            }
             TilePath::Hashes(tile) | TilePath::Entries(tile) => tile,
         };
         if !tile.is_in(head.size) {
@@ -438,6 +453,18 @@ impl TileStore {
             return Err(TilesError::Torn("own entries"));
         }
         Ok(Some(bundle))
+    }
+
+    /// The newest head of the own log that outside witnesses cosigned, when it is laid out.
+    fn cosigned(&self, followed: &Followed) -> Result<Option<Head>, TilesError> {
+        let note = self.archive.own_cosigned();
+        let Some(head) = note.and_then(|note| Head::of(note.as_bytes())) else {
+            return Ok(None);
+        };
+        let own = &followed.own;
+        let is_here =
+            head.size <= own.levels.size() && own.levels.has_root(head.size, &head.root)?;
+        Ok(Some(head).filter(|_| is_here))
     }
 
     /// Reads entries of the own log from a place in the archive on, while `look` wants more.
@@ -475,7 +502,11 @@ impl TileStore {
                 return Ok(None);
             };
             let own = &followed.own;
-            let Some(head) = own.head.as_ref().filter(|head| upload.own < head.size) else {
+            // Better a head that others cosigned than a newer one.
+            let cosigned = self.cosigned(followed)?;
+            let head = cosigned.as_ref().filter(|head| upload.own < head.size);
+            let head = head.or(own.head.as_ref());
+            let Some(head) = head.filter(|head| upload.own < head.size) else {
                 return Ok(None);
             };
             // The leaf that says so is the next one of the own log, or one of the next.
@@ -502,6 +533,17 @@ impl TileStore {
                 proof,
                 note,
             }))
+        })
+    }
+
+    /// The consistency proof of the own log between these sizes, `0 < old < new`.
+    ///
+    /// # Errors
+    /// [`TilesError`].
+    pub(crate) fn own_consistency(&self, old: u64, new: u64) -> Result<Vec<Digest>, TilesError> {
+        self.follow(|followed| {
+            let proof = Prover::new(&followed.own.levels, new).consistency(old);
+            proof.map_err(|_| TilesError::Torn("the own log"))
         })
     }
 
@@ -537,7 +579,7 @@ fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn File>> {
 }
 
 /// Whether an entry of the own log says that this head was accepted.
-fn says_accepted(entry: &[u8], origin: &str, size: u64) -> bool {
+pub(crate) fn says_accepted(entry: &[u8], origin: &str, size: u64) -> bool {
     let Ok(view) = EntryView::parse(entry) else {
         return false;
     };

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::statements::StatementArgs;
-use crate::{commands, demo, exit, witness};
+use crate::{commands, demo, devices, erase, exit, witness};
 
 #[derive(Parser)]
 #[command(
@@ -90,6 +90,29 @@ Example, for one log, behind a proxy that speaks TLS:
     Log(LogArgs),
     /// Say how this endpoint is doing
     Status(StatusArgs),
+    /// Give this device's log a new key
+    ///
+    /// The old key's last signature covers a leaf that names the new one. The endpoint that runs does it;
+    /// when none runs, it is done at once. The old key is wiped when the collector has that head.
+    RotateKey(RotateArgs),
+    /// See a collector's devices, and revoke or allow one
+    ///
+    /// A collector that runs is asked over HTTPS with the token in its folder (`admin.token`); the folder of
+    /// one that does not is opened.
+    #[command(subcommand)]
+    Devices(DevicesCommand),
+    /// Remove payloads for good; entries, tree and proofs stay
+    ///
+    /// A leaf that says which, why and by whom is sealed before anything goes. Without --collector it is done on
+    /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done in the
+    /// folder of a collector that is stopped. Neither reaches a SIEM's copies, exported bundles or backups.
+    Erase(EraseArgs),
+    /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
+    ///
+    /// Without --raw: the payload, also where a bundle withholds it. With --raw: the record as it stood in its
+    /// file, with whatever secret was taken out of it; refused when the file was changed since. The salts that
+    /// are given with them open the commitments of this leaf alone.
+    Reveal(RevealArgs),
     /// Look after what the collector refused for good
     ///
     /// What a collector refuses for a reason that will not pass is set aside on this machine; its leaf hashes
@@ -177,6 +200,74 @@ pub(crate) struct EnrollArgs {
     /// Believe only these certificates (PEM) [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Begin this device's next epoch: a new key and a new log that names the last head of the old one
+    #[arg(long)]
+    pub(crate) again: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RotateArgs {
+    /// How long to wait for the endpoint that runs, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
+}
+
+/// Which collector is meant.
+#[derive(Args)]
+pub(crate) struct OperatorArgs {
+    /// The collector's folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) collector: Option<PathBuf>,
+    /// Ask the collector at this address instead of the one in its folder
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// The file that holds the admin token [default: `admin.token` in the collector's folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Believe only these certificates (PEM) [default: `ca.pem` in the collector's folder, else the system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DevicesCommand {
+    /// List the devices, and how each stands
+    List {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one device and all its logs
+    Show {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let the key of a device count no more
+    ///
+    /// A leaf of the collector's log says so: heads accepted before it still count, none after it does.
+    Revoke {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        id: String,
+        /// Why; it stands in the collector's log
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a device enrol again without its old key
+    AllowReenrolment {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        id: String,
+    },
 }
 
 #[derive(Args)]
@@ -246,6 +337,9 @@ pub(crate) struct ExportArgs {
 
 #[derive(Args)]
 pub(crate) struct LogArgs {
+    /// Look into the log of this epoch [default: the one that is written now]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) epoch: Option<u64>,
     /// Only this session, or sessions that begin so
     #[arg(long)]
     pub(crate) session: Option<String>,
@@ -268,6 +362,59 @@ pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct EraseArgs {
+    /// The payload of this leaf, or of these leaves, the last one not included (can be repeated)
+    #[arg(long, value_name = "N|A..B", value_parser = leaves, required_unless_present = "session")]
+    pub(crate) seq: Vec<(u64, u64)>,
+    /// The payloads of every leaf of this session (can be repeated)
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Vec<String>,
+    /// Why; stands in the log for good
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Who wants it; stands in the log for good [default: this account]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// Erase in the folder of a collector instead, which must not run
+    #[arg(long, value_name = "DIR", requires = "device")]
+    pub(crate) collector: Option<PathBuf>,
+    /// With --collector: the device's id, or the origin of its log
+    #[arg(long, value_name = "ID", requires = "collector")]
+    pub(crate) device: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RevealArgs {
+    /// The leaf
+    pub(crate) seq: u64,
+    /// The record before redaction, instead of the payload
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Write it here; must not exist [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `N` or `A..B`.
+fn leaves(text: &str) -> Result<(u64, u64), String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
+    let (from, to) = match text.split_once("..") {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => {
+            let leaf = number(text)?;
+            (leaf, leaf.checked_add(1).ok_or("no such leaf")?)
+        }
+    };
+    if from >= to {
+        return Err("no leaf stands in this range".into());
+    }
+    Ok((from, to))
 }
 
 #[derive(Subcommand)]
@@ -320,6 +467,10 @@ pub(crate) fn main() -> u8 {
         Command::Export(args) => commands::export(global, &args),
         Command::Log(args) => commands::log(global, &args),
         Command::Status(args) => commands::status(global, &args),
+        Command::RotateKey(args) => commands::rotate_key(global, &args),
+        Command::Devices(command) => devices::run(&command),
+        Command::Reveal(args) => erase::reveal(global, &args),
+        Command::Erase(args) => erase::erase(global, &args),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),
         Command::DeadLetters(DeadLettersCommand::List { json }) => {
             commands::list_dead_letters(global, json)
@@ -373,6 +524,24 @@ fn start_logging(debug: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_leaves_is_read_or_refused() {
+        assert_eq!(leaves("7"), Ok((7, 8)));
+        assert_eq!(leaves("7..9"), Ok((7, 9)));
+        for wrong in [
+            "",
+            "7..7",
+            "9..7",
+            "..9",
+            "7..",
+            "-1",
+            "a",
+            &u64::MAX.to_string(),
+        ] {
+            assert!(leaves(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

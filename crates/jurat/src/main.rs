@@ -8,6 +8,8 @@
 mod cli;
 mod commands;
 mod demo;
+mod devices;
+mod erase;
 mod exit;
 mod statements;
 mod witness;

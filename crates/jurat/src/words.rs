@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jurat_agent::Status;
+use jurat_agent::{Erased, Status};
 use jurat_proof::{NotProven, Reason, Report, Signed, Verdict};
 use jurat_sink::line::AuditReport;
 
@@ -18,6 +18,26 @@ pub(crate) fn number(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// How long ago this second since 1970 was.
+pub(crate) fn ago(unix_s: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_secs());
+    match now.saturating_sub(unix_s) {
+        seconds @ 0..120 => format!("{seconds} s ago"),
+        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// Foreign text on one line of a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Bytes in a unit that fits.
@@ -270,6 +290,26 @@ pub(crate) fn audit(report: &AuditReport) -> String {
     out
 }
 
+/// What was erased, here or in an archive.
+pub(crate) fn erased(erased: &Erased) -> String {
+    let mut out = format!("erased     {} payloads\n", number(erased.count));
+    if erased.gone_before > 0 {
+        let _ = writeln!(
+            out,
+            "before     {} were gone already",
+            number(erased.gone_before)
+        );
+    }
+    if erased.count + erased.gone_before == 0 {
+        out.push_str("           none of these leaves has a payload here\n");
+    }
+    if !erased.leaves.is_empty() {
+        let leaves: Vec<_> = erased.leaves.iter().map(u64::to_string).collect();
+        let _ = writeln!(out, "said by    leaf {}", leaves.join(", "));
+    }
+    out
+}
+
 /// An endpoint's status.
 pub(crate) fn status(status: &Status, alive: bool) -> String {
     let mut out = String::new();
@@ -315,6 +355,13 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
             number(status.dead_letters)
         );
     }
+    if status.erased > 0 {
+        let _ = writeln!(
+            out,
+            "erased     {} payloads on request",
+            number(status.erased)
+        );
+    }
     let _ = writeln!(out, "exposure   {} s now", status.exposure_s);
     let _ = writeln!(
         out,
@@ -341,6 +388,17 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         status.withheld
     );
     let _ = writeln!(out, "ledger     {}", bytes(status.ledger_bytes));
+    if let Some(receipt) = &status.receipt {
+        let _ = writeln!(
+            out,
+            "receipt    {} leaves stand in the collector's log, leaf {}",
+            number(receipt.size),
+            number(receipt.leaf)
+        );
+    }
+    if let Some(why) = &status.receipt_missing {
+        let _ = writeln!(out, "receipt    MISSING: {}", plain(why));
+    }
     if let Some(problem) = &status.problem {
         let _ = writeln!(out, "problem    {problem}");
     }

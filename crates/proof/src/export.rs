@@ -8,7 +8,7 @@ use crate::bundle::write_prefix;
 use crate::verify::write_later;
 use crate::{
     BundleWriter, Chain, Checkpoint, Digest, EntryError, EntryView, Front, Frontier, LEAVES_MAX,
-    Manifest, Note, Record, consistency_ranges, leaf_hash,
+    Manifest, Note, Passing, Record, consistency_ranges, leaf_hash,
 };
 
 /// What is wanted of a log.
@@ -284,7 +284,7 @@ fn around<E: std::error::Error>(
     newest: Option<u64>,
 ) -> Result<(Vec<u8>, Vec<Digest>), ExportError<E>> {
     let ranges = newest.map_or_else(Vec::new, |newest| consistency_ranges(head.size, newest));
-    let mut roots = vec![Frontier::default(); ranges.len()];
+    let mut proof = Passing::new(ranges);
     let (mut before, mut chain) = (Frontier::default(), Chain::new(&head.origin));
     let until = newest.unwrap_or(0).max(from);
     let mut place = Place::default();
@@ -300,11 +300,7 @@ fn around<E: std::error::Error>(
                 before.push(hash);
                 chain.push(&hash);
             }
-            for (range, root) in ranges.iter().zip(&mut roots) {
-                if range.contains(&seq) {
-                    root.push(hash);
-                }
-            }
+            proof.push(hash);
         }
         Ok(if place.0 < until {
             ControlFlow::Continue(())
@@ -313,7 +309,7 @@ fn around<E: std::error::Error>(
         })
     })?;
     let prefix = write_prefix(&before, &chain);
-    Ok((prefix, roots.iter().map(Frontier::root).collect()))
+    Ok((prefix, proof.finish()))
 }
 
 fn write<E: std::error::Error>(

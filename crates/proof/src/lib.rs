@@ -13,6 +13,7 @@ mod check;
 mod checkpoint;
 mod digest;
 mod entry;
+mod erase;
 mod export;
 mod fork;
 mod many;
@@ -36,6 +37,7 @@ pub use check::Check;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
+pub use erase::Choice;
 pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
 pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
@@ -52,8 +54,9 @@ pub use tile::{
     Tiled, Tiles, parse_entries, push_entry, tile_root,
 };
 pub use tree::{
-    Frontier, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
-    inclusion_proof, leaf_hash, node_hash, root_of, verify_consistency, verify_inclusion,
+    Frontier, Passing, ProofError, consistency_old_root, consistency_proof, consistency_ranges,
+    inclusion_proof, inclusion_ranges, leaf_hash, node_hash, root_of, verify_consistency,
+    verify_inclusion,
 };
 pub use trust::{Group, Quorum, Trust, TrustError};
 pub use verdict::{

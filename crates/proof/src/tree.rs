@@ -218,6 +218,59 @@ pub fn consistency_ranges(old: u64, new: u64) -> Vec<Range<u64>> {
     ranges
 }
 
+/// The leaves under each hash of the inclusion proof of leaf `index` in a tree of this size, in the
+/// proof's order; none when the tree does not hold the leaf.
+pub fn inclusion_ranges(index: u64, size: u64) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut end) = (0, size);
+    while index < size && end - start > 1 {
+        // RFC 6962 section 2.1.1: at each node the path takes the half in which the leaf is not.
+        let middle = start + (1 << (u64::BITS - 1 - (end - start - 1).leading_zeros()));
+        if index < middle {
+            ranges.push(middle..end);
+            end = middle;
+        } else {
+            ranges.push(start..middle);
+            start = middle;
+        }
+    }
+    ranges.reverse();
+    ranges
+}
+
+/// The hashes of a proof from leaves that pass by once: at most 64 subtrees are kept, not the leaves.
+#[derive(Clone, Debug)]
+pub struct Passing {
+    parts: Vec<(Range<u64>, Frontier)>,
+    next: u64,
+}
+
+impl Passing {
+    /// The roots over these ranges of leaves, as [`inclusion_ranges`] and [`consistency_ranges`] give them.
+    pub fn new(ranges: Vec<Range<u64>>) -> Self {
+        let parts = ranges.into_iter();
+        Self {
+            parts: parts.map(|range| (range, Frontier::default())).collect(),
+            next: 0,
+        }
+    }
+
+    /// Takes the next leaf, from leaf 0 on.
+    pub fn push(&mut self, leaf: Digest) {
+        for (range, part) in &mut self.parts {
+            if range.contains(&self.next) {
+                part.push(leaf);
+            }
+        }
+        self.next += 1;
+    }
+
+    /// The proof.
+    pub fn finish(self) -> Vec<Digest> {
+        self.parts.iter().map(|(_, part)| part.root()).collect()
+    }
+}
+
 /// The largest power of two below `n`, for `n > 1`.
 fn split(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())
@@ -419,18 +472,21 @@ mod tests {
         }
     }
 
+    fn passed(ranges: Vec<Range<u64>>, leaves: &[Digest]) -> Vec<Digest> {
+        let mut passing = Passing::new(ranges);
+        leaves.iter().for_each(|leaf| passing.push(*leaf));
+        passing.finish()
+    }
+
     #[test]
-    fn a_consistency_proof_from_a_stream_is_the_one_from_memory() {
+    fn a_proof_from_a_stream_is_the_one_from_memory() {
         for size in 1..70 {
             let all = leaves(size);
             for old in 1..=size {
-                let ranges = consistency_ranges(old as u64, size as u64);
-                let streamed = ranges.iter().map(|range| {
-                    let range = range.start as usize..range.end as usize;
-                    root_of(&all[range])
-                });
-                let streamed: Vec<Digest> = streamed.collect();
+                let streamed = passed(consistency_ranges(old as u64, size as u64), &all);
                 assert_eq!(streamed, consistency_proof(&all, old).unwrap());
+                let streamed = passed(inclusion_ranges(old as u64 - 1, size as u64), &all);
+                assert_eq!(streamed, inclusion_proof(&all, old - 1).unwrap());
             }
         }
     }

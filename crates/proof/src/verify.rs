@@ -503,9 +503,9 @@ impl<'a> Stream<'a> {
                     from,
                     hashes: withheld,
                 } => {
-                    let mut seq = self.replay.size();
+                    let first = self.replay.size();
                     self.leaves(from, withheld, &mut hashes);
-                    for hash in withheld {
+                    for (seq, hash) in (first..).zip(withheld) {
                         if self.broken.is_none() {
                             let (hash, content) = (Digest(*hash), None);
                             leaves(&Leaf {
@@ -515,7 +515,6 @@ impl<'a> Stream<'a> {
                                 content,
                             });
                         }
-                        seq += 1;
                     }
                 }
                 Record::Checkpoint(bytes) if self.broken.is_none() => self.earlier(bytes),

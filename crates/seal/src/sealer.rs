@@ -9,17 +9,18 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
-use jurat_event::{Event, Kind};
+use jurat_event::{EraseRequest, Event, Kind, Ranges};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Signer,
-    SignerError, leaf_hash, sha256_many,
+    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Rotation,
+    Signer, SignerError, VerifierKey, leaf_hash, sha256_many,
 };
 use jurat_redact::Redacted;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entry::{self, Evidence, Raw};
+use crate::erase::{self, Erasable, EraseError};
 use crate::prune::{self, Prune, Pruned};
 use crate::sessions::Sessions;
 
@@ -37,6 +38,8 @@ pub mod kind {
     pub const COSIGNED: u8 = 5;
     /// Leaf hashes of entries that were pruned: evidence, too (`from u64, 32 bytes each`).
     pub const LEAVES: u8 = 6;
+    /// What the `payload.erased` leaves before it name is erased.
+    pub const ERASED: u8 = 7;
 }
 
 /// The largest payload of one leaf; a longer one goes on in `transcript.part` leaves.
@@ -53,6 +56,8 @@ pub struct Settings {
     pub reveal_key: [u8; 32],
     /// What leaf 0 says besides the origin: isolation, custody, machine, predecessor.
     pub opening: serde_json::Map<String, serde_json::Value>,
+    /// The owner's state at leaf 0, when another log went before; else empty.
+    pub beginning: Vec<u8>,
     /// The digest of the configuration in force, named in every batch.
     pub policy: String,
     /// How the ledger is kept.
@@ -114,6 +119,23 @@ pub enum SealError {
         /// The log found.
         found: String,
     },
+    /// The ledger says that another key signs now.
+    #[error("the heads of this log are signed by {key}, which is not among the keys here")]
+    Key {
+        /// The key that signs now, or next.
+        key: String,
+    },
+    /// A rotation that cannot have been sealed here.
+    #[error("leaf {seq} does not rotate the key that signs: {what}")]
+    Rotation {
+        /// The leaf.
+        seq: u64,
+        /// Why.
+        what: String,
+    },
+    /// No head was signed since the last rotation.
+    #[error("the last rotation is not under a signed head yet")]
+    Rotating,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -126,12 +148,27 @@ struct State {
     in_batch: u64,
     filtered: BTreeMap<String, u64>,
     to_sign: Option<(u64, Digest)>,
+    /// The key that signs the next head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The key that signs from the head after it on: a leaf below the next head says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotating: Option<String>,
+    /// Leaves whose payloads are to be erased: a leaf says so.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erasing: Ranges,
+    /// Payloads erased on request, of the whole log.
+    #[serde(default)]
+    erased: u64,
 }
 
 /// Events in, tree heads out.
 pub struct Sealer {
     ledger: Ledger,
+    /// Signs the next head.
     signer: Arc<dyn Signer>,
+    /// Signs from the head after it on.
+    rotating: Option<Arc<dyn Signer>>,
     host: Host,
     settings: Settings,
     reveal: hmac::Key,
@@ -150,6 +187,8 @@ pub struct Sealer {
     signed: Frontier,
     since_signed: Vec<Digest>,
     to_sign: Option<(u64, Digest)>,
+    erasing: Ranges,
+    erased: u64,
     /// Random bytes drawn in advance: one draw an entry would cost more than hashing it.
     pool: Vec<u8>,
     /// Leaves that have a place and are not written yet.
@@ -228,7 +267,10 @@ impl Waiting {
 }
 
 impl Sealer {
-    /// Opens the log in this folder, or begins it with leaf 0.
+    /// Opens the log in this folder, or begins it with leaf 0, signed by the first of these keys.
+    ///
+    /// Which of the keys signs now is what the ledger says: a rotation that a crash interrupted is
+    /// taken up where it was. Keys that never signed here mean nothing.
     ///
     /// `apply` is given the owner's state blobs that were committed after the snapshot, in order;
     /// the snapshot comes first with `true`.
@@ -239,9 +281,19 @@ impl Sealer {
         host: Host,
         dir: &Path,
         settings: Settings,
-        signer: Arc<dyn Signer>,
+        signers: &[Arc<dyn Signer>],
         apply: &mut dyn FnMut(bool, &[u8]),
     ) -> Result<Self, SealError> {
+        let find = |key: &VerifierKey| {
+            let found = signers.iter().find(|signer| signer.verifier_key() == key);
+            found.cloned().ok_or_else(|| SealError::Key {
+                key: key.to_string(),
+            })
+        };
+        let first_key = signers.first().map(|signer| signer.verifier_key().clone());
+        let first_key = first_key.ok_or_else(|| SealError::Key {
+            key: settings.origin.clone(),
+        })?;
         let new = State {
             origin: settings.origin.clone(),
             size: 0,
@@ -251,13 +303,19 @@ impl Sealer {
             in_batch: 0,
             filtered: BTreeMap::new(),
             to_sign: None,
+            key: Some(first_key.to_string()),
+            rotating: None,
+            erasing: Ranges::default(),
+            erased: 0,
         };
-        let first = frame(&new, b"");
+        let first = frame(&new, &settings.beginning);
         let mut replay = Recovery {
             state: None,
             error: None,
             to_sign: None,
             frontier: Frontier::default(),
+            key: first_key,
+            rotating: None,
         };
         let ledger = Ledger::open(
             host.disk.clone(),
@@ -265,7 +323,7 @@ impl Sealer {
             dir,
             settings.ledger,
             &first,
-            &mut |replayed| replay.take(replayed, signer.as_ref(), apply),
+            &mut |replayed| replay.take(replayed, apply),
         )?;
         if let Some(error) = replay.error {
             return Err(error);
@@ -278,10 +336,13 @@ impl Sealer {
             });
         }
         let frontier = replay.frontier;
+        let signer = find(&replay.key)?;
+        let rotating = replay.rotating.as_ref().map(find).transpose()?;
         let mut sealer = Self {
             reveal: hmac::Key::new(hmac::HMAC_SHA256, &settings.reveal_key),
             ledger,
             signer,
+            rotating,
             host,
             settings,
             group: Group::new(),
@@ -297,6 +358,8 @@ impl Sealer {
             since_signed: Vec::new(),
             frontier,
             to_sign: replay.to_sign,
+            erasing: state.erasing,
+            erased: state.erased,
             pool: Vec::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
@@ -378,6 +441,32 @@ impl Sealer {
         let time = self.host.clock.now();
         let session = event.session.clone();
         self.wait(Content::Own(event), session.as_deref(), None, None, time)
+    }
+
+    /// Seals that this key signs from now on: the head over this leaf is the last that the old key signs.
+    /// Ask for that head with [`Sealer::seal_batch`]. The new key must be where the next opening finds it.
+    ///
+    /// # Errors
+    /// [`SealError::Rotating`] when the last rotation is not under a signed head yet.
+    pub fn rotate_to(&mut self, next: Arc<dyn Signer>) -> Result<u64, SealError> {
+        if self.rotating.is_some() {
+            return Err(SealError::Rotating);
+        }
+        let mut event = Event::own(Kind::KeyRotated);
+        event.detail = Rotation::detail(self.signer.verifier_key(), next.as_ref())?;
+        let seq = self.push_own(event)?;
+        self.rotating = Some(next);
+        Ok(seq)
+    }
+
+    /// The key that signs the next head.
+    pub fn key(&self) -> &VerifierKey {
+        self.signer.verifier_key()
+    }
+
+    /// The key that signs from the head after it on, while a rotation is not under a signed head.
+    pub fn rotating(&self) -> Option<&VerifierKey> {
+        self.rotating.as_ref().map(|signer| signer.verifier_key())
     }
 
     /// Whether a session was seen and has not ended.
@@ -514,17 +603,9 @@ impl Sealer {
         Ok(())
     }
 
-    /// The salt of the commitment to the original bytes: derived, never stored.
     fn raw_salt(&self, leaf: &Waiting) -> [u8; 32] {
-        let mut salt = [0; 32];
-        if leaf.original().is_some() {
-            let mut name = hmac::Context::with_key(&self.reveal);
-            name.update(b"jurat/raw-salt/v1\0");
-            name.update(self.settings.origin.as_bytes());
-            name.update(&leaf.seq.to_le_bytes());
-            salt.copy_from_slice(name.sign().as_ref());
-        }
-        salt
+        let salt = |_| raw_salt(&self.reveal, &self.settings.origin, leaf.seq);
+        leaf.original().map(salt).unwrap_or_default()
     }
 
     fn draw(&mut self, out: &mut [u8]) {
@@ -606,6 +687,9 @@ impl Sealer {
     ) -> Result<(), LedgerError> {
         let (settings, frontier, sessions) = (&self.settings, &self.frontier, &self.sessions);
         let (chain, in_batch, to_sign) = (self.chain.0, self.in_batch, self.to_sign);
+        let key = self.key().to_string();
+        let rotating = self.rotating().map(ToString::to_string);
+        let (erasing, erased) = (&self.erasing, self.erased);
         let mut whole = || {
             let state = State {
                 origin: settings.origin.clone(),
@@ -616,6 +700,10 @@ impl Sealer {
                 in_batch,
                 filtered: filtered.clone(),
                 to_sign,
+                key: Some(key.clone()),
+                rotating: rotating.clone(),
+                erasing: erasing.clone(),
+                erased,
             };
             frame(&state, &snapshot())
         };
@@ -717,8 +805,13 @@ impl Sealer {
         self.group
             .push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
         self.to_sign = None;
+        // A snapshot behind this head must name the key that signs the next one.
+        let old = (self.rotating.take()).map(|next| std::mem::replace(&mut self.signer, next));
         let filtered = self.filtered.clone();
         if let Err(error) = self.append(b"", &filtered, snapshot) {
+            if let Some(old) = old {
+                self.rotating = Some(std::mem::replace(&mut self.signer, old));
+            }
             // The same head can be signed again when there is room.
             if matches!(error, LedgerError::Full { .. }) {
                 self.group.clear();
@@ -838,10 +931,89 @@ impl Sealer {
         Ok(self.ledger.replace(pruned.prepared)?)
     }
 
+    /// Finds what can be erased of what was committed.
+    ///
+    /// # Errors
+    /// [`EraseError`] when there is no such leaf or session.
+    pub fn erasable(&self, request: &EraseRequest) -> Result<Erasable, EraseError> {
+        erase::find(self.ledger.read(0)?, request, self.frontier.size())
+    }
+
+    /// Seals who erases what, and why: words that hold nothing a foreign source wrote. When it is durable,
+    /// [`Sealer::erase_sealed`] does it. Returns the leaves.
+    ///
+    /// # Errors
+    /// As [`Sealer::push`].
+    pub fn push_erasure(
+        &mut self,
+        erasable: &Erasable,
+        who: &str,
+        reason: &str,
+    ) -> Result<Vec<u64>, SealError> {
+        let mut leaves = Vec::new();
+        for (event, ranges, count) in erasable.leaves(who, reason) {
+            leaves.push(self.push_own(event)?);
+            self.erasing = self.erasing.union(&ranges);
+            self.erased += count;
+        }
+        Ok(leaves)
+    }
+
+    /// The leaves whose payloads are to be erased: a leaf says so, and [`Sealer::note_erased`] was not told
+    /// yet that it is done.
+    pub fn erasing(&self) -> &Ranges {
+        &self.erasing
+    }
+
+    /// How many payloads of this log were erased on request.
+    pub fn erased(&self) -> u64 {
+        self.erased
+    }
+
+    /// Erases the payloads of [`Sealer::erasing`] in the ledger. The leaf that says so must be durable before.
+    ///
+    /// # Errors
+    /// [`SealError::Ledger`]; done again it goes on where it stopped.
+    pub fn erase_sealed(&mut self) -> Result<(), SealError> {
+        let places = erase::places(self.ledger.read(0)?, &self.erasing)?;
+        Ok(self.ledger.erase(&places)?)
+    }
+
+    /// Notes with the next commit that what was to be erased is erased everywhere.
+    ///
+    /// # Errors
+    /// As [`Sealer::commit`].
+    pub fn note_erased(&mut self) -> Result<(), SealError> {
+        self.write_waiting()?;
+        self.group.push(kind::ERASED, &[])?;
+        self.erasing = Ranges::default();
+        Ok(())
+    }
+
     /// The digest of the configuration in force from now on.
     pub fn set_policy(&mut self, policy: String) {
         self.settings.policy = policy;
     }
+}
+
+/// The head that was signed last in the ledger in this folder: size and root. Of a ledger without one, the
+/// empty tree's. Reads checkpoints only, so that it works where entries are damaged.
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn last_signed(host: &Host, dir: &Path) -> Result<(u64, Digest), LedgerError> {
+    let mut last = (0, Frontier::default().root());
+    let mut reader = Reader::open(host.disk.clone(), dir, 0)?;
+    while let Some(item) = reader.next_record()? {
+        if item.kind != kind::CHECKPOINT {
+            continue;
+        }
+        let note = Note::parse(item.body).ok();
+        if let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) {
+            last = (head.size, head.root);
+        }
+    }
+    Ok(last)
 }
 
 struct Recovery {
@@ -849,19 +1021,17 @@ struct Recovery {
     frontier: Frontier,
     error: Option<SealError>,
     to_sign: Option<(u64, Digest)>,
+    /// The key that signs the next head, and the one after it.
+    key: VerifierKey,
+    rotating: Option<VerifierKey>,
 }
 
 impl Recovery {
-    fn take(
-        &mut self,
-        replayed: Replayed<'_>,
-        signer: &dyn Signer,
-        apply: &mut dyn FnMut(bool, &[u8]),
-    ) {
+    fn take(&mut self, replayed: Replayed<'_>, apply: &mut dyn FnMut(bool, &[u8])) {
         if self.error.is_some() {
             return;
         }
-        if let Err(error) = self.try_take(replayed, signer, apply) {
+        if let Err(error) = self.try_take(replayed, apply) {
             self.error = Some(error);
         }
     }
@@ -869,7 +1039,6 @@ impl Recovery {
     fn try_take(
         &mut self,
         replayed: Replayed<'_>,
-        signer: &dyn Signer,
         apply: &mut dyn FnMut(bool, &[u8]),
     ) -> Result<(), SealError> {
         let wrong = |size| SealError::Head { size };
@@ -879,6 +1048,11 @@ impl Recovery {
                 self.frontier = Frontier::from_parts(state.size, state.roots.clone())
                     .ok_or_else(|| wrong(state.size))?;
                 self.to_sign = state.to_sign;
+                let key = |text: &String| VerifierKey::parse(text).map_err(|_| wrong(state.size));
+                if let Some(text) = &state.key {
+                    self.key = key(text)?;
+                }
+                self.rotating = state.rotating.as_ref().map(key).transpose()?;
                 self.state = Some(state);
                 if !blob.is_empty() {
                     apply(true, blob);
@@ -922,6 +1096,31 @@ impl Recovery {
                     state.in_batch = 0;
                     state.filtered.clear();
                 }
+                if view.is(Kind::KeyRotated) {
+                    let what = |what: String| SealError::Rotation { seq, what };
+                    if self.rotating.is_some() {
+                        return Err(what("another rotation is not under a head yet".into()));
+                    }
+                    let detail = view.detail_map().into_iter().collect();
+                    let rotation = Rotation::parse(&state.origin, &self.key, &detail)
+                        .map_err(|error| what(error.to_string()))?;
+                    self.rotating = Some(rotation.key);
+                }
+                if view.is(Kind::PayloadErased) {
+                    let detail = view.detail_map();
+                    let ranges = detail
+                        .get("ranges")
+                        .and_then(|ranges| Ranges::deserialize(ranges).ok());
+                    let count = detail.get("count").and_then(serde_json::Value::as_u64);
+                    state.erasing = state.erasing.union(&ranges.ok_or_else(|| wrong(seq))?);
+                    state.erased += count.unwrap_or(0);
+                }
+            }
+            Replayed::Record {
+                kind: kind::ERASED, ..
+            } => {
+                let state = self.state.as_mut().ok_or_else(|| wrong(0))?;
+                state.erasing = Ranges::default();
             }
             Replayed::Record {
                 kind: kind::TO_SIGN,
@@ -944,16 +1143,31 @@ impl Recovery {
                 let size = self.frontier.size();
                 let note = Note::parse(body).map_err(|_| wrong(size))?;
                 let checkpoint = Checkpoint::parse(&note.text).map_err(|_| wrong(size))?;
-                let ours = note.is_signed_by(signer.verifier_key()).unwrap_or(false);
+                let ours = note.is_signed_by(&self.key).unwrap_or(false);
                 if !ours || checkpoint.size != size || checkpoint.root != self.frontier.root() {
                     return Err(wrong(size));
                 }
                 self.to_sign = None;
+                if let Some(key) = self.rotating.take() {
+                    self.key = key;
+                }
             }
             Replayed::Record { .. } => {}
         }
         Ok(())
     }
+}
+
+/// The salt of the commitment to a leaf's original bytes: derived, never stored. That of one leaf tells nothing
+/// about those of others.
+pub(crate) fn raw_salt(key: &hmac::Key, origin: &str, seq: u64) -> [u8; 32] {
+    let mut name = hmac::Context::with_key(key);
+    name.update(b"jurat/raw-salt/v1\0");
+    name.update(origin.as_bytes());
+    name.update(&seq.to_le_bytes());
+    let mut salt = [0; 32];
+    salt.copy_from_slice(name.sign().as_ref());
+    salt
 }
 
 /// A serialised part of ours, then the owner's bytes.

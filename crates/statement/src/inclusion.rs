@@ -1,6 +1,6 @@
 //! The proof that a leaf is under a head, from leaves that come one by one.
 
-use jurat_proof::{Checkpoint, Digest, Frontier};
+use jurat_proof::{Checkpoint, Digest, Frontier, Passing, inclusion_ranges};
 
 use crate::StatementError;
 
@@ -15,20 +15,11 @@ pub struct Inclusion {
     pub path: Vec<Digest>,
 }
 
-/// One subtree of which the path needs the root.
-struct Sibling {
-    from: u64,
-    to: u64,
-    frontier: Frontier,
-}
-
-/// Finds the path of one leaf while all leaves of the log pass by: at most 64 subtrees are kept,
-/// not the leaves.
+/// Finds the path of one leaf while all leaves of the log pass by.
 pub struct InclusionBuilder {
     head: Checkpoint,
     index: u64,
-    /// From the root down.
-    siblings: Vec<Sibling>,
+    path: Passing,
     all: Frontier,
 }
 
@@ -42,47 +33,19 @@ impl InclusionBuilder {
         if index >= size {
             return Err(StatementError::Beyond { index, size });
         }
-        // RFC 6962 section 2.1.1: at each node the path takes the half in which the leaf is not.
-        let (mut from, mut to, mut siblings) = (0, size, Vec::new());
-        while to - from > 1 {
-            let left = 1_u64 << (u64::BITS - 1 - (to - from - 1).leading_zeros());
-            let middle = from + left;
-            let sibling = if index < middle {
-                let sibling = (middle, to);
-                to = middle;
-                sibling
-            } else {
-                let sibling = (from, middle);
-                from = middle;
-                sibling
-            };
-            siblings.push(Sibling {
-                from: sibling.0,
-                to: sibling.1,
-                frontier: Frontier::default(),
-            });
-        }
         Ok(Self {
+            path: Passing::new(inclusion_ranges(index, size)),
             head,
             index,
-            siblings,
             all: Frontier::default(),
         })
     }
 
     /// Takes the next leaf; those that the head does not cover are passed over.
     pub fn push(&mut self, leaf: Digest) {
-        let at = self.all.size();
-        if at >= self.head.size {
-            return;
-        }
-        self.all.push(leaf);
-        let sibling = self
-            .siblings
-            .iter_mut()
-            .find(|sibling| sibling.from <= at && at < sibling.to);
-        if let Some(sibling) = sibling {
-            sibling.frontier.push(leaf);
+        if self.all.size() < self.head.size {
+            self.all.push(leaf);
+            self.path.push(leaf);
         }
     }
 
@@ -92,9 +55,8 @@ impl InclusionBuilder {
     /// [`StatementError::Root`] when they did not.
     pub fn finish(self) -> Result<Inclusion, StatementError> {
         crate::session::check_root(&self.head, &self.all)?;
-        let path = self.siblings.iter().rev();
         Ok(Inclusion {
-            path: path.map(|sibling| sibling.frontier.root()).collect(),
+            path: self.path.finish(),
             head: self.head,
             index: self.index,
         })

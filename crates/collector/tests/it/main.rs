@@ -1,8 +1,10 @@
 //! The collector over real TLS: what it accepts, and everything that it refuses without storing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod keylife;
 mod tiles;
 mod withheld;
+mod witness;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -106,6 +108,8 @@ fn enrolment(device: &str) -> Enrolment {
         key_kind: "software".into(),
         machine: None,
         hostname: None,
+        predecessor: None,
+        proof: None,
     }
 }
 
@@ -148,12 +152,24 @@ struct Raw<'a> {
 
 impl Bench {
     async fn start() -> Self {
+        Self::start_with(Host::real(), |_| {}).await
+    }
+
+    async fn start_at(host: Host) -> Self {
+        Self::start_with(host, |_| {}).await
+    }
+
+    async fn start_with(host: Host, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let host = Host::real();
-        let settings =
+        let mut settings =
             Settings::dev(&host, dir.path(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        change(&mut settings);
         let token = std::fs::read_to_string(&settings.token_file).unwrap();
-        let running = Builder::new(settings).start().await.unwrap();
+        let running = Builder::new(settings)
+            .host(host.clone())
+            .start()
+            .await
+            .unwrap();
         let url = format!("https://localhost:{}", running.address.port());
         let ca = std::fs::read(dir.path().join("ca.pem")).unwrap();
         let tls = tls::client(Some(&ca)).unwrap();
@@ -259,14 +275,23 @@ impl Bench {
     }
 
     async fn restart(self) -> Self {
-        let settings = Settings::dev(
+        self.restart_with(|_| {}).await
+    }
+
+    async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::dev(
             &self.host,
             self.dir.path(),
             SocketAddr::from(([127, 0, 0, 1], 0)),
         )
         .unwrap();
+        change(&mut settings);
         self.running.stop().await.unwrap();
-        let running = Builder::new(settings).start().await.unwrap();
+        let running = Builder::new(settings)
+            .host(self.host.clone())
+            .start()
+            .await
+            .unwrap();
         let url = format!("https://localhost:{}", running.address.port());
         let mut bench = Self {
             running,
