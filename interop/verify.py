@@ -615,11 +615,11 @@ class Stream:
 
     def rotation(self, detail):
         try:
-            old, new = detail.get("from"), parse_key(detail.get("key"), ED25519)
-            need(old in [key.vkey for key in self.accepted() if key.type == ED25519])
+            old, new = detail.get("from"), parse_key(detail.get("key"), ED25519, ECDSA)
+            need(old in [key.vkey for key in self.accepted()])
             need(new.vkey != old and new.name == self.origin and new.vkey not in self.retired)
             proof = unbase64(detail.get("proof"))
-            need(len(proof) == 64 and openssl(new, b"jurat/key-rotation/v1\0%s\0%s" % (self.origin.encode(), old.encode()), proof))
+            need(openssl(new, b"jurat/key-rotation/v1\0%s\0%s" % (self.origin.encode(), old.encode()), proof))
             return Rotation(old, new, self.n)
         except (ValueError, TypeError, AttributeError):
             raise Tampered("rotation")

@@ -45,8 +45,8 @@ pub(crate) fn vectors() -> Result<()> {
 /// Every file by its name, and its content.
 fn files(old: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
-    let line = |text: &str| {
-        kept_line(&old.join("v2/key.p256/bundle.jurat"), text)
+    let line = |name: &str, text: &str| {
+        kept_line(&old.join("v2").join(name).join("bundle.jurat"), text)
             .unwrap_or_else(|| KEYS.hardware.sign_note(text).unwrap())
     };
     let mut wrong = Vec::new();

@@ -96,13 +96,16 @@ fn rotated() -> Log {
     log.head(&[device(), witness(1, 30)]).said("t", 0).batch()
 }
 
-pub(super) fn all(p256_line: &dyn Fn(&str) -> Signature) -> Vec<Case> {
+/// Gives the signature of the P-256 key for the vector of this name over this text.
+type Line<'a> = &'a dyn Fn(&str, &str) -> Signature;
+
+pub(super) fn all(p256_line: Line<'_>) -> Vec<Case> {
     let mut cases = right(p256_line);
     cases.extend(wrong());
     cases
 }
 
-fn right(p256_line: &dyn Fn(&str) -> Signature) -> Vec<Case> {
+fn right(p256_line: Line<'_>) -> Vec<Case> {
     let w3 = KEYS.witnesses[2].verifier_text();
     let mut cases = vec![
         case("whole", good().bundle(0), "verified"),
@@ -112,7 +115,7 @@ fn right(p256_line: &dyn Fn(&str) -> Signature) -> Vec<Case> {
             "verified",
         ),
         case(
-            "whole.empty_parts",
+            "manifest.leading_space",
             good()
                 .bundle(0)
                 .edit("jurat.json", |json| json.insert(0, b' ')),
@@ -246,7 +249,12 @@ fn right(p256_line: &dyn Fn(&str) -> Signature) -> Vec<Case> {
             twice().bundle_under(0, &twice().signed_by(&[(&KEYS.third, 0)])),
             "verified",
         ),
-        p256(p256_line),
+        p256("key.p256", good(), p256_line),
+        p256(
+            "rotation.from_p256",
+            good().rotated(&KEYS.hardware, &KEYS.next).batch(),
+            p256_line,
+        ),
         case(
             "quorum.groups",
             good().bundle_under(
@@ -437,10 +445,10 @@ fn twice() -> Log {
 }
 
 /// A head signed by a key as hardware holds them. ECDSA takes randomness: the line is kept between runs.
-fn p256(line: &dyn Fn(&str) -> Signature) -> Case {
-    let mut head = good().signed_by(&[]);
-    head.signatures.push(line(&head.text));
-    case("key.p256", good().bundle_under(0, &head), "verified")
+fn p256(name: &str, log: Log, line: Line<'_>) -> Case {
+    let mut head = log.signed_by(&[]);
+    head.signatures.push(line(name, &head.text));
+    case(name, log.bundle_under(0, &head), "verified")
         .trust(Some(trust(&KEYS.hardware.verifier_key().to_string())))
 }
 

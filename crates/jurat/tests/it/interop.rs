@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{
-    BundleReader, BundleWriter, Checkpoint, Cosignature, Digest, Front, Frontier, Record,
+    BundleReader, BundleWriter, Chain, Checkpoint, Cosignature, Digest, Front, Frontier, Record,
     RecordReader, Trust, leaf_hash, verify,
 };
 use jurat_testkit::{Repeatable, need};
@@ -47,7 +47,8 @@ fn both(python: &Path, bundle: &Path, trust: Option<&Path>, now: &str) -> [Outpu
     let mut ours = Command::new(JURAT);
     ours.args(["verify", "--json"]);
     let mut theirs = Command::new(python);
-    theirs.arg(root().join("interop/verify.py"));
+    // Without what is installed: the standard library is all that it needs.
+    theirs.arg("-S").arg(root().join("interop/verify.py"));
     [run(ours), run(theirs)]
 }
 
@@ -101,7 +102,7 @@ fn both_programs_say_and_exit_alike_on_every_vector() {
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..2 {
             scope.spawn(work);
         }
     });
@@ -263,11 +264,11 @@ struct Spoiler {
 }
 
 impl Spoiler {
-    fn new(origin: &str) -> Self {
+    fn new(origin: &str, cases: usize) -> Self {
         let seed = |seed: u8| Secret::from_bytes([seed; 32]);
         let keys = (1..=2).map(|number| SoftwareKey::log(&seed(number), origin).unwrap());
         Self {
-            rng: Repeatable::new(7),
+            rng: Repeatable::new(cases as u64),
             keys: keys.collect(),
             witness: SoftwareKey::cosigner(&seed(6), "w1.example/witness").unwrap(),
         }
@@ -449,7 +450,36 @@ impl Spoiler {
                 return None;
             }
         }
+        self.mend(&front, &mut records);
         self.sign(front, &records)
+    }
+
+    /// Gives most batches the chain before them, so that what stands behind them is looked at, too.
+    fn mend(&self, front: &Front, records: &mut [Owned]) {
+        let before = front.prefix.first_chunk::<32>();
+        let mut chain = match before {
+            Some(chain) => Chain(Digest(*chain)),
+            None => Chain::new(&front.manifest.origin),
+        };
+        for record in records {
+            match record {
+                Owned::Entry(entry) => {
+                    let field = b"\"chain\":\"";
+                    let at = entry.windows(field.len()).position(|part| part == field);
+                    if let Some(hex) =
+                        at.and_then(|at| entry.get_mut(at + field.len()..)?.get_mut(..64))
+                        && self.below(8) > 0
+                    {
+                        hex.copy_from_slice(chain.0.to_string().as_bytes());
+                    }
+                    chain.push(&leaf_hash(entry));
+                }
+                Owned::Leaves(_, hashes) => hashes.iter().for_each(|hash| {
+                    chain.push(&Digest(*hash));
+                }),
+                Owned::Payload(..) | Owned::Note(_) => {}
+            }
+        }
     }
 
     fn sign(&self, mut front: Front, records: &[Owned]) -> Option<Vec<u8>> {
@@ -475,7 +505,7 @@ impl Spoiler {
             size: frontier.size(),
             root: frontier.root(),
         };
-        let key: &SoftwareKey = self.pick(&self.keys);
+        let key = &self.keys[usize::from(self.below(4) == 0)];
         let mut note = head.sign(key).ok()?;
         if self.below(2) == 0 {
             let time = 1_789_948_800 + self.rng.below(200);
@@ -516,7 +546,9 @@ fn both_verifiers_say_the_same_of_bundles_that_nobody_thought_of() {
         return;
     };
     let cases = std::env::var("PROPTEST_CASES").ok();
-    let cases = cases.and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    let cases = cases
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(400_usize);
     let dir = tempfile::tempdir().unwrap();
     let (bundle, trusted) = (dir.path().join("b.jurat"), dir.path().join("trust.txt"));
     let mut good = Vec::new();
@@ -532,7 +564,7 @@ fn both_verifiers_say_the_same_of_bundles_that_nobody_thought_of() {
             good.push((folder.file_name().unwrap().to_os_string(), tar, trust));
         }
     }
-    let spoiler = Spoiler::new("vectors.example/jurat/device/0");
+    let spoiler = Spoiler::new("vectors.example/jurat/device/0", cases);
     let mut batch = Batch::start(&python);
     let (mut differ, mut words) = (Vec::new(), std::collections::BTreeMap::new());
     for case in 0..cases {
