@@ -304,7 +304,7 @@ def times_of(head, cosigners, code=None):
 
 class Trust:
     def __init__(self, data):
-        self.logs, self.witnesses, self.archives, self.revoked = [], [], [], []
+        self.logs, self.witnesses, self.archives, self.revoked, self.seen = [], [], [], [], []
         self.groups, self.same_host, self.collector = {}, [], None
         self.rules, self.rule_lines = {}, {}
         need_late = []  # what names a witness that may stand further below
@@ -357,6 +357,10 @@ class Trust:
             name, = rest
             self.same_host.append(name)
             need_late.append((number, lambda: name in dict(self.witnesses)))
+        elif word == "seen":
+            origin, size, root = rest
+            need(decimal(size) and re.fullmatch("[0-9a-f]{64}", root))
+            self.seen.append((origin, decimal(size), bytes.fromhex(root)))
         elif word == "revoked":
             text, leaf = rest
             self.revoked.append((parse_key(text, ED25519, ECDSA), decimal(leaf)))
@@ -544,6 +548,9 @@ class Stream:
         self.chain = chain or sha256(b"jurat/chain/v1\0", self.origin.encode())
         self.chain_known = first == 0
         self.tree, self.listed = Tree(first, roots), Tree(first, roots)
+        self.seen = [(size, root) for origin, size, root in trust.seen if origin == self.origin]
+        self.seen_differs = False
+        self.compare_seen()
         self.failure = self.changed = None
         self.list, self.list_at = [], 0  # of this part
         self.keys = [key for key in trust.logs if key.name == self.origin]
@@ -562,6 +569,11 @@ class Stream:
         self.events, self.filtered, self.redactions = collections.Counter(), collections.Counter(), 0
         self.gaps = []
 
+    def compare_seen(self):
+        for size, root in self.seen:
+            if size == self.listed.size and root != self.listed.root():
+                self.seen_differs = True
+
     def accepted(self):
         return [key for key in self.keys if key.vkey not in self.retired]
 
@@ -570,6 +582,7 @@ class Stream:
         self.list_at = self.n
         for leaf in self.list:
             self.listed.add(leaf)
+            self.compare_seen()
         if self.failure:
             return
         try:
@@ -676,7 +689,7 @@ class Stream:
         try:
             old, new = detail.get("from"), parse_key(detail.get("key"), ED25519, ECDSA)
             need(old in [key.vkey for key in self.accepted()] and new.vkey != old and new.name == self.origin)
-            message = "jurat/key-rotation/v1\n%s\n%d\n%s\n%s\n" % (self.origin, self.n, old, new.vkey)
+            message = "jurat/key-rotation/v1\0%s\0%s" % (self.origin, old)
             need(openssl(new, message.encode(), unbase64(detail.get("proof"))))
         except (ValueError, TypeError, AttributeError):
             self.fail("rotation")
@@ -864,6 +877,10 @@ def verify(file, trust, now):
     signers, accepted = signers_of(head, stream, signed)
     check_places(head, stream)
     later = check_later(parts.get("later"), head, accepted, trust)
+    reached = later["size"] if later else head.size
+    for size, _ in stream.seen:
+        if size > reached:
+            raise Unverifiable("behind", size=size)
     names, archives = check_cosignatures(head, stream, trust)
     logged, outside = check_receipt(parts.get("receipt"), head, trust)
     for key, leaf in trust.revoked:
@@ -913,6 +930,8 @@ def check_places(head, stream):
         raise Tampered(None, "root")
     if not list_is_signed:
         raise Tampered(None, "leaf.list")
+    if stream.seen_differs:
+        raise Tampered(None, "seen.root")
 
 
 def parse_proof(lines):
@@ -1011,6 +1030,7 @@ def report(head, stream, trust, key, names, archives, logged, later):
         (not separate, "shared"),
         (True, "no_witness" if not names else "same_host" if len(same_host) == len(names) else "collusion"),
         (logged is None, "not_logged"), (chain is None, "chain"), (names and exposure is None, "exposure"),
+        (any(not stream.first <= size <= head.size for size, _ in stream.seen), "seen"),
         (stream.overflow, "erasures"),
     ]
     return {
