@@ -13,7 +13,7 @@ use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
-    Withhold, consistency_proof, leaf_hash, root_of, write_record,
+    Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
@@ -62,12 +62,13 @@ fn main() {
         boot: "b".repeat(32),
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
+        beginning: Vec::new(),
         policy: "p".into(),
         ledger: Options::default(),
     };
     let mut redactor = Redactor::new(Redact::Redact, &[1; 32], &[]).unwrap();
     let mut sealer =
-        Sealer::open(host, dir, settings, Arc::new(log_key()), &mut |_, _| {}).unwrap();
+        Sealer::open(host, dir, settings, &[Arc::new(log_key())], &mut |_, _| {}).unwrap();
     for line in lines().iter().take(3) {
         let mut event = Event::new(Kind::PromptSubmitted);
         event.session = Some("s".into());
@@ -253,8 +254,21 @@ fn texts() {
         "settings",
         "collector",
         "listen = \"127.0.0.1:8443\"\ndir = \"/d\"\ndomain = \"example.org\"\ncertificate = \"c\"\n\
-         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\n",
+         key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\npublic_logs = true\n",
     );
+    for (name, path) in [
+        ("whole", "tile/0/x001/x234/067"),
+        ("part", "tile/2/000.p/17"),
+        ("entries", "tile/entries/x001/000.p/255"),
+        ("checkpoint", "checkpoint"),
+    ] {
+        seed("tile", name, path);
+    }
+    let mut bundle = vec![2];
+    for entry in [&b"{\"v\":1}"[..], b""] {
+        push_entry(&mut bundle, entry).unwrap();
+    }
+    seed("tile", "bundle", bundle);
 }
 
 fn peers(note: &Note) {

@@ -6,8 +6,8 @@ use std::io::Read;
 use jurat_collector::fuzzing::first_upload;
 use jurat_proof::{
     Chain, Checkpoint, Content, Cosignature, Digest, EntryView, Frontier, Hashed, Leaf, Note,
-    Quorum, Record, RecordReader, Replay, Signer as _, Trust, Verdict, VerifierKey, hash_records,
-    leaf_hash, verify, write_record,
+    Quorum, Record, RecordReader, Replay, Signer as _, TilePath, Trust, Verdict, VerifierKey,
+    hash_records, leaf_hash, parse_entries, push_entry, verify, write_record,
 };
 use jurat_sink::line::{self, Audit, Proof};
 
@@ -82,6 +82,24 @@ fn line_of(entry: &[u8]) {
             .split(|byte| *byte == b'\n')
             .for_each(|line| audit.line(line));
         assert!(audit.finish().is_clean());
+    }
+}
+
+/// A path below a log, and the entries of a bundle: what was read is written as it was.
+pub fn tile(data: &[u8]) {
+    if let Some(path) = std::str::from_utf8(data).ok().and_then(TilePath::parse) {
+        assert_eq!(path.to_string().as_bytes(), data);
+    }
+    // The first byte says how many entries are expected.
+    let Some((width, bytes)) = data.split_first() else {
+        return;
+    };
+    if let Ok(entries) = parse_entries(bytes, u16::from(*width)) {
+        let mut again = Vec::new();
+        for entry in entries {
+            push_entry(&mut again, entry).expect("it was read from a bundle");
+        }
+        assert_eq!(again, bytes);
     }
 }
 

@@ -9,7 +9,7 @@ mod peers;
 mod texts;
 mod witness;
 
-pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, upload};
+pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, tile, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{answer, enrolment, request};
 pub use texts::{redact, settings, transcript, trust};
@@ -33,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("request", request),
     ("settings", settings),
     ("siem", siem),
+    ("tile", tile),
     ("transcript", transcript),
     ("trust", trust),
     ("upload", upload),

@@ -2,6 +2,8 @@
 
 mod collector;
 mod peers;
+mod tiles;
+mod verify;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -36,6 +38,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     if wanted("ledger") {
         rows.extend(ledger_append()?);
     }
+    if wanted("tiles") {
+        rows.push(tiles::inclusion()?);
+    }
     let corpus = corpus()?;
     if let Some(corpus) = &corpus {
         if wanted("redactor") {
@@ -54,6 +59,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
         println!(
             "SKIPPED redactor, pipeline, reopen, collector: set JURAT_SHARED to the folder that holds corpus/"
         );
+    }
+    if wanted("verify") {
+        rows.extend(verify::verify()?);
     }
     if wanted("idle") {
         rows.push(idle()?);

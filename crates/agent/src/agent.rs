@@ -11,18 +11,21 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
 use jurat_event::{Event, Kind, Severity};
-use jurat_key::{KeyError, Secret, SoftwareKey};
+use jurat_key::{KeyError, Secret, Signer};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
 use jurat_seal::{PastHead, Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
+use crate::again::Before;
 use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
+use crate::receipts::ReceiptStatus;
+use crate::rotate::KeyFiles;
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
 use crate::uplink::Uplink;
@@ -117,6 +120,8 @@ const COMMIT_MS: u64 = 1_000;
 /// [`RECORD_BYTES_MAX`](crate::pipeline::RECORD_BYTES_MAX), and what was not written yet, it still fits into
 /// an upload of 8 MiB.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// How often a leaf says that receipts were verified, at most.
+const RECEIPT_SAID: Duration = Duration::from_secs(600);
 /// Segments are not smaller than this, however small the ledger may be.
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 /// How often a full disk is looked at again.
@@ -173,35 +178,43 @@ fn is_mendable(error: &LedgerError) -> bool {
 
 /// An endpoint with its ledger open.
 pub struct Agent {
-    host: Host,
+    pub(crate) host: Host,
     config: Config,
     state_dir: PathBuf,
-    enrolment: Enrolment,
-    sealer: Sealer,
+    pub(crate) enrolment: Enrolment,
+    pub(crate) sealer: Sealer,
     pipeline: Pipeline,
     tail: Tail,
     watch: Watch,
     bell: Arc<Bell>,
     letters: DeadLetters,
     letters_waiting: u64,
-    cursor: Cursor,
+    pub(crate) cursor: Cursor,
     confirmed: bool,
     cosigned_at: Option<u64>,
     /// Since when leaves have been waiting for a cosignature.
     waiting_since: Option<Instant>,
-    problem: Option<String>,
+    pub(crate) problem: Option<String>,
     paused: Option<String>,
     /// What was sealed last is not to wait for the collector's pace.
-    in_a_hurry: bool,
+    pub(crate) in_a_hurry: bool,
     /// The disk had no room; looked at again at `room_at`.
     disk_full: bool,
     room_at: Instant,
     /// The pause that the log tells of: of a full disk, or of a full ledger.
     said_full: Option<bool>,
     /// The state blob of a commit that found no room.
-    unsaved: Option<Vec<u8>>,
+    pub(crate) unsaved: Option<Vec<u8>>,
     /// Payloads and entries removed before they were archived, since the start.
     shed: u64,
+    pub(crate) key_files: KeyFiles,
+    /// Up to here the collector must have the log before an old key can go.
+    pub(crate) promote_at: u64,
+    /// Where the newest accepted head stands in the collector's log, and whether a leaf says so.
+    receipt: Option<(ReceiptStatus, bool)>,
+    receipt_said_at: Option<Instant>,
+    receipt_missing: Option<String>,
+    stopping: bool,
     _uploader: Handle,
 }
 
@@ -217,9 +230,16 @@ impl Agent {
         inputs: &Inputs,
     ) -> Result<Self, AgentError> {
         let enrolment = Enrolment::load(host, state_dir)?;
-        let keys = state_dir.join("keys");
+        let home = enrolment.home(state_dir);
+        let keys = home.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
-        let signer = SoftwareKey::log(&load("log.key")?, &enrolment.origin)?;
+        let key_files = KeyFiles::new(&home);
+        let signers = key_files.load(host, &enrolment.origin)?;
+        let signers: Vec<_> = signers
+            .into_iter()
+            .map(|key| Arc::new(key) as Arc<dyn Signer>)
+            .collect();
+        let before = Before::load(host, &home)?;
         let reveal_key = load("reveal.key")?;
         let roots: Vec<Root> = config
             .sources()
@@ -233,19 +253,22 @@ impl Agent {
             "custody": custody,
             "machine": jurat_disk::machine_id(),
             "version": env!("CARGO_PKG_VERSION"),
-            "epoch": 0,
+            "epoch": enrolment.epoch(),
         });
+        let mut opening = opening.as_object().cloned().unwrap_or_default();
+        opening.extend(before.opening);
         let mut files = BTreeMap::new();
         let mut marks = Marks::new(*reveal_key.expose());
         let policy = policy_digest(config);
         let sealer = Sealer::open(
             host.clone(),
-            &state_dir.join("ledger"),
+            &home.join("ledger"),
             Settings {
                 origin: enrolment.origin.clone(),
                 boot: jurat_disk::boot_id(&*host.rng),
                 reveal_key: *reveal_key.expose(),
-                opening: opening.as_object().cloned().unwrap_or_default(),
+                opening,
+                beginning: before.state,
                 policy: policy.clone(),
                 ledger: Options {
                     // A segment is the unit in which room is made.
@@ -254,7 +277,7 @@ impl Agent {
                     ..Options::default()
                 },
             },
-            Arc::new(signer),
+            &signers,
             &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
         )?;
         let mode = if custody { Mode::Custody } else { Mode::Redact };
@@ -273,7 +296,7 @@ impl Agent {
         let wake = inputs.sender();
         let watch = Watch::new(&roots, move || drop(wake.send(Input::Changed)));
         let tail = Tail::new(roots, files);
-        let cursors = state_dir.join("cursors");
+        let cursors = home.join("cursors");
         host.disk
             .create_dir_all(&cursors)
             .map_err(|source| LedgerError::Io {
@@ -284,10 +307,10 @@ impl Agent {
             .map_err(SealError::from)?;
         let cursor_path = cursors.join("collector.json");
         let bell = Arc::new(Bell::default());
-        let letters = DeadLetters::new(state_dir);
+        let letters = DeadLetters::new(&home);
         let uploader = Uploader {
             host: host.clone(),
-            ledger_dir: state_dir.join("ledger"),
+            ledger_dir: home.join("ledger"),
             cursor_path: cursor_path.clone(),
             uplink: Uplink::open(
                 host,
@@ -324,6 +347,13 @@ impl Agent {
             said_full: None,
             unsaved: None,
             shed: 0,
+            key_files,
+            // Which head was the last of an old key is not known: surely none after this one.
+            promote_at: 0,
+            receipt: None,
+            receipt_said_at: None,
+            receipt_missing: None,
+            stopping: false,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
@@ -356,6 +386,7 @@ impl Agent {
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
         agent.sealer.push(started, None)?;
+        agent.promote_at = agent.sealer.head().size;
         agent.note_letters()?;
         Ok(agent)
     }
@@ -474,6 +505,9 @@ impl Agent {
             }
 
             // 3. Make it durable, and 4. seal it.
+            if now >= next_status {
+                self.rotate_if_asked()?;
+            }
             if self.sealer.pending_bytes() > 0 {
                 first_pending.get_or_insert(now);
             }
@@ -571,7 +605,32 @@ impl Agent {
         }
     }
 
-    fn seal_batch(&mut self) -> Result<(), AgentError> {
+    pub(crate) fn seal_batch(&mut self) -> Result<(), AgentError> {
+        self.say_receipt()?;
+        self.seal()
+    }
+
+    /// Says that an accepted head stands in the collector's log, now and then, and only beside other leaves:
+    /// a receipt for the head over a receipt would never end.
+    fn say_receipt(&mut self) -> Result<(), AgentError> {
+        let recent = |since: Instant| since.elapsed() < RECEIPT_SAID;
+        if let Some((status, said @ false)) = &mut self.receipt
+            && self.sealer.batch_len() > 0
+            && (self.stopping || !self.receipt_said_at.is_some_and(recent))
+        {
+            *said = true;
+            let event = Event::own(Kind::ReceiptVerified)
+                .detail("size", status.size)
+                .detail("leaf", status.leaf)
+                .detail("log_size", status.log_size);
+            self.receipt_said_at = Some(Instant::now());
+            self.sealer.push_own(event)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the batch as it is.
+    pub(crate) fn seal(&mut self) -> Result<(), AgentError> {
         let counters = json!({
             "isolation": isolation(self.tail.roots()),
             "custody": self.config.redact.mode == RedactMode::Custody,
@@ -617,6 +676,21 @@ impl Agent {
         match delivery {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::Receipt(status) => {
+                self.receipt = Some((status, false));
+                self.receipt_missing = None;
+            }
+            Delivery::ReceiptMissing { size, why } => {
+                let event = Event::own(Kind::ReceiptMissing)
+                    .severity(Severity::High)
+                    .detail("size", size)
+                    .detail("why", why.as_str());
+                // The words may be the collector's: foreign.
+                let redacted = self.pipeline.redactor.redact(event);
+                self.sealer.push(redacted, None)?;
+                self.pipeline.urgent = true;
+                self.receipt_missing = Some(why);
+            }
             Delivery::DeadLetter(letter) => {
                 self.note_letter(&letter)?;
                 self.letters_waiting += 1;
@@ -829,7 +903,8 @@ impl Agent {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<Status, AgentError> {
+    pub(crate) fn stop(&mut self) -> Result<Status, AgentError> {
+        self.stopping = true;
         if self.unsaved.is_none() {
             self.sealer.push_own(Event::own(Kind::AgentStopped))?;
             self.seal_batch()?;
@@ -900,6 +975,8 @@ impl Agent {
             problem: self.problem.clone(),
             dead_letters: self.letters_waiting,
             ledger_bytes: ledger.len().unwrap_or(0),
+            receipt: self.receipt.map(|(status, _)| status),
+            receipt_missing: self.receipt_missing.clone(),
         }
     }
 

@@ -144,6 +144,11 @@ pub struct DeliveryConfig {
     pub retry_ms: u64,
     /// The longest pause, in milliseconds, and the pause after a refusal.
     pub retry_max_ms: u64,
+    /// How often, at most, it is checked that the newest accepted head stands in the collector's log, in
+    /// seconds; 0: never.
+    pub receipt_s: u64,
+    /// After how many seconds without it that is severe.
+    pub receipt_missing_s: u64,
 }
 
 impl Default for DeliveryConfig {
@@ -152,6 +157,8 @@ impl Default for DeliveryConfig {
             timeout_s: 60,
             retry_ms: 500,
             retry_max_ms: 60_000,
+            receipt_s: 30,
+            receipt_missing_s: 60,
         }
     }
 }
@@ -308,6 +315,8 @@ impl Config {
             seal.scan_s,
             self.delivery.timeout_s,
             self.delivery.retry_max_ms / 1_000,
+            self.delivery.receipt_s,
+            self.delivery.receipt_missing_s,
         ];
         if seconds.iter().any(|seconds| *seconds > SECONDS_MAX) {
             return Err(format!("seal and delivery: at most {SECONDS_MAX} seconds"));

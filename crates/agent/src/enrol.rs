@@ -77,12 +77,29 @@ pub enum EnrolError {
         /// The file that would say so.
         path: PathBuf,
     },
+    /// The endpoint runs and holds its ledger.
+    #[error("the endpoint runs; stop it, and enrol again then")]
+    Running,
+    /// The ledger of the epoch before cannot be read.
+    #[error(transparent)]
+    Seal(#[from] jurat_seal::SealError),
     /// The answer cannot be used.
     #[error("the collector's answer cannot be used: {0}")]
     Answer(String),
 }
 
 impl Enrolment {
+    /// Which of the device's logs this is, from 0: the last part of the origin.
+    pub fn epoch(&self) -> u64 {
+        let last = self.origin.rsplit('/').next().unwrap_or_default();
+        last.parse().unwrap_or(0)
+    }
+
+    /// The folder of this epoch. Each has its own, so that one file, `enrolment.json`, says which counts.
+    pub fn home(&self, state_dir: &Path) -> PathBuf {
+        home_of(state_dir, self.epoch())
+    }
+
     /// Reads what is known.
     ///
     /// # Errors
@@ -105,6 +122,21 @@ impl Enrolment {
                 source,
             }),
         }
+    }
+}
+
+/// The folder of the epoch that this device writes now: ledger, keys, cursors, dead letters. The state folder
+/// itself for the first, and before an enrolment.
+pub fn home(host: &Host, state_dir: &Path) -> PathBuf {
+    Enrolment::load(host, state_dir)
+        .map_or_else(|_| state_dir.to_path_buf(), |known| known.home(state_dir))
+}
+
+/// The folder of this epoch.
+pub fn home_of(state_dir: &Path, epoch: u64) -> PathBuf {
+    match epoch {
+        0 => state_dir.to_path_buf(),
+        epoch => state_dir.join(format!("epochs/{epoch}")),
     }
 }
 
@@ -149,17 +181,11 @@ pub async fn enroll(
         key_kind: "software".into(),
         machine: jurat_disk::machine_id(),
         hostname: Some(jurat_disk::hostname()),
+        predecessor: None,
+        proof: None,
     };
     let answer = collector.enroll(&options.token, &asked).await?;
-    let secret = |text: &str, what: &str| {
-        Secret::from_base64(text)
-            .ok_or_else(|| EnrolError::Answer(format!("{what} is not 32 bytes in base64")))
-    };
-    secret(&answer.hmac_key, "hmac_key")?.store(host, &keys.join("hmac.key"))?;
-    secret(&answer.fingerprint_key, "fingerprint_key")?
-        .store(host, &keys.join("fingerprint.key"))?;
-    secret(&answer.token, "token")?.store(host, &keys.join("token.key"))?;
-    let log = SoftwareKey::log(&seed, &answer.origin)?;
+    store_secrets(host, &keys, &answer)?;
     let enrolment = Enrolment {
         device,
         origin: answer.origin,
@@ -169,8 +195,49 @@ pub async fn enroll(
         archive: answer.archive,
         log: answer.log,
     };
-    let trust = trust_text(&log.verifier_text(), &enrolment);
-    let json = serde_json::to_vec_pretty(&enrolment).unwrap_or_default();
+    store_enrolment(host, state_dir, &seed, &enrolment)?;
+    Ok(enrolment)
+}
+
+/// Writes the secrets of an answer to their files.
+pub(crate) fn store_secrets(
+    host: &Host,
+    keys: &Path,
+    answer: &jurat_sink::Enrolled,
+) -> Result<(), EnrolError> {
+    for (text, what, name) in [
+        (&answer.hmac_key, "hmac_key", "hmac.key"),
+        (
+            &answer.fingerprint_key,
+            "fingerprint_key",
+            "fingerprint.key",
+        ),
+        (&answer.token, "token", "token.key"),
+    ] {
+        let secret = Secret::from_base64(text)
+            .ok_or_else(|| EnrolError::Answer(format!("{what} is not 32 bytes in base64")))?;
+        secret.store(host, &keys.join(name))?;
+    }
+    Ok(())
+}
+
+/// Writes the trust file and, last, the enrolment.
+pub(crate) fn store_enrolment(
+    host: &Host,
+    state_dir: &Path,
+    seed: &Secret,
+    enrolment: &Enrolment,
+) -> Result<(), EnrolError> {
+    let log = SoftwareKey::log(seed, &enrolment.origin)?.verifier_text();
+    let before = read(&*host.disk, &state_dir.join("trust.txt"), 1024 * 1024).unwrap_or_default();
+    let before = String::from_utf8_lossy(&before);
+    // The logs before this one stay believed.
+    let logs = before
+        .lines()
+        .filter(|line| line.starts_with("log ") && line.strip_prefix("log ") != Some(&log))
+        .fold(String::new(), |lines, line| lines + line + "\n");
+    let trust = trust_text(&logs, &log, enrolment);
+    let json = serde_json::to_vec_pretty(enrolment).unwrap_or_default();
     // The enrolment last: with it there, everything else is.
     for (name, bytes) in [("trust.txt", trust.as_bytes()), ("enrolment.json", &json)] {
         let path = state_dir.join(name);
@@ -180,10 +247,10 @@ pub async fn enroll(
             source,
         })?;
     }
-    Ok(enrolment)
+    Ok(())
 }
 
-fn trust_text(log: &str, enrolment: &Enrolment) -> String {
+fn trust_text(before: &str, log: &str, enrolment: &Enrolment) -> String {
     let host = enrolment.url.trim_start_matches("https://");
     let loopback = ["localhost", "127.", "[::1]"]
         .iter()
@@ -195,7 +262,7 @@ fn trust_text(log: &str, enrolment: &Enrolment) -> String {
     };
     format!(
         "# Whom `jurat verify` believes. Written at enrolment as a suggestion; each line is your decision.\n\
-         log {log}\nwitness collector {}\narchive collector {}\n{same_host}quorum 1\n",
+         {before}log {log}\nwitness collector {}\narchive collector {}\n{same_host}quorum 1\n",
         enrolment.witness, enrolment.archive
     )
 }

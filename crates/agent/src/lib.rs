@@ -6,6 +6,7 @@
 //!
 //! Not here: the collector, proofs.
 
+mod again;
 mod agent;
 mod config;
 mod dead_letters;
@@ -14,19 +15,23 @@ mod enrol;
 mod marks;
 mod pipeline;
 mod query;
-
+mod receipts;
+mod rotate;
 mod state;
 mod status;
 mod uplink;
 mod uploader;
 
+pub use again::{Again, enroll_again};
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
 pub use config::{
     Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig, WhenFull,
 };
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use dry_run::{DryRun, dry_run, root_files};
-pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll};
+pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll, home, home_of};
 pub use query::{Query, QueryError, query};
+pub use receipts::ReceiptStatus;
+pub use rotate::{RotateError, Rotated, rotate_key};
 pub use status::{Queue, Status, read_status};
 pub use uplink::Uplink;

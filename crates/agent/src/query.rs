@@ -41,17 +41,17 @@ impl Query {
     }
 }
 
-/// Gives every matching entry, in order, with its bytes and its payload. `give` says whether to go on.
+/// Gives every matching entry of the log in this folder ([`home`](crate::home)), in order, with its bytes and its payload. `give` says whether to go on.
 ///
 /// # Errors
 /// [`QueryError`] when the ledger cannot be read.
 pub fn query(
     disk: Arc<dyn Disk>,
-    state_dir: &Path,
+    home: &Path,
     query: &Query,
     give: &mut dyn FnMut(&[u8], &Value, Option<&[u8]>) -> bool,
 ) -> Result<(), QueryError> {
-    let mut reader = Reader::open(disk, &state_dir.join("ledger"), 0)?;
+    let mut reader = Reader::open(disk, &home.join("ledger"), 0)?;
     let mut waiting: Option<(Vec<u8>, Value)> = None;
     while let Some(item) = reader.next_record()? {
         match item.kind {

@@ -5,6 +5,8 @@ use std::path::Path;
 use jurat_disk::{Disk, read};
 use serde::{Deserialize, Serialize};
 
+use crate::receipts::ReceiptStatus;
+
 /// A queue: how much waits, and for how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
@@ -73,6 +75,12 @@ pub struct Status {
     pub dead_letters: u64,
     /// Bytes in the ledger.
     pub ledger_bytes: u64,
+    /// The newest accepted head that was found in the collector's log.
+    #[serde(default)]
+    pub receipt: Option<ReceiptStatus>,
+    /// Why an accepted head was not found there, while it is so.
+    #[serde(default)]
+    pub receipt_missing: Option<String>,
 }
 
 /// The status that the running endpoint wrote last, if it ever ran.

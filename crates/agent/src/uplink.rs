@@ -7,9 +7,12 @@ use jurat_disk::Host;
 use jurat_key::{Secret, tls};
 use jurat_sink::{
     Accepted, Collector, CollectorError, FrontierAnswer, Identity, SetUp, check_accepted,
+    check_receipt,
 };
 
 use crate::enrol::{EnrolError, Enrolment};
+use crate::receipts::{Accepted as Head, ReceiptStatus};
+use crate::uploader::describe;
 
 /// Who sends to the collector, and how.
 pub struct Uplink {
@@ -17,6 +20,7 @@ pub struct Uplink {
     enrolment: Enrolment,
     token: String,
     hmac_key: Secret,
+    boot: String,
 }
 
 impl Uplink {
@@ -26,7 +30,7 @@ impl Uplink {
     /// [`EnrolError`] when it is not enrolled or a key cannot be read.
     pub fn open(host: &Host, state_dir: &Path, timeout: Duration) -> Result<Self, EnrolError> {
         let enrolment = Enrolment::load(host, state_dir)?;
-        let keys = state_dir.join("keys");
+        let keys = enrolment.home(state_dir).join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
         Ok(Self {
             collector: Collector::new(SetUp {
@@ -36,13 +40,44 @@ impl Uplink {
             })?,
             token: load("token.key")?.to_base64(),
             hmac_key: load("hmac.key")?,
+            // Once: where the system names no boot, this process is one.
+            boot: jurat_disk::boot_id(&*host.rng),
             enrolment,
         })
     }
 
     /// What the collector knows of this log.
     pub(crate) async fn frontier(&self, host: &Host) -> Result<FrontierAnswer, CollectorError> {
-        self.collector.frontier(host, &self.identity()).await
+        self.collector
+            .frontier(host, &self.identity(), &self.boot)
+            .await
+    }
+
+    /// The receipt of an accepted head, checked; `None` when the collector gives no receipts at all.
+    ///
+    /// # Errors
+    /// What is wrong with it, or why it did not come, and whether it was the collector that said so.
+    pub(crate) async fn receipt(
+        &self,
+        host: &Host,
+        head: &Head,
+    ) -> Result<Option<ReceiptStatus>, (String, bool)> {
+        let who = self.identity();
+        let asked = self.collector.receipt(host, &who, head.size).await;
+        let receipt = asked.map_err(|error| {
+            let answered = matches!(error, CollectorError::Refused { .. });
+            (describe(&error), answered)
+        })?;
+        let Some(receipt) = receipt else {
+            return Ok(None);
+        };
+        let found = check_receipt(&receipt, &head.note, &self.enrolment.log);
+        let found = found.map_err(|what| (what, true))?;
+        Ok(Some(ReceiptStatus {
+            size: head.size,
+            leaf: found.index,
+            log_size: found.log_size,
+        }))
     }
 
     /// Sends the body of an upload; an answer counts only when the collector's keys signed it.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::Input;
 use crate::config::DeliveryConfig;
 use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::receipts::{Accepted as Head, ReceiptStatus};
 use crate::uplink::Uplink;
 
 /// Up to where the collector archived.
@@ -54,6 +55,15 @@ pub enum Delivery {
     DeadLetter(DeadLetter),
     /// An upload did not succeed; it will be tried again.
     Problem(String),
+    /// An accepted head stands in the collector's log.
+    Receipt(ReceiptStatus),
+    /// An accepted head has not appeared in the collector's log.
+    ReceiptMissing {
+        /// The head's size.
+        size: u64,
+        /// What was answered instead.
+        why: String,
+    },
 }
 
 /// Shared with the loop: the end of the ledger, and a bell.
@@ -127,6 +137,11 @@ impl Uploader {
     }
 
     async fn run(self) {
+        let (accepted, heads) = watch::channel(Head::default());
+        tokio::join!(self.deliver(&accepted), self.receipts(heads));
+    }
+
+    async fn deliver(&self, heads: &watch::Sender<Head>) {
         let asked = timeout(Duration::from_secs(5), self.uplink.frontier(&self.host)).await;
         let frontier = asked.ok().and_then(Result::ok);
         self.tell(Delivery::Frontier(frontier));
@@ -157,7 +172,7 @@ impl Uploader {
                 // anything that cannot be delivered.
                 Err(error @ BatchError::TooLarge { .. }) if take != Take::Hashes => {
                     let kept = match self.next_batch(cursor, end, Take::Oversized) {
-                        Ok(Some(batch)) => {
+                        Ok(Some(batch)) if !batch.rotates => {
                             let refusal = Refusal {
                                 code: "too_large_here".into(),
                                 message: error.to_string(),
@@ -207,6 +222,10 @@ impl Uploader {
                     cursor = next;
                     self.store(cursor);
                     let position = cursor.position;
+                    heads.send_replace(Head {
+                        size: accepted.size,
+                        note: accepted.note.clone(),
+                    });
                     self.tell(Delivery::Accepted { accepted, position });
                     continue;
                 }
@@ -253,6 +272,11 @@ impl Uploader {
                     // First alone: what is wrong with one seal is not wrong with its neighbours.
                     if take == Take::Many {
                         take = Take::One;
+                    } else if batch.rotates {
+                        // Without its entries no later head would be believed.
+                        let code = &refusal.code;
+                        self.problem(&format!("the rotation of the key was refused ({code})"));
+                        sleep(refused).await;
                     } else if self.set_aside(&batch, status, refusal) {
                         take = Take::Hashes;
                     } else {
@@ -261,6 +285,11 @@ impl Uploader {
                 }
                 error => {
                     self.problem(&describe(&error));
+                    // Who is refused a head may be one of two that go on from the same one: both show
+                    // themselves, and the collector compares.
+                    if let CollectorError::Refused { .. } = error {
+                        let _ = self.uplink.frontier(&self.host).await;
+                    }
                     sleep(refused).await;
                 }
             }
@@ -374,7 +403,7 @@ impl Uploader {
         self.tell(Delivery::Problem(what.to_owned()));
     }
 
-    fn tell(&self, delivery: Delivery) {
+    pub(crate) fn tell(&self, delivery: Delivery) {
         let _ = self.to_agent.send(Input::Delivery(delivery));
     }
 }
@@ -399,7 +428,7 @@ fn checkpoint_size(note: &[u8]) -> Option<u64> {
 }
 
 /// An error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

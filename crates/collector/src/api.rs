@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::{HeaderMap, StatusCode, header as http_header};
+use axum::http::{HeaderMap, StatusCode, Uri, header as http_header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jurat_disk::Host;
 use jurat_event::header;
 use jurat_key::Secret;
-use jurat_proof::Request;
+use jurat_proof::{PublicKey, Request};
 use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
-use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement};
-use crate::devices::Device;
+use crate::admin::{self, Order};
+use crate::archive::{Again, Archive, ArchiveError, Ask, Done, Judgement, refused_for_good};
+use crate::devices::{Device, epoch_of};
+use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
 use crate::queue::Queue;
 use crate::tiles::TileStore;
@@ -29,6 +31,7 @@ pub(crate) struct Api {
     pub(crate) archive: Arc<Archive>,
     pub(crate) queue: Queue,
     pub(crate) enrol_token: Secret,
+    pub(crate) admin_token: Secret,
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
     pub(crate) room: Room,
@@ -45,7 +48,7 @@ pub(crate) struct Room {
     uploads: Arc<Semaphore>,
     /// Uploads that are judged: each holds its records uncompressed, and one core.
     judging: Arc<Semaphore>,
-    /// Requests for tiles and receipts: each holds up to an upload's records.
+    /// Requests for tiles: each holds up to an upload's records.
     pub(crate) reading: Arc<Semaphore>,
 }
 
@@ -89,6 +92,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/enroll", post(enroll))
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
+        .route("/v1/admin/devices", get(admin_devices))
+        .route("/v1/admin/orders", post(admin_order))
         .route("/v1/receipt", get(logs::receipt))
         .route("/logs/{log}/{*path}", get(logs::read))
         .with_state(api)
@@ -144,31 +149,88 @@ async fn stats(State(api): Ctx) -> Json<crate::Stats> {
 
 /// The longest enrolment that is read.
 const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
+/// The longest order of an operator that is read.
+const ORDER_BYTES_MAX: usize = 16 * 1024;
 
 async fn enroll(State(api): Ctx, request: HttpRequest) -> Result<Json<Enrolled>, Refused> {
     let enrolled = take_enrolment(&api, request).await;
     enrolled.map(Json).map_err(|refused| refuse(&api, refused))
 }
 
+/// Whether a request bears this token; in constant time.
+fn bears(headers: &HeaderMap, token: &Secret, what: &str) -> Result<(), Refused> {
+    let (token, given) = (token.to_base64(), bearer(headers).as_bytes());
+    aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given).map_err(|_| {
+        let message = format!("the {what} token is not accepted");
+        Refused::new(401, "wrong_token", message)
+    })
+}
+
+async fn admin_devices(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refused> {
+    bears(&headers, &api.admin_token, "admin").map_err(|refused| refuse(&api, refused))?;
+    Ok(Json(api.archive.devices()).into_response())
+}
+
+async fn admin_order(State(api): Ctx, request: HttpRequest) -> Result<Json<admin::Done>, Refused> {
+    let done = take_order(&api, request).await;
+    done.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+async fn take_order(api: &Api, request: HttpRequest) -> Result<admin::Done, Refused> {
+    let (parts, body) = request.into_parts();
+    bears(&parts.headers, &api.admin_token, "admin")?;
+    let body = read_body(body, ORDER_BYTES_MAX).await?;
+    let order: Order = serde_json::from_slice(&body)
+        .map_err(|error| Refused::new(400, "malformed", format!("not an order: {error}")))?;
+    tracing::info!(?order, "ordered");
+    let unknown = format!("no device {} is enrolled here", order.device());
+    let done = api.queue.ask(order.ask()).await?;
+    admin::Done::of(&done).ok_or_else(|| Refused::new(404, "unknown_device", unknown))
+}
+
 async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Refused> {
     let (parts, body) = request.into_parts();
-    let token = api.enrol_token.to_base64();
-    let given = bearer(&parts.headers).as_bytes();
-    if aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given).is_err() {
-        let message = "the enrolment token is not accepted";
-        return Err(Refused::new(401, "wrong_token", message));
-    }
+    bears(&parts.headers, &api.enrol_token, "enrolment")?;
     let body = read_body(body, ENROLMENT_BYTES_MAX).await?;
     let enrolment: Enrolment = serde_json::from_slice(&body)
         .map_err(|error| Refused::new(400, "malformed", format!("not an enrolment: {error}")))?;
-    let (device, token) = Device::new(&api.host, &api.domain, &enrolment)?;
+    let malformed = |what: &str| Refused::new(400, "malformed", what);
+    let epoch = match &enrolment.predecessor {
+        None => 0,
+        Some(before) => epoch_of(&before.origin)
+            .and_then(|epoch| epoch.checked_add(1))
+            .ok_or_else(|| malformed("the predecessor's origin names no epoch"))?,
+    };
+    let (device, token) = Device::new(&api.host, &api.domain, &enrolment, epoch)?;
     let (origin, hmac_key) = (device.row.origin.clone(), device.hmac.to_base64());
-    if let Done::Taken = api.queue.ask(Ask::Enrol(Box::new(device))).await? {
-        let message = format!(
-            "the device {} is enrolled already; a new enrolment takes a new id",
-            enrolment.device
-        );
-        return Err(Refused::new(409, "device_taken", message));
+    let ask = match enrolment.predecessor {
+        None => Ask::Enrol(Box::new(device)),
+        Some(predecessor) => {
+            let PublicKey::Ed25519(new_key) = device.key.key else {
+                return Err(malformed("the key is not an Ed25519 key"));
+            };
+            let again = Again {
+                predecessor,
+                new_key,
+                proof: enrolment.proof,
+            };
+            Ask::Reenrol(Box::new(device), again)
+        }
+    };
+    match api.queue.ask(ask).await? {
+        Done::Enrolled => {}
+        Done::Refused(refused) => return Err(refused),
+        Done::Unknown => {
+            let message = format!("no device {} is enrolled here", enrolment.device);
+            return Err(Refused::new(404, "unknown_device", message));
+        }
+        _ => {
+            let message = format!(
+                "the device {} is enrolled already; a new enrolment takes a new id",
+                enrolment.device
+            );
+            return Err(Refused::new(409, "device_taken", message));
+        }
     }
     let [witness, archive, log] = api.archive.verifier_keys().map(|key| key.to_string());
     tracing::info!(device = enrolment.device, origin, "enrolled");
@@ -197,12 +259,18 @@ pub(crate) fn refuse(api: &Api, refused: Refused) -> Refused {
 /// The device that a request names, when its bearer token is the right one.
 pub(crate) fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
     let device = api.archive.device(text(headers, header::DEVICE));
-    device
-        .filter(|device| device.accepts_token(bearer(headers)))
-        .ok_or_else(|| {
-            let message = "unknown device or wrong token; enrol it first";
-            Refused::new(401, "wrong_token", message)
-        })
+    let epochs = std::iter::successors(device.as_ref(), |device| device.previous.as_ref());
+    // Each epoch has a token of its own: one of before is told that it is over.
+    for (back, device) in epochs.enumerate() {
+        if device.accepts_token(bearer(headers)) {
+            return match back {
+                0 => Ok(device.clone()),
+                _ => Err(Refused::epoch_closed()),
+            };
+        }
+    }
+    let message = "unknown device or wrong token; enrol it first";
+    Err(Refused::new(401, "wrong_token", message))
 }
 
 /// Authenticates a request of this device: signature, time, nonce, in this order.
@@ -240,21 +308,46 @@ pub(crate) fn authenticate(
         ));
     }
     api.archive.take_nonce(id, nonce, timestamp)?;
+    api.archive.heard(&device.row.origin);
     Ok((format!("{id}/{nonce}"), timestamp))
 }
 
-async fn frontier(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refused> {
+async fn frontier(State(api): Ctx, uri: Uri, headers: HeaderMap) -> Result<Response, Refused> {
+    // What follows the path is signed with it.
+    let path = uri
+        .path_and_query()
+        .map_or("/v1/frontier", |path| path.as_str());
     let device = known_device(&api, &headers)
         .and_then(|device| {
-            authenticate(&api, &device, &headers, "GET", "/v1/frontier", b"")?;
+            authenticate(&api, &device, &headers, "GET", path, b"")?;
             Ok(device)
         })
         .map_err(|refused| refuse(&api, refused))?;
+    if let Some(boot) = uri.query().and_then(|query| query.strip_prefix("boot=")) {
+        note_boot(&api, &device.row.origin, boot)
+            .await
+            .map_err(|refused| refuse(&api, refused))?;
+    }
     let answer = api
         .archive
         .frontier(&device.row.origin)
         .map_err(|error| ill(&api, &error))?;
     Ok(Json(answer).into_response())
+}
+
+/// Notes which boot asks; durable when it is another one than the last time.
+async fn note_boot(api: &Api, origin: &str, boot: &str) -> Result<(), Refused> {
+    let plain = boot.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if boot.is_empty() || boot.len() > BOOT_BYTES_MAX || !plain {
+        let message = "a boot is named by up to 64 letters and digits";
+        return Err(Refused::new(400, "malformed", message));
+    }
+    let life = api.archive.life(origin);
+    if !life.is_some_and(|life| life.asked_by.is_last(boot)) {
+        let (origin, boot) = (origin.to_owned(), boot.to_owned());
+        api.queue.ask(Ask::Boot { origin, boot }).await?;
+    }
+    Ok(())
 }
 
 /// How long a client may take to send a body.
@@ -298,6 +391,10 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
     let headers = parts.headers;
     // Who we do not know does not get to fill our memory; who we know, no more than there is room.
     let device = known_device(api, &headers)?;
+    let life = api.archive.life(&device.row.origin);
+    if let Some(refused) = life.as_deref().and_then(refused_for_good) {
+        return Err(refused);
+    }
     let _room = api.room.take(&headers)?;
     let body = read_body(body, UPLOAD_BYTES_MAX).await?;
     let mut nonce = None;
@@ -328,7 +425,7 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
             Judgement::Store(ask) => match api.queue.ask(ask).await? {
                 Done::Accepted(accepted) => return Ok(accepted),
                 Done::Refused(refused) => return Err(refused),
-                Done::Stale | Done::Enrolled | Done::Taken => nonce = Some(taken),
+                _ => nonce = Some(taken),
             },
         }
     }

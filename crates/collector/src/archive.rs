@@ -6,6 +6,7 @@
 //! [`Archive`] is what everybody may look at: its lock is held for a look at memory, never while a
 //! disk works or bytes are hashed. What changes it goes through the one [`Writer`].
 
+mod silence;
 mod writer;
 
 use std::borrow::Cow;
@@ -19,17 +20,20 @@ use jurat_disk::{Disk, Host};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Signer,
+    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Rotation, Signer,
     SignerError, VerifierKey,
 };
 use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{DeviceReport, EpochReport, Standing};
 use crate::devices::{self, Device};
 use crate::ingest::{Judged, Known, Refused, begins_at, decompress, judge};
+use crate::life::Life;
 use crate::own_log::OwnLog;
 
-pub(crate) use writer::{Ask, Done, Writer};
+use silence::Silence;
+pub(crate) use writer::{Again, Ask, Done, Writer, refused_for_good};
 
 /// Kinds of archive records.
 pub(crate) mod kind {
@@ -92,6 +96,9 @@ struct Withheld {
     root: Digest,
     leaves: u64,
     payloads: u64,
+    /// The key that signed it, when it is not the enrolled one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
@@ -105,6 +112,12 @@ struct Line {
     chain: Digest,
     note: String,
     time: u64,
+    /// The key that signs the next head, when it is not the enrolled one any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The key that signed `note`, when it was rotated there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_before: Option<String>,
     /// Payloads that never came: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
@@ -122,12 +135,23 @@ struct Line {
 }
 
 impl Line {
-    fn known(&self) -> Option<Known> {
-        let frontier = Frontier::from_parts(self.size, self.roots.clone())?;
+    fn frontier(&self) -> Option<Frontier> {
+        Frontier::from_parts(self.size, self.roots.clone())
+    }
+
+    fn known(&self, enrolled: &VerifierKey) -> Option<Known> {
+        let before = self.key_before.as_deref().map(VerifierKey::parse);
         Some(Known {
-            frontier,
+            frontier: self.frontier()?,
             chain: Chain(self.chain),
+            key: self.key(enrolled)?,
+            before: before.transpose().ok()?,
         })
+    }
+
+    /// The key that signs the next head.
+    fn key(&self, enrolled: &VerifierKey) -> Option<VerifierKey> {
+        key_or(self.key.as_deref(), enrolled)
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -148,11 +172,24 @@ impl Line {
     }
 }
 
+/// The key with this text, or the enrolled one when there is none.
+fn key_or(text: Option<&str>, enrolled: &VerifierKey) -> Option<VerifierKey> {
+    text.map_or_else(
+        || Some(enrolled.clone()),
+        |text| VerifierKey::parse(text).ok(),
+    )
+}
+
 /// What a group changes, or, in a snapshot, everything.
 #[derive(Default, Serialize, Deserialize)]
 struct Change<'a> {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     lines: BTreeMap<Cow<'a, str>, Cow<'a, Line>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    lives: BTreeMap<Cow<'a, str>, Cow<'a, Life>>,
+    /// The digest of the settings that a leaf names last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<Cow<'a, str>>,
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nonces: BTreeMap<Cow<'a, str>, u64>,
@@ -222,6 +259,9 @@ const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 #[derive(Default)]
 struct State {
     lines: BTreeMap<Arc<str>, Arc<Line>>,
+    lives: BTreeMap<Arc<str>, Arc<Life>>,
+    policy: Option<String>,
+    silence: Silence,
     devices: HashMap<String, Arc<Device>>,
     nonces: HashMap<String, u64>,
     /// Old nonces are looked for when there are this many.
@@ -264,6 +304,9 @@ pub(crate) struct Prepared {
     body: Bytes,
     root: Digest,
     nonce: (String, u64),
+    /// Each with the size of the head over it.
+    rotations: Vec<(Rotation, u64)>,
+    boots: Vec<String>,
 }
 
 impl Archive {
@@ -277,6 +320,7 @@ impl Archive {
         dir: &Path,
         domain: &str,
         next_upload_s: u64,
+        silent_after_s: u64,
     ) -> Result<(Arc<Self>, Writer), ArchiveError> {
         let key_dir = dir.join("keys");
         host.disk
@@ -308,6 +352,8 @@ impl Archive {
                 Replayed::State(bytes) => match serde_json::from_slice::<Change<'_>>(bytes) {
                     Ok(change) => {
                         whole.lines.extend(change.lines);
+                        whole.lives.extend(change.lives);
+                        whole.policy = change.policy.or(whole.policy.take());
                         whole.nonces.extend(change.nonces);
                         whole.own_size = change.own_size;
                         whole.own_roots = change.own_roots;
@@ -340,8 +386,32 @@ impl Archive {
             ..Stats::default()
         };
         let nonces = whole.nonces.into_iter();
+        let lives: BTreeMap<Arc<str>, Arc<Life>> = whole
+            .lives
+            .into_iter()
+            .map(|(origin, life)| (origin.into(), Arc::new(life.into_owned())))
+            .collect();
+        let mut silence = Silence::new(silent_after_s);
+        let now = host.clock.now();
+        for device in devices.values() {
+            // An epoch that is over is expected to be silent.
+            let over = |life: &Arc<Life>| life.closed_by.is_some() || life.revoked.is_some();
+            if lives.get(device.row.origin.as_str()).is_some_and(over) {
+                continue;
+            }
+            let origin: Arc<str> = device.row.origin.as_str().into();
+            let line = lines.get(&origin);
+            let heard_at = line.map_or(device.row.enrolled_at, |line| line.time);
+            let silent = lives
+                .get(&origin)
+                .is_some_and(|life| life.silent_since.is_some());
+            silence.watch(origin, heard_at, silent, now);
+        }
         let state = State {
             lines,
+            lives,
+            policy: whole.policy.map(Cow::into_owned),
+            silence,
             devices,
             nonces: nonces
                 .map(|(name, time)| (name.into_owned(), time))
@@ -392,8 +462,8 @@ impl Archive {
             Some(line) => FrontierAnswer {
                 size: line.size,
                 root: line
-                    .known()
-                    .map_or_else(Digest::default, |known| known.frontier.root()),
+                    .frontier()
+                    .map_or_else(Digest::default, |frontier| frontier.root()),
                 note: Some(line.note.clone()),
                 leaves_withheld: line.leaves_withheld,
                 payloads_missing: line.payloads_missing,
@@ -427,9 +497,37 @@ impl Archive {
         self.state().end
     }
 
-    /// An enrolled device.
+    /// An enrolled device, as its newest epoch knows it.
     pub(crate) fn device(&self, id: &str) -> Option<Arc<Device>> {
         self.state().devices.get(id).cloned()
+    }
+
+    /// What became of a log.
+    pub(crate) fn life(&self, origin: &str) -> Option<Arc<Life>> {
+        self.state().lives.get(origin).cloned()
+    }
+
+    /// Every device, by its id.
+    pub fn devices(&self) -> Vec<DeviceReport> {
+        let state = self.state();
+        let mut devices: Vec<&Arc<Device>> = state.devices.values().collect();
+        devices.sort_by(|a, b| a.row.id.cmp(&b.row.id));
+        let report = |device: &Arc<Device>| {
+            let epochs = std::iter::successors(Some(device), |device| device.previous.as_ref());
+            DeviceReport {
+                device: device.row.id.clone(),
+                hostname: device.row.hostname.clone(),
+                key_kind: device.row.key_kind.clone(),
+                epochs: epochs.map(|device| state.epoch(device)).collect(),
+            }
+        };
+        devices.into_iter().map(report).collect()
+    }
+
+    /// Notes that a device was heard of: a request of its log was authenticated.
+    pub(crate) fn heard(&self, origin: &str) {
+        let now = self.host.clock.now();
+        self.state().silence.heard(origin, now);
     }
 
     /// Takes a nonce, or refuses a request whose nonce was taken or whose time is off.
@@ -502,23 +600,25 @@ impl Archive {
         let before = self.line(origin)?;
         let known = match &before {
             Some(line) => line
-                .known()
+                .known(key)
                 .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
             None => Known {
                 frontier: Frontier::default(),
                 chain: Chain::new(origin),
+                key: key.clone(),
+                before: None,
             },
         };
         let mut raw = self.buffers().pop().unwrap_or_default();
         let mut withheld = None;
         let judged = decompress(body, &mut raw).and_then(|()| {
-            withheld = before.as_ref().and_then(|line| line.withheld_at(&raw));
+            withheld = before.as_ref().and_then(|line| line.withheld_at(&raw, key));
             match &withheld {
                 Some((withheld, late)) => {
                     let size = known.frontier.size();
-                    judge_late(&raw, origin, key, late, withheld, size)
+                    judge_late(&raw, origin, late, withheld, size)
                 }
-                None => judge(&raw, origin, key, &known),
+                None => judge(&raw, origin, &known),
             }
         });
         // A buffer that a rare huge upload filled is given back; the others stay warm.
@@ -528,7 +628,7 @@ impl Archive {
         Ok(match (judged, before) {
             (Ok(Some(judged)), Some(before)) if let Some((withheld, known)) = withheld => {
                 let upload =
-                    self.prepare_late(key, nonce, body, &known, before, &withheld, &judged)?;
+                    self.prepare_late(origin, nonce, body, &known, before, &withheld, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
             }
             (Ok(Some(judged)), before) => {
@@ -571,7 +671,7 @@ impl Archive {
     fn prepare(
         &self,
         origin: &str,
-        key: &VerifierKey,
+        enrolled: &VerifierKey,
         nonce: &(String, u64),
         body: &Bytes,
         known: &Known,
@@ -587,6 +687,9 @@ impl Archive {
             leaves_withheld: judged.leaves_withheld,
             ..Line::default()
         };
+        let text = |key: &VerifierKey| (key != enrolled).then(|| key.to_string());
+        line.key = text(&judged.key);
+        line.key_before = (judged.signed_by != judged.key).then(|| judged.signed_by.to_string());
         if let Some(last) = before.as_deref() {
             line.payloads_missing += last.payloads_missing;
             line.leaves_withheld += last.leaves_withheld;
@@ -606,12 +709,15 @@ impl Archive {
                 root: judged.root,
                 leaves: judged.leaves_withheld,
                 payloads: judged.payloads_missing,
+                key: text(&judged.signed_by),
             });
         }
         let now = self.host.clock.now().unix_s();
         let mut note = judged.note.clone();
         // Only the device's own signature is kept: foreign lines would be stored for nothing.
-        note.signatures.retain(|signature| key.made(signature));
+        let signed_by = &judged.signed_by;
+        note.signatures
+            .retain(|signature| signed_by.made(signature));
         line.cosign(&self.keys, note, now)?;
         let header = UploadHeader {
             origin: origin.to_owned(),
@@ -628,6 +734,8 @@ impl Archive {
             body: body.clone(),
             root: judged.root,
             nonce: nonce.clone(),
+            rotations: judged.rotations.clone(),
+            boots: judged.boots.clone(),
         })
     }
 
@@ -638,7 +746,7 @@ impl Archive {
     )]
     fn prepare_late(
         &self,
-        key: &VerifierKey,
+        origin: &str,
         nonce: &(String, u64),
         body: &Bytes,
         known: &Known,
@@ -656,10 +764,11 @@ impl Archive {
         let now = self.host.clock.now().unix_s();
         let mut note =
             Note::parse(line.note.as_bytes()).map_err(|error| damaged(error.to_string()))?;
-        note.signatures.retain(|signature| key.made(signature));
+        // Only the device's own signature was kept with it.
+        note.signatures.retain(|signature| signature.name == origin);
         line.cosign(&self.keys, note, now)?;
         let header = UploadHeader {
-            origin: key.name.clone(),
+            origin: origin.to_owned(),
             from: withheld.from,
             to: withheld.to,
             received_at: now,
@@ -673,6 +782,9 @@ impl Archive {
             body: body.clone(),
             root: judged.root,
             nonce: nonce.clone(),
+            rotations: Vec::new(),
+            // They stand before others that came earlier.
+            boots: Vec::new(),
         })
     }
 
@@ -709,9 +821,37 @@ impl Archive {
     }
 }
 
+impl State {
+    fn epoch(&self, device: &Device) -> EpochReport {
+        let row = &device.row;
+        let line = self.lines.get(row.origin.as_str());
+        let key = line.and_then(|line| line.key.clone());
+        let heard_at = line.map_or(row.enrolled_at, |line| line.time);
+        let mut standing = Vec::new();
+        if line.is_some_and(|line| line.fork.is_some()) {
+            standing.push(Standing::Forked);
+        }
+        if let Some(life) = self.lives.get(row.origin.as_str()) {
+            standing.extend(life.standing());
+        }
+        if standing.is_empty() {
+            standing.push(Standing::Active);
+        }
+        EpochReport {
+            epoch: device.epoch(),
+            origin: row.origin.clone(),
+            key: key.unwrap_or_else(|| row.key.clone()),
+            enrolled_at: row.enrolled_at,
+            heard_at: self.silence.heard_at(&row.origin).unwrap_or(heard_at),
+            size: line.map_or(0, |line| line.size),
+            standing,
+        }
+    }
+}
+
 impl Line {
     /// The withheld leaves in whose place an upload begins.
-    fn withheld_at(&self, raw: &[u8]) -> Option<(Withheld, Known)> {
+    fn withheld_at(&self, raw: &[u8], enrolled: &VerifierKey) -> Option<(Withheld, Known)> {
         // Hashes sent again are a resubmission like any other.
         if !matches!(RecordReader::new(raw).next(), Some(Ok(Record::Entry(_)))) {
             return None;
@@ -725,6 +865,8 @@ impl Line {
         let known = Known {
             frontier,
             chain: Chain(withheld.chain),
+            key: key_or(withheld.key.as_deref(), enrolled)?,
+            before: None,
         };
         Some((withheld.clone(), known))
     }
@@ -735,12 +877,11 @@ impl Line {
 fn judge_late(
     raw: &[u8],
     origin: &str,
-    key: &VerifierKey,
     known: &Known,
     withheld: &Withheld,
     size: u64,
 ) -> Result<Option<Judged>, Refused> {
-    let judged = match judge(raw, origin, key, known) {
+    let judged = match judge(raw, origin, known) {
         Ok(judged) => judged,
         Err(mut refused) => {
             // Only another root at the very size that was accepted contradicts it. The accepted head
@@ -768,6 +909,11 @@ fn judge_late(
     }
     if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
         return Err(Refused::conflict(size));
+    }
+    if !judged.rotations.is_empty() {
+        // The heads after it were signed by the key that this would have ended.
+        let message = "a rotation that came only after the heads behind it";
+        return Err(Refused::new(422, "bad_rotation", message));
     }
     Ok(Some(judged))
 }

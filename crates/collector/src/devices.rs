@@ -38,7 +38,7 @@ pub(crate) struct Row {
     /// Its HMAC key, base64.
     hmac_key: String,
     /// When it enrolled, seconds since 1970.
-    enrolled_at: u64,
+    pub(crate) enrolled_at: u64,
     /// Its machine id, an attribute.
     machine: Option<String>,
     /// Its host name, an attribute.
@@ -52,6 +52,8 @@ pub(crate) struct Device {
     pub(crate) key: VerifierKey,
     /// The key of its requests.
     pub(crate) hmac: Secret,
+    /// The epoch before this one.
+    pub(crate) previous: Option<Arc<Device>>,
 }
 
 impl Device {
@@ -60,6 +62,7 @@ impl Device {
         host: &Host,
         domain: &str,
         enrolment: &Enrolment,
+        epoch: u64,
     ) -> Result<(Self, String), Refused> {
         let invalid = |what| Refused::new(400, "malformed", what);
         let id = &enrolment.device;
@@ -70,7 +73,7 @@ impl Device {
         if !uuid {
             return Err(invalid("the device id is not a UUID"));
         }
-        let origin = format!("{domain}/jurat/{id}/0");
+        let origin = format!("{domain}/jurat/{id}/{epoch}");
         let key = BASE64
             .decode(&enrolment.key)
             .ok()
@@ -92,14 +95,30 @@ impl Device {
             machine: short(&enrolment.machine),
             hostname: short(&enrolment.hostname),
         };
-        Ok((Self { row, key, hmac }, token))
+        let device = Self {
+            row,
+            key,
+            hmac,
+            previous: None,
+        };
+        Ok((device, token))
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let row: Row = serde_json::from_slice(bytes).ok()?;
         let key = VerifierKey::parse(&row.key).ok()?;
         let hmac = Secret::from_base64(&row.hmac_key)?;
-        Some(Self { row, key, hmac })
+        Some(Self {
+            row,
+            key,
+            hmac,
+            previous: None,
+        })
+    }
+
+    /// Which of the device's logs this is, from 0: the last part of the origin.
+    pub(crate) fn epoch(&self) -> u64 {
+        epoch_of(&self.row.origin).unwrap_or(0)
     }
 
     /// Whether this is the device's bearer token; in constant time.
@@ -107,6 +126,20 @@ impl Device {
         let digest = sha256(&[token.as_bytes()]);
         constant_time::verify_slices_are_equal(&digest.0, &self.row.token_digest.0).is_ok()
     }
+}
+
+/// The epoch before this one, when the table's last row was this: the same epoch may stand twice, when
+/// its answer was lost.
+fn follows(last: &Arc<Device>, device: &Device) -> Option<Arc<Device>> {
+    if last.row.origin == device.row.origin {
+        return last.previous.clone();
+    }
+    Some(last.clone())
+}
+
+/// The epoch that an origin names.
+pub(crate) fn epoch_of(origin: &str) -> Option<u64> {
+    origin.rsplit('/').next()?.parse().ok()
 }
 
 /// Opens the table in `dir`, or begins one, and erases what stands at `end` and after it.
@@ -127,7 +160,7 @@ pub(crate) fn open(
         let what = "the device table is older than the archive".into();
         return Err(ArchiveError::Damaged(what));
     }
-    let mut devices = HashMap::new();
+    let mut devices: HashMap<String, Arc<Device>> = HashMap::new();
     let mut unanswered = Vec::new();
     let mut reader = ledger.read(0)?;
     while let Some(item) = reader.next_record()? {
@@ -138,8 +171,11 @@ pub(crate) fn open(
             unanswered.push(item.position);
             continue;
         }
-        let device = Device::read(item.body)
+        let mut device = Device::read(item.body)
             .ok_or_else(|| ArchiveError::Damaged("a row of the device table".into()))?;
+        if let Some(before) = devices.remove(&device.row.id) {
+            device.previous = follows(&before, &device);
+        }
         devices.insert(device.row.id.clone(), Arc::new(device));
     }
     for position in unanswered {

@@ -15,10 +15,12 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
     let known = Known {
         frontier: Frontier::default(),
         chain: Chain::new(origin),
+        key: key.clone(),
+        before: None,
     };
     let mut raw = Vec::new();
     decompress(body, &mut raw)?;
-    let judged = judge(&raw, origin, key, &known)?;
+    let judged = judge(&raw, origin, &known)?;
     Ok(judged.map_or(0, |judged| judged.frontier.size()))
 }
 
@@ -30,7 +32,7 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
 /// # Panics
 /// When a row that was made cannot be read: what this is for.
 pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<(String, String), Refused> {
-    let (device, token) = Device::new(host, "example.org", enrolment)?;
+    let (device, token) = Device::new(host, "example.org", enrolment, 0)?;
     let row = serde_json::to_vec(&device.row).expect("a row can be written");
     let read = Device::read(&row).expect("a row that was written can be read");
     assert!(read.accepts_token(&token) && read.key == device.key);

@@ -1,8 +1,9 @@
 //! Judging one upload. Pure but for what it is given: nothing is stored here.
 
+use jurat_event::Kind;
 use jurat_proof::{
     Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, Record, RecordReader, Replay,
-    VerifierKey, hash_records,
+    Rotation, VerifierKey, hash_records,
 };
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
@@ -36,6 +37,11 @@ impl Refused {
         Self::new(429, "busy", message)
     }
 
+    pub(crate) fn epoch_closed() -> Self {
+        let message = "another epoch of this device goes on in place of this log";
+        Self::new(409, "epoch_closed", message)
+    }
+
     pub(crate) fn archive_failed() -> Self {
         let message = "the archive failed; nothing was stored or signed";
         Self::new(503, "archive_failed", message)
@@ -66,6 +72,14 @@ pub(crate) struct Judged {
     pub(crate) payloads_missing: u64,
     /// Leaves of which only the hash came.
     pub(crate) leaves_withheld: u64,
+    /// The key that signed `note`.
+    pub(crate) signed_by: VerifierKey,
+    /// The key that signs the next head.
+    pub(crate) key: VerifierKey,
+    /// Rotations, each with the size of the head over it.
+    pub(crate) rotations: Vec<(Rotation, u64)>,
+    /// The boots that sealed the entries, in order, without repetition.
+    pub(crate) boots: Vec<String>,
 }
 
 /// What is known of a log.
@@ -73,7 +87,17 @@ pub(crate) struct Judged {
 pub(crate) struct Known {
     pub(crate) frontier: Frontier,
     pub(crate) chain: Chain,
+    /// The key that signs the next head.
+    pub(crate) key: VerifierKey,
+    /// The key that signed the known head, when it was rotated there.
+    pub(crate) before: Option<VerifierKey>,
 }
+
+/// The most changes of the boot, and of the key, in one upload that are looked at.
+const CHANGES_MAX: usize = 64;
+
+/// The longest name of a boot that is looked at.
+pub(crate) const BOOT_BYTES_MAX: usize = 64;
 
 /// A frame's window may not need more memory than this many bits say: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
@@ -126,19 +150,19 @@ pub(crate) fn begins_at(raw: &[u8]) -> Result<Option<u64>, Refused> {
 /// Judges the records of an upload against what is known of the log.
 ///
 /// A resubmission of the known head is not an error: it gives `Ok(None)`.
-pub(crate) fn judge(
-    raw: &[u8],
-    origin: &str,
-    key: &VerifierKey,
-    known: &Known,
-) -> Result<Option<Judged>, Refused> {
+pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Judged>, Refused> {
     let size = known.frontier.size();
+    let mut key = known.key.clone();
+    let mut rotations = Vec::new();
+    // Under no head yet.
+    let mut rotating: Option<Rotation> = None;
+    let mut boots: Vec<String> = Vec::new();
     let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
-    let mut last: Option<(Note, Checkpoint)> = None;
+    let mut last: Option<(Note, Checkpoint, VerifierKey)> = None;
     if let Some(from) = begins_at(raw)?
         && from != size
     {
-        check_resubmission(raw, origin, key, known)?;
+        check_resubmission(raw, origin, known)?;
         return Err(Refused::conflict(size));
     }
     let (records, malformed) = hash_records(raw);
@@ -149,9 +173,25 @@ pub(crate) fn judge(
         match record {
             Record::Entry(entry) => {
                 last = None;
-                replay
+                let view = replay
                     .hashed_entry(entry, digest)
                     .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
+                if boots.last().is_none_or(|boot| *boot != *view.boot)
+                    && boots.len() < CHANGES_MAX
+                    && view.boot.len() <= BOOT_BYTES_MAX
+                {
+                    boots.push(view.boot.clone().into_owned());
+                }
+                if view.is(Kind::KeyRotated) {
+                    let bad = |what: String| Refused::new(422, "bad_rotation", what);
+                    if rotating.is_some() || rotations.len() >= CHANGES_MAX {
+                        return Err(bad("no head between two rotations, or too many".into()));
+                    }
+                    let detail = view.detail_map().into_iter().collect();
+                    let rotation = Rotation::parse(origin, &key, &detail)
+                        .map_err(|error| bad(format!("leaf {}: {error}", view.seq)))?;
+                    rotating = Some(rotation);
+                }
             }
             Record::Payload { bytes, .. } => {
                 replay
@@ -165,7 +205,7 @@ pub(crate) fn judge(
                     .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
             }
             Record::Checkpoint(bytes) => {
-                let (note, checkpoint) = signed(bytes, origin, key)?;
+                let (note, checkpoint) = signed(bytes, origin, &key)?;
                 let (found, root) = (replay.frontier().size(), replay.frontier().root());
                 if checkpoint.size == found && checkpoint.root != root {
                     let message = format!(
@@ -177,18 +217,23 @@ pub(crate) fn judge(
                     });
                 }
                 if checkpoint.size != found {
-                    check_resubmission(raw, origin, key, known)?;
+                    check_resubmission(raw, origin, known)?;
                     let message = format!(
                         "the checkpoint is over {} leaves, the upload reaches {found}",
                         checkpoint.size
                     );
                     return Err(Refused::new(422, "size_mismatch", message));
                 }
-                last = Some((note, checkpoint));
+                last = Some((note, checkpoint, key.clone()));
+                // The head over the leaf is the last of the old key.
+                if let Some(rotation) = rotating.take() {
+                    key = rotation.key.clone();
+                    rotations.push((rotation, found));
+                }
             }
         }
     }
-    let Some((note, checkpoint)) = last else {
+    let Some((note, checkpoint, signed_by)) = last else {
         return Err(Refused::new(
             422,
             "unsigned",
@@ -208,19 +253,19 @@ pub(crate) fn judge(
         root: checkpoint.root,
         payloads_missing,
         leaves_withheld: summary.leaves_withheld,
+        signed_by,
+        key,
+        rotations,
+        boots,
     }))
 }
 
 /// A signed head at the known size with another root is a fork, whatever else was sent.
-fn check_resubmission(
-    raw: &[u8],
-    origin: &str,
-    key: &VerifierKey,
-    known: &Known,
-) -> Result<(), Refused> {
+fn check_resubmission(raw: &[u8], origin: &str, known: &Known) -> Result<(), Refused> {
+    let keys = || [&known.key].into_iter().chain(&known.before);
     for record in RecordReader::new(raw).flatten() {
         if let Record::Checkpoint(bytes) = record
-            && let Ok((note, checkpoint)) = signed(bytes, origin, key)
+            && let Some((note, checkpoint)) = keys().find_map(|key| signed(bytes, origin, key).ok())
             && checkpoint.size == known.frontier.size()
             && checkpoint.root != known.frontier.root()
         {
@@ -252,7 +297,7 @@ fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkp
         Ok(false) => Err(Refused::new(
             403,
             "unknown_key",
-            "the checkpoint is not signed by the enrolled key",
+            "the checkpoint is not signed by the key that signs this log now",
         )),
         Err(error) => Err(Refused::new(403, "bad_signature", error.to_string())),
     }

@@ -9,6 +9,7 @@
 //!
 //! Not here: how events were collected, search.
 
+mod admin;
 mod api;
 mod archive;
 mod devices;
@@ -16,6 +17,7 @@ mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ingest;
+mod life;
 mod logs;
 mod own_log;
 mod queue;
@@ -24,6 +26,9 @@ mod settings;
 mod siem;
 mod tiles;
 
+pub use admin::{
+    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+};
 pub use archive::{Archive, ArchiveError, Stats};
 pub use export::{ExportError, export, export_folder};
 pub use ingest::Refused;

@@ -3,9 +3,18 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
-use jurat_event::{ENTRY_VERSION, Kind};
+use jurat_event::{ENTRY_VERSION, Kind, Severity};
 use jurat_proof::{Checkpoint, Frontier, Note, Signer, SignerError};
 use serde_json::{Map, Value, json};
+
+fn severity(kind: Kind) -> Severity {
+    match kind {
+        Kind::ForkProof => Severity::Critical,
+        Kind::CloneDetected | Kind::KeyRevoked => Severity::High,
+        Kind::DeviceSilent => Severity::Medium,
+        _ => Severity::Info,
+    }
+}
 
 /// A tree of entries about the collector itself.
 pub(crate) struct OwnLog {
@@ -42,7 +51,7 @@ impl OwnLog {
             "mono_us": time.mono_us,
             "kind": kind,
             "kind_id": kind.id(),
-            "severity": if kind == Kind::ForkProof { "critical" } else { "info" },
+            "severity": severity(kind),
             "witness": "jurat",
             "detail": detail,
         });

@@ -95,6 +95,9 @@ pub(crate) fn write(
         }
         if stop || sealed.elapsed() >= SEAL {
             sealed = Instant::now();
+            if writer.watch_silence()? {
+                ring(bells);
+            }
             if writer.own_log_has_news() {
                 writer.seal_own_log()?;
                 ring(bells);

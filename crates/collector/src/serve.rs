@@ -15,7 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::admin::Address;
 use crate::api::{Api, Room, fail, router};
+use crate::archive::Ask;
 use crate::queue::{self, Queue};
 use crate::siem::{Progress, Projection};
 use crate::tiles::TileStore;
@@ -42,6 +44,15 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
         /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file that says where it listens cannot be written.
+    #[error("{path}: writing where the collector listens")]
+    Address {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
         #[source]
         source: std::io::Error,
     },
@@ -103,12 +114,17 @@ impl Builder {
     /// [`ServeError`] names what cannot be used.
     pub async fn start(self) -> Result<Running, ServeError> {
         let Self { settings, host } = self;
-        let (archive, writer) = Archive::open(
+        let (archive, mut writer) = Archive::open(
             host.clone(),
             &settings.dir,
             &settings.domain,
             settings.next_upload_s,
+            settings.silent_after_s,
         )?;
+        writer.commit(vec![Ask::Policy {
+            digest: settings.digest(),
+        }])?;
+        let admin_token = Secret::load_or_create(&host, &settings.dir.join("admin.token"))?;
         let siem = match &settings.siem_file {
             Some(path) => {
                 let cursor = settings.dir.join("siem.cursor");
@@ -145,6 +161,15 @@ impl Builder {
             address: settings.listen,
             source,
         })?;
+        let at = Address {
+            url: format!("https://{address}"),
+            domain: settings.domain.clone(),
+        };
+        at.store(&host, &settings.dir)
+            .map_err(|source| ServeError::Address {
+                path: settings.dir.join("address"),
+                source,
+            })?;
         let (failed, failure) = watch::channel(None);
         let (queue, inbox) = queue::queue();
         let (siem_bell, siem_rung) = std::sync::mpsc::sync_channel(1);
@@ -177,6 +202,7 @@ impl Builder {
             archive: archive.clone(),
             queue: queue.clone(),
             enrol_token: token,
+            admin_token,
             fingerprint_key,
             domain: settings.domain,
             room: Room::new(),

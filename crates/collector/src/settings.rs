@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use jurat_disk::{Host, replace};
 use jurat_key::Secret;
 use jurat_key::tls::generate;
-use serde::Deserialize;
+use jurat_proof::sha256;
+use serde::{Deserialize, Serialize};
 
 /// How a collector is run (`docs/guides/collector.md`).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Where it listens. Default `0.0.0.0:8443`.
@@ -36,6 +37,13 @@ pub struct Settings {
     /// `read.token`.
     #[serde(default)]
     pub public_logs: bool,
+    /// A device that is not heard of for this many seconds is said to be silent. Default 900; 0: never.
+    #[serde(default = "default_silent")]
+    pub silent_after_s: u64,
+}
+
+fn default_silent() -> u64 {
+    900
 }
 
 fn default_listen() -> SocketAddr {
@@ -98,6 +106,12 @@ impl Settings {
         })
     }
 
+    /// The digest of everything that is set: a leaf of the collector's log names it.
+    pub(crate) fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        sha256(&[&text]).to_string()
+    }
+
     /// Everything in one folder, for trying things out: a generated certificate for loopback names,
     /// an enrolment token, a SIEM file. What exists is kept.
     ///
@@ -135,6 +149,7 @@ impl Settings {
             token_file,
             siem_file: Some(dir.join("siem.jsonl")),
             next_upload_s: 2,
+            silent_after_s: default_silent(),
             public_logs: false,
         })
     }

@@ -70,8 +70,8 @@ impl Head {
     }
 }
 
-/// What is read of the archive, or laid out, in one go.
-const STEP_BYTES: u64 = 64 * 1024 * 1024;
+/// What is read of the archive, or unpacked to be laid out, before who asks is told to ask again.
+const STEP_BYTES: u64 = 256 * 1024 * 1024;
 /// How often the thread looks although nothing called it, and how long it waits after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often all is made again because it did not fit, before a person must look.
@@ -84,6 +84,7 @@ pub(crate) struct TileStore {
     dir: PathBuf,
     /// The digest of the own log's origin.
     own: Digest,
+    step: u64,
     followed: Mutex<Option<Followed>>,
     /// Held while a device's log is laid out or looked at: one at a time, a few files open.
     laying: Mutex<()>,
@@ -143,6 +144,7 @@ impl TileStore {
             disk,
             dir: dir.to_path_buf(),
             own: sha256(&[log.name.as_bytes()]),
+            step: STEP_BYTES,
             followed: Mutex::new(None),
             laying: Mutex::new(()),
             anew: Mutex::new(0),
@@ -260,7 +262,7 @@ impl TileStore {
                 _ => {}
             }
             followed.position = item.next;
-            if item.next - begun > STEP_BYTES {
+            if item.next - begun > self.step {
                 followed.own.flush()?;
                 return Err(TilesError::Behind);
             }
@@ -355,7 +357,7 @@ impl TileStore {
             let at = levels.size();
             let upload = self.follow(|followed| followed.index.find(log, at))?;
             let upload = upload.ok_or(TilesError::Torn("the index"))?;
-            if done > STEP_BYTES {
+            if done > self.step {
                 return Err(TilesError::Behind);
             }
             self.upload(&upload, &mut |_, body| unpack(body, &mut raw))?;

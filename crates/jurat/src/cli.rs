@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::statements::StatementArgs;
-use crate::{commands, demo, exit, witness};
+use crate::{commands, demo, devices, exit, witness};
 
 #[derive(Parser)]
 #[command(
@@ -90,6 +90,17 @@ Example, for one log, behind a proxy that speaks TLS:
     Log(LogArgs),
     /// Say how this endpoint is doing
     Status(StatusArgs),
+    /// Give this device's log a new key
+    ///
+    /// The old key's last signature covers a leaf that names the new one. The endpoint that runs does it;
+    /// when none runs, it is done at once. The old key is wiped when the collector has that head.
+    RotateKey(RotateArgs),
+    /// See a collector's devices, and revoke or allow one
+    ///
+    /// A collector that runs is asked over HTTPS with the token in its folder (`admin.token`); the folder of
+    /// one that does not is opened.
+    #[command(subcommand)]
+    Devices(DevicesCommand),
     /// Look after what the collector refused for good
     ///
     /// What a collector refuses for a reason that will not pass is set aside on this machine; its leaf hashes
@@ -177,6 +188,74 @@ pub(crate) struct EnrollArgs {
     /// Believe only these certificates (PEM) [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Begin this device's next epoch: a new key and a new log that names the last head of the old one
+    #[arg(long)]
+    pub(crate) again: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RotateArgs {
+    /// How long to wait for the endpoint that runs, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
+}
+
+/// Which collector is meant.
+#[derive(Args)]
+pub(crate) struct OperatorArgs {
+    /// The collector's folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) collector: Option<PathBuf>,
+    /// Ask the collector at this address instead of the one in its folder
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// The file that holds the admin token [default: `admin.token` in the collector's folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Believe only these certificates (PEM) [default: `ca.pem` in the collector's folder, else the system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DevicesCommand {
+    /// List the devices, and how each stands
+    List {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one device and all its logs
+    Show {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let the key of a device count no more
+    ///
+    /// A leaf of the collector's log says so: heads accepted before it still count, none after it does.
+    Revoke {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        id: String,
+        /// Why; it stands in the collector's log
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a device enrol again without its old key
+    AllowReenrolment {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        id: String,
+    },
 }
 
 #[derive(Args)]
@@ -246,6 +325,9 @@ pub(crate) struct ExportArgs {
 
 #[derive(Args)]
 pub(crate) struct LogArgs {
+    /// Look into the log of this epoch [default: the one that is written now]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) epoch: Option<u64>,
     /// Only this session, or sessions that begin so
     #[arg(long)]
     pub(crate) session: Option<String>,
@@ -320,6 +402,8 @@ pub(crate) fn main() -> u8 {
         Command::Export(args) => commands::export(global, &args),
         Command::Log(args) => commands::log(global, &args),
         Command::Status(args) => commands::status(global, &args),
+        Command::RotateKey(args) => commands::rotate_key(global, &args),
+        Command::Devices(command) => devices::run(&command),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),
         Command::DeadLetters(DeadLettersCommand::List { json }) => {
             commands::list_dead_letters(global, json)

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use jurat_agent::{
-    Config, DeadLetters, EnrolOptions, Finish, Input, Inputs, Query, Uplink, read_status,
+    Config, DeadLetters, EnrolOptions, Finish, Input, Inputs, Query, RotateError, Uplink, home,
+    home_of, read_status,
 };
 use jurat_collector::{Builder, Settings};
 use jurat_disk::Host;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::{
-    EnrollArgs, ExportArgs, Global, LogArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs,
+    EnrollArgs, ExportArgs, Global, LogArgs, RotateArgs, RunArgs, ServeArgs, StatusArgs, VerifyArgs,
 };
 use crate::{exit, statements, words};
 
@@ -194,15 +195,46 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
         token: read(&args.token_file)?.trim().to_owned(),
         ca: args.ca.as_deref().map(read).transpose()?,
     };
-    let enrolment = runtime()?.block_on(jurat_agent::enroll(&host, &state_dir, &options))?;
+    let enrolment = if args.again {
+        let again = jurat_agent::enroll_again(&host, &state_dir, &options);
+        let again = runtime()?.block_on(again)?;
+        println!("goes on from {}", again.predecessor);
+        if again.undelivered > 0 {
+            eprintln!(
+                "jurat: the collector does not have its last {} leaves ({}); they are read again where they came from",
+                words::number(again.undelivered),
+                again.why.as_deref().unwrap_or("they were never signed")
+            );
+        }
+        again.enrolment
+    } else {
+        runtime()?.block_on(jurat_agent::enroll(&host, &state_dir, &options))?
+    };
     println!("enrolled as {}", enrolment.origin);
     println!(
         "key         software: a file in {}",
-        state_dir.join("keys").display()
+        enrolment.home(&state_dir).join("keys").display()
     );
     println!("trust file  {}", state_dir.join("trust.txt").display());
     println!("next        jurat run");
     Ok(exit::YES)
+}
+
+pub(crate) fn rotate_key(global: &Global, args: &RotateArgs) -> Result<u8> {
+    let (host, config, state_dir) = set_up(global)?;
+    let wait = Duration::from_secs(args.wait);
+    match jurat_agent::rotate_key(&host, &config, &state_dir, wait) {
+        Ok(rotated) => {
+            println!("key         {}", rotated.key);
+            println!("from size   {} on", words::number(rotated.size));
+            Ok(exit::YES)
+        }
+        Err(error @ RotateError::Asked) => {
+            eprintln!("jurat: {error}");
+            Ok(exit::COULD_NOT_TELL)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(crate) fn read_trust(path: &Path) -> Result<Trust> {
@@ -399,7 +431,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
                 .map_err(Into::into)
         }
         None => {
-            let ledger = state_dir.join("ledger");
+            let ledger = home(&host, &state_dir).join("ledger");
             jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(begins_later)
         }
     };
@@ -456,7 +488,7 @@ fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) 
             jurat_collector::export_tiles(host.disk, dir, device, write)?
         }
         None => {
-            let ledger = state_dir.join("ledger");
+            let ledger = home(&host, &state_dir).join("ledger");
             jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)?
         }
     };
@@ -481,40 +513,39 @@ pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {
         kind: args.kind.clone(),
         since: args.since.clone(),
     };
+    let dir = match args.epoch {
+        Some(epoch) => home_of(&state_dir, epoch),
+        None => home(&host, &state_dir),
+    };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut failed: Option<io::Error> = None;
     let mut found = 0_u64;
-    jurat_agent::query(
-        host.disk,
-        &state_dir,
-        &asked,
-        &mut |entry, value, payload| {
-            found += 1;
-            let written = if args.json {
-                write_json(&mut out, entry, payload.filter(|_| args.context))
-            } else {
-                let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
-                let short = |text: &str| {
-                    text.chars()
-                        .take(100)
-                        .map(|c| if c.is_control() { ' ' } else { c })
-                        .collect::<String>()
-                };
-                writeln!(
-                    out,
-                    "{:>8}  {}  {:<20}  {:<8}  {} {}",
-                    value.get("seq").and_then(Value::as_u64).unwrap_or(0),
-                    field("time").get(..23).unwrap_or("-"),
-                    field("kind"),
-                    field("session").get(..8).unwrap_or("-"),
-                    short(field("action")),
-                    short(field("object")),
-                )
+    jurat_agent::query(host.disk, &dir, &asked, &mut |entry, value, payload| {
+        found += 1;
+        let written = if args.json {
+            write_json(&mut out, entry, payload.filter(|_| args.context))
+        } else {
+            let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("-");
+            let short = |text: &str| {
+                text.chars()
+                    .take(100)
+                    .map(|c| if c.is_control() { ' ' } else { c })
+                    .collect::<String>()
             };
-            failed = written.err();
-            failed.is_none()
-        },
-    )?;
+            writeln!(
+                out,
+                "{:>8}  {}  {:<20}  {:<8}  {} {}",
+                value.get("seq").and_then(Value::as_u64).unwrap_or(0),
+                field("time").get(..23).unwrap_or("-"),
+                field("kind"),
+                field("session").get(..8).unwrap_or("-"),
+                short(field("action")),
+                short(field("object")),
+            )
+        };
+        failed = written.err();
+        failed.is_none()
+    })?;
     if let Some(error) = failed {
         return Err(error.into());
     }
@@ -550,7 +581,10 @@ pub(crate) fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
         return Ok(exit::COULD_NOT_TELL);
     };
     // Who holds the ledger's lock runs.
-    let alive = host.disk.lock(&state_dir.join("ledger/lock")).is_err();
+    let alive = host
+        .disk
+        .lock(&home(&host, &state_dir).join("ledger/lock"))
+        .is_err();
     if args.json {
         let mut value = serde_json::to_value(&status)?;
         if let Value::Object(map) = &mut value {
@@ -569,7 +603,7 @@ pub(crate) fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
 
 pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let dir = state_dir.join("ledger");
+    let dir = home(&host, &state_dir).join("ledger");
     let found = jurat_ledger::fsck(&*host.disk, &dir)
         .with_context(|| format!("reading {}", dir.display()))?;
     if json {
@@ -625,7 +659,7 @@ pub(crate) fn fsck(global: &Global, json: bool) -> Result<u8> {
 
 pub(crate) fn list_dead_letters(global: &Global, json: bool) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let letters = DeadLetters::new(&state_dir).list(&host)?;
+    let letters = DeadLetters::new(&home(&host, &state_dir)).list(&host)?;
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &letters)?;
@@ -658,7 +692,7 @@ pub(crate) fn list_dead_letters(global: &Global, json: bool) -> Result<u8> {
 
 pub(crate) fn retry_dead_letters(global: &Global, from: Option<u64>) -> Result<u8> {
     let (host, config, state_dir) = set_up(global)?;
-    let letters = DeadLetters::new(&state_dir);
+    let letters = DeadLetters::new(&home(&host, &state_dir));
     let timeout = Duration::from_secs(config.delivery.timeout_s);
     let uplink = Uplink::open(&host, &state_dir, timeout)?;
     let wanted: Vec<u64> = match from {

@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 mod demo;
+mod devices;
 mod exit;
 mod statements;
 mod witness;

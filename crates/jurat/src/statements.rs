@@ -44,9 +44,10 @@ pub(crate) fn export(
     output: &Path,
 ) -> Result<u8> {
     let enrolment = Enrolment::load(host, state_dir)?;
-    let seed = Secret::load(host, &state_dir.join("keys/log.key"))?;
+    let home = enrolment.home(state_dir);
+    let seed = Secret::load(host, &home.join("keys/log.key"))?;
     let key = SoftwareKey::log(&seed, &enrolment.origin)?;
-    let ledger = state_dir.join("ledger");
+    let ledger = home.join("ledger");
     let read = || Reader::open(host.disk.clone(), &ledger, 0);
     let statement = match (args.cose, &args.dsse) {
         (Some(index), _) => {

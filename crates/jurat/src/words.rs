@@ -20,6 +20,26 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
+/// How long ago this second since 1970 was.
+pub(crate) fn ago(unix_s: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_secs());
+    match now.saturating_sub(unix_s) {
+        seconds @ 0..120 => format!("{seconds} s ago"),
+        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// Foreign text on one line of a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
 /// Bytes in a unit that fits.
 pub(crate) fn bytes(count: u64) -> String {
     match count {
@@ -341,6 +361,17 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         status.withheld
     );
     let _ = writeln!(out, "ledger     {}", bytes(status.ledger_bytes));
+    if let Some(receipt) = &status.receipt {
+        let _ = writeln!(
+            out,
+            "receipt    {} leaves stand in the collector's log, leaf {}",
+            number(receipt.size),
+            number(receipt.leaf)
+        );
+    }
+    if let Some(why) = &status.receipt_missing {
+        let _ = writeln!(out, "receipt    MISSING: {}", plain(why));
+    }
     if let Some(problem) = &status.problem {
         let _ = writeln!(out, "problem    {problem}");
     }

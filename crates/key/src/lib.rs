@@ -11,6 +11,7 @@ mod secret;
 mod software;
 pub mod tls;
 
+pub use jurat_proof::Signer;
 pub use p256::P256Key;
 pub use secret::Secret;
 pub use software::SoftwareKey;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_disk::{Host, read, replace};
+use jurat_disk::{Host, Mode, read, replace};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{KeyError, os};
@@ -82,6 +82,25 @@ impl Secret {
         stored.map_err(|source| KeyError::Io {
             path: path.to_path_buf(),
             doing: "writing a key",
+            source,
+        })
+    }
+
+    /// Makes a secret unreadable in its file: the name stays, the content is gone. As far as the disk
+    /// itself writes in place.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`].
+    pub fn wipe(host: &Host, path: &Path) -> Result<(), KeyError> {
+        let wipe = || -> std::io::Result<()> {
+            let file = host.disk.open(path, Mode::Write)?;
+            let len = usize::try_from(file.len()?.min(1024)).unwrap_or(1024);
+            file.write_at(&vec![0; len], 0)?;
+            file.sync()
+        };
+        wipe().map_err(|source| KeyError::Io {
+            path: path.to_path_buf(),
+            doing: "wiping a key",
             source,
         })
     }

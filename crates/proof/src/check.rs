@@ -104,6 +104,7 @@ impl Check {
     /// one check at a time and see that a vector notices; in a build that ships there is no such way.
     #[cfg(not(test))]
     #[inline]
+    #[expect(clippy::unused_self, reason = "the one in tests needs it")]
     pub(crate) fn holds(self, condition: bool) -> bool {
         condition
     }

@@ -3,6 +3,8 @@
 //! A fork proof is transferable: who has the log's verifier key needs nobody's word. A consistency proof
 //! that just fails is no evidence, because anyone can make one that fails.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -124,9 +126,9 @@ impl ForkProof {
     pub fn encode(&self) -> String {
         let mut text = format!("{HEADER}\n");
         if let Some((other, proof)) = &self.link {
-            text.push_str(&format!("other {}\n", BASE64.encode(other.0)));
+            let _ = writeln!(text, "other {}", BASE64.encode(other.0));
             for hash in proof {
-                text.push_str(&format!("{}\n", BASE64.encode(hash.0)));
+                let _ = writeln!(text, "{}", BASE64.encode(hash.0));
             }
         }
         format!("{text}\n{}\n{}", self.first.encode(), self.second.encode())

@@ -492,9 +492,11 @@ impl Replay {
     pub fn hashed_payload(&mut self, len: usize, commitment: Digest) -> Result<(), ReplayError> {
         let seq = self.size().saturating_sub(1);
         let Some(context) = self.open.take() else {
-            return match Check::PayloadStray.holds(false) {
-                true => Ok(()),
-                false => Err(ReplayError::StrayPayload { seq }),
+            let stray = Err(ReplayError::StrayPayload { seq });
+            return if Check::PayloadStray.holds(false) {
+                Ok(())
+            } else {
+                stray
             };
         };
         let same = context.len == len as u64 && context.sha256 == commitment;

@@ -10,7 +10,7 @@ use crate::sha256;
 pub struct Request<'a> {
     /// The HTTP method, in capitals.
     pub method: &'a str,
-    /// The path, without host and query.
+    /// The path with its query, without host.
     pub path: &'a str,
     /// The device.
     pub device: &'a str,

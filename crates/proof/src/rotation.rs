@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
-use crate::note::ALG_ED25519;
+use crate::note::ALG_COSIGNATURE;
 use crate::{Signer, SignerError, VerifierKey};
 
 /// A log's key, and the key that signs its heads from now on.
@@ -75,7 +75,7 @@ impl Rotation {
         let key = |name: &'static str| {
             let key =
                 VerifierKey::parse(text(name)?).map_err(|_| RotationError::Malformed(name))?;
-            if key.alg != ALG_ED25519 {
+            if key.alg == ALG_COSIGNATURE {
                 return Err(RotationError::Malformed(name));
             }
             if key.name != origin {

@@ -135,9 +135,8 @@ fn try_verify(
 
     let witnessed = cosigners(&note, &trust.witnesses)
         .and_then(|witnessed| Ok((witnessed, cosigners(&note, &trust.archives)?)));
-    let (witnessed, archived) = match witnessed {
-        Ok(found) => found,
-        Err(()) => return Err(Verdict::tampered(None, Check::CosignatureSignature)),
+    let Ok((witnessed, archived)) = witnessed else {
+        return Err(Verdict::tampered(None, Check::CosignatureSignature));
     };
     let mut watches = read.watches;
     ensure(Check::CosignatureOrder, watch(&mut watches, &witnessed))?;
@@ -488,9 +487,9 @@ impl<'a> Stream<'a> {
                     from,
                     hashes: withheld,
                 } => {
-                    let mut seq = self.replay.size();
+                    let first = self.replay.size();
                     self.leaves(from, withheld, &mut hashes);
-                    for hash in withheld {
+                    for (seq, hash) in (first..).zip(withheld) {
                         if self.broken.is_none() {
                             let (hash, content) = (Digest(*hash), None);
                             leaves(&Leaf {
@@ -500,7 +499,6 @@ impl<'a> Stream<'a> {
                                 content,
                             });
                         }
-                        seq += 1;
                     }
                 }
                 Record::Checkpoint(bytes) if self.broken.is_none() => self.earlier(bytes),

@@ -15,5 +15,7 @@ mod tiles;
 
 pub use export::{ExportError, export};
 pub use prune::{Prune, Pruned};
-pub use sealer::{Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind};
+pub use sealer::{
+    Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind, last_signed,
+};
 pub use tiles::export_tiles;

@@ -1,5 +1,6 @@
 //! Making room without breaking a proof: payloads go first, then entries, of which the hash stays.
 
+use jurat_event::Kind;
 use jurat_ledger::{Group, Prepared, Reader};
 use jurat_proof::{Digest, EntryView, LEAVES_MAX, leaf_hash};
 
@@ -76,7 +77,9 @@ pub(crate) fn prune(mut reader: Reader, what: Prune) -> Result<Rest, SealError> 
                 next = view.seq + 1;
                 pruned.from = pruned.from.min(view.seq);
                 pruned.to = next;
-                if what == Prune::Payloads {
+                // Without a rotation's leaf nobody can follow the key history to the heads after it.
+                if what == Prune::Payloads || view.is(Kind::KeyRotated) {
+                    run.flush(group)?;
                     group.push(kind::ENTRY, &[item.body])?;
                 } else {
                     if run.hashes.is_empty() {

@@ -12,8 +12,8 @@ use jurat_disk::{Host, Time};
 use jurat_event::{Event, Kind};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Signer,
-    SignerError, leaf_hash, sha256_many,
+    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Rotation,
+    Signer, SignerError, VerifierKey, leaf_hash, sha256_many,
 };
 use jurat_redact::Redacted;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,8 @@ pub struct Settings {
     pub reveal_key: [u8; 32],
     /// What leaf 0 says besides the origin: isolation, custody, machine, predecessor.
     pub opening: serde_json::Map<String, serde_json::Value>,
+    /// The owner's state at leaf 0, when another log went before; else empty.
+    pub beginning: Vec<u8>,
     /// The digest of the configuration in force, named in every batch.
     pub policy: String,
     /// How the ledger is kept.
@@ -114,6 +116,23 @@ pub enum SealError {
         /// The log found.
         found: String,
     },
+    /// The ledger says that another key signs now.
+    #[error("the heads of this log are signed by {key}, which is not among the keys here")]
+    Key {
+        /// The key that signs now, or next.
+        key: String,
+    },
+    /// A rotation that cannot have been sealed here.
+    #[error("leaf {seq} does not rotate the key that signs: {what}")]
+    Rotation {
+        /// The leaf.
+        seq: u64,
+        /// Why.
+        what: String,
+    },
+    /// No head was signed since the last rotation.
+    #[error("the last rotation is not under a signed head yet")]
+    Rotating,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -126,12 +145,21 @@ struct State {
     in_batch: u64,
     filtered: BTreeMap<String, u64>,
     to_sign: Option<(u64, Digest)>,
+    /// The key that signs the next head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The key that signs from the head after it on: a leaf below the next head says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rotating: Option<String>,
 }
 
 /// Events in, tree heads out.
 pub struct Sealer {
     ledger: Ledger,
+    /// Signs the next head.
     signer: Arc<dyn Signer>,
+    /// Signs from the head after it on.
+    rotating: Option<Arc<dyn Signer>>,
     host: Host,
     settings: Settings,
     reveal: hmac::Key,
@@ -228,7 +256,10 @@ impl Waiting {
 }
 
 impl Sealer {
-    /// Opens the log in this folder, or begins it with leaf 0.
+    /// Opens the log in this folder, or begins it with leaf 0, signed by the first of these keys.
+    ///
+    /// Which of the keys signs now is what the ledger says: a rotation that a crash interrupted is
+    /// taken up where it was. Keys that never signed here mean nothing.
     ///
     /// `apply` is given the owner's state blobs that were committed after the snapshot, in order;
     /// the snapshot comes first with `true`.
@@ -239,9 +270,19 @@ impl Sealer {
         host: Host,
         dir: &Path,
         settings: Settings,
-        signer: Arc<dyn Signer>,
+        signers: &[Arc<dyn Signer>],
         apply: &mut dyn FnMut(bool, &[u8]),
     ) -> Result<Self, SealError> {
+        let find = |key: &VerifierKey| {
+            let found = signers.iter().find(|signer| signer.verifier_key() == key);
+            found.cloned().ok_or_else(|| SealError::Key {
+                key: key.to_string(),
+            })
+        };
+        let first_key = signers.first().map(|signer| signer.verifier_key().clone());
+        let first_key = first_key.ok_or_else(|| SealError::Key {
+            key: settings.origin.clone(),
+        })?;
         let new = State {
             origin: settings.origin.clone(),
             size: 0,
@@ -251,13 +292,17 @@ impl Sealer {
             in_batch: 0,
             filtered: BTreeMap::new(),
             to_sign: None,
+            key: Some(first_key.to_string()),
+            rotating: None,
         };
-        let first = frame(&new, b"");
+        let first = frame(&new, &settings.beginning);
         let mut replay = Recovery {
             state: None,
             error: None,
             to_sign: None,
             frontier: Frontier::default(),
+            key: first_key,
+            rotating: None,
         };
         let ledger = Ledger::open(
             host.disk.clone(),
@@ -265,7 +310,7 @@ impl Sealer {
             dir,
             settings.ledger,
             &first,
-            &mut |replayed| replay.take(replayed, signer.as_ref(), apply),
+            &mut |replayed| replay.take(replayed, apply),
         )?;
         if let Some(error) = replay.error {
             return Err(error);
@@ -278,10 +323,13 @@ impl Sealer {
             });
         }
         let frontier = replay.frontier;
+        let signer = find(&replay.key)?;
+        let rotating = replay.rotating.as_ref().map(find).transpose()?;
         let mut sealer = Self {
             reveal: hmac::Key::new(hmac::HMAC_SHA256, &settings.reveal_key),
             ledger,
             signer,
+            rotating,
             host,
             settings,
             group: Group::new(),
@@ -378,6 +426,32 @@ impl Sealer {
         let time = self.host.clock.now();
         let session = event.session.clone();
         self.wait(Content::Own(event), session.as_deref(), None, None, time)
+    }
+
+    /// Seals that this key signs from now on: the head over this leaf is the last that the old key signs.
+    /// Ask for that head with [`Sealer::seal_batch`]. The new key must be where the next opening finds it.
+    ///
+    /// # Errors
+    /// [`SealError::Rotating`] when the last rotation is not under a signed head yet.
+    pub fn rotate_to(&mut self, next: Arc<dyn Signer>) -> Result<u64, SealError> {
+        if self.rotating.is_some() {
+            return Err(SealError::Rotating);
+        }
+        let mut event = Event::own(Kind::KeyRotated);
+        event.detail = Rotation::detail(self.signer.verifier_key(), next.as_ref())?;
+        let seq = self.push_own(event)?;
+        self.rotating = Some(next);
+        Ok(seq)
+    }
+
+    /// The key that signs the next head.
+    pub fn key(&self) -> &VerifierKey {
+        self.signer.verifier_key()
+    }
+
+    /// The key that signs from the head after it on, while a rotation is not under a signed head.
+    pub fn rotating(&self) -> Option<&VerifierKey> {
+        self.rotating.as_ref().map(|signer| signer.verifier_key())
     }
 
     /// Whether a session was seen and has not ended.
@@ -606,6 +680,8 @@ impl Sealer {
     ) -> Result<(), LedgerError> {
         let (settings, frontier, sessions) = (&self.settings, &self.frontier, &self.sessions);
         let (chain, in_batch, to_sign) = (self.chain.0, self.in_batch, self.to_sign);
+        let key = self.key().to_string();
+        let rotating = self.rotating().map(ToString::to_string);
         let mut whole = || {
             let state = State {
                 origin: settings.origin.clone(),
@@ -616,6 +692,8 @@ impl Sealer {
                 in_batch,
                 filtered: filtered.clone(),
                 to_sign,
+                key: Some(key.clone()),
+                rotating: rotating.clone(),
             };
             frame(&state, &snapshot())
         };
@@ -717,8 +795,13 @@ impl Sealer {
         self.group
             .push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
         self.to_sign = None;
+        // A snapshot behind this head must name the key that signs the next one.
+        let old = (self.rotating.take()).map(|next| std::mem::replace(&mut self.signer, next));
         let filtered = self.filtered.clone();
         if let Err(error) = self.append(b"", &filtered, snapshot) {
+            if let Some(old) = old {
+                self.rotating = Some(std::mem::replace(&mut self.signer, old));
+            }
             // The same head can be signed again when there is room.
             if matches!(error, LedgerError::Full { .. }) {
                 self.group.clear();
@@ -844,24 +927,42 @@ impl Sealer {
     }
 }
 
+/// The head that was signed last in the ledger in this folder: size and root. Of a ledger without one, the
+/// empty tree's. Reads checkpoints only, so that it works where entries are damaged.
+///
+/// # Errors
+/// [`LedgerError`].
+pub fn last_signed(host: &Host, dir: &Path) -> Result<(u64, Digest), LedgerError> {
+    let mut last = (0, Frontier::default().root());
+    let mut reader = Reader::open(host.disk.clone(), dir, 0)?;
+    while let Some(item) = reader.next_record()? {
+        if item.kind != kind::CHECKPOINT {
+            continue;
+        }
+        let note = Note::parse(item.body).ok();
+        if let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) {
+            last = (head.size, head.root);
+        }
+    }
+    Ok(last)
+}
+
 struct Recovery {
     state: Option<State>,
     frontier: Frontier,
     error: Option<SealError>,
     to_sign: Option<(u64, Digest)>,
+    /// The key that signs the next head, and the one after it.
+    key: VerifierKey,
+    rotating: Option<VerifierKey>,
 }
 
 impl Recovery {
-    fn take(
-        &mut self,
-        replayed: Replayed<'_>,
-        signer: &dyn Signer,
-        apply: &mut dyn FnMut(bool, &[u8]),
-    ) {
+    fn take(&mut self, replayed: Replayed<'_>, apply: &mut dyn FnMut(bool, &[u8])) {
         if self.error.is_some() {
             return;
         }
-        if let Err(error) = self.try_take(replayed, signer, apply) {
+        if let Err(error) = self.try_take(replayed, apply) {
             self.error = Some(error);
         }
     }
@@ -869,7 +970,6 @@ impl Recovery {
     fn try_take(
         &mut self,
         replayed: Replayed<'_>,
-        signer: &dyn Signer,
         apply: &mut dyn FnMut(bool, &[u8]),
     ) -> Result<(), SealError> {
         let wrong = |size| SealError::Head { size };
@@ -879,6 +979,11 @@ impl Recovery {
                 self.frontier = Frontier::from_parts(state.size, state.roots.clone())
                     .ok_or_else(|| wrong(state.size))?;
                 self.to_sign = state.to_sign;
+                let key = |text: &String| VerifierKey::parse(text).map_err(|_| wrong(state.size));
+                if let Some(text) = &state.key {
+                    self.key = key(text)?;
+                }
+                self.rotating = state.rotating.as_ref().map(key).transpose()?;
                 self.state = Some(state);
                 if !blob.is_empty() {
                     apply(true, blob);
@@ -922,6 +1027,16 @@ impl Recovery {
                     state.in_batch = 0;
                     state.filtered.clear();
                 }
+                if view.is(Kind::KeyRotated) {
+                    let what = |what: String| SealError::Rotation { seq, what };
+                    if self.rotating.is_some() {
+                        return Err(what("another rotation is not under a head yet".into()));
+                    }
+                    let detail = view.detail_map().into_iter().collect();
+                    let rotation = Rotation::parse(&state.origin, &self.key, &detail)
+                        .map_err(|error| what(error.to_string()))?;
+                    self.rotating = Some(rotation.key);
+                }
             }
             Replayed::Record {
                 kind: kind::TO_SIGN,
@@ -944,11 +1059,14 @@ impl Recovery {
                 let size = self.frontier.size();
                 let note = Note::parse(body).map_err(|_| wrong(size))?;
                 let checkpoint = Checkpoint::parse(&note.text).map_err(|_| wrong(size))?;
-                let ours = note.is_signed_by(signer.verifier_key()).unwrap_or(false);
+                let ours = note.is_signed_by(&self.key).unwrap_or(false);
                 if !ours || checkpoint.size != size || checkpoint.root != self.frontier.root() {
                     return Err(wrong(size));
                 }
                 self.to_sign = None;
+                if let Some(key) = self.rotating.take() {
+                    self.key = key;
+                }
             }
             Replayed::Record { .. } => {}
         }

@@ -1,5 +1,6 @@
 //! Cutting a ledger into uploads.
 
+use jurat_event::Kind;
 use jurat_ledger::{LedgerError, Reader};
 use jurat_proof::{
     Checkpoint, EntryView, LEAVES_MAX, Note, Record, leaf_hash, parse_leaves, write_record,
@@ -49,6 +50,9 @@ pub struct Batch {
     pub payloads_missing: u64,
     /// Whether another whole seal waits already.
     pub more: bool,
+    /// Whether it names the next key of the log, which must not be set aside: no later head would be
+    /// believed. Known only when it was taken alone.
+    pub rotates: bool,
 }
 
 /// Why no upload could be made.
@@ -94,6 +98,8 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
     let mut hashes: Vec<[u8; 32]> = Vec::new();
     let mut behind = true;
     let mut more = false;
+    let mut rotates = false;
+    let mut key_id: Option<[u8; 4]> = None;
     while let Some(item) = reader.next_record()? {
         if behind {
             let first = match item.kind {
@@ -108,6 +114,10 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
                 continue;
             }
             behind = false;
+        }
+        if item.kind == ENTRY && take != Take::Many {
+            let view = EntryView::parse(item.body).ok();
+            rotates |= view.is_some_and(|view| view.is(Kind::KeyRotated));
         }
         match item.kind {
             ENTRY if take == Take::Hashes => {
@@ -138,6 +148,13 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
             CHECKPOINT => {
                 let note = Note::parse(item.body).map_err(|_| BatchError::Record)?;
                 let checkpoint = Checkpoint::parse(&note.text).map_err(|_| BatchError::Record)?;
+                // The last head of a key ends an upload: so it comes back cosigned.
+                let signed_by = note.signatures.first().map(|signature| signature.key_id);
+                if key_id.is_some() && signed_by != key_id {
+                    more = true;
+                    break;
+                }
+                key_id = signed_by;
                 let mut from = checkpoint.size.saturating_sub(hashes.len() as u64);
                 for hashes in hashes.chunks(LEAVES_MAX) {
                     write_record(&mut raw, &Record::Leaves { from, hashes });
@@ -181,5 +198,6 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
         leaves_withheld: draft.withheld,
         payloads_missing: draft.missing,
         more,
+        rotates,
     }))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jurat_disk::Host;
 use jurat_event::header;
-use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Request, VerifierKey};
+use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Receipt, Received, Request, VerifierKey};
 use reqwest::{Client, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,23 @@ pub struct Enrolment {
     /// Its host name, an attribute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// The log that this one goes on from, when the device was enrolled before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<Predecessor>,
+    /// The old log key's signature over the new key (`docs/formats/upload.md`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+}
+
+/// The last head of the log before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Its origin.
+    pub origin: String,
+    /// Its size.
+    pub size: u64,
+    /// Its root.
+    pub root: Digest,
 }
 
 /// What a collector answers.
@@ -170,8 +187,12 @@ pub struct Identity<'a> {
     pub key: &'a [u8; 32],
 }
 
+/// The code of a collector that gives receipts, and has none for this head.
+const NO_RECEIPT: &str = "no_receipt";
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// The longest list of devices: 100,000 of them.
+const LIST_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 impl Collector {
     /// A client; nothing is sent yet.
@@ -223,7 +244,7 @@ impl Collector {
         read_answer(self.answered(sent)?).await
     }
 
-    /// Asks what the collector knows of this device's log.
+    /// Asks what the collector knows of this device's log, and says which boot asks.
     ///
     /// # Errors
     /// [`CollectorError`].
@@ -231,11 +252,64 @@ impl Collector {
         &self,
         host: &Host,
         who: &Identity<'_>,
+        boot: &str,
     ) -> Result<FrontierAnswer, CollectorError> {
-        let sent = self
-            .signed(host, who, "GET", "/v1/frontier", "", Vec::new())
-            .await;
+        let path = format!("/v1/frontier?boot={boot}");
+        let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
         read_answer(self.answered(sent)?).await
+    }
+
+    /// Asks for the receipt of an accepted head; `None` when the collector gives no receipts at all.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn receipt(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+        size: u64,
+    ) -> Result<Option<Vec<u8>>, CollectorError> {
+        let path = format!("/v1/receipt?size={size}");
+        let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
+        let (status, retry_after_s, body) = read_body(self.answered(sent)?).await?;
+        if status.is_success() {
+            return Ok(Some(body));
+        }
+        match understand::<Refusal>(status, retry_after_s, &body) {
+            // There is no such path: this collector gives no receipts at all.
+            Err(CollectorError::Refused {
+                status: 404,
+                refusal,
+            }) if refusal.code != NO_RECEIPT => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => Err(CollectorError::Protocol("a refusal that succeeds".into())),
+        }
+    }
+
+    /// Asks or orders something as the collector's operator, with the token in its folder.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn operate<T: for<'de> Deserialize<'de>>(
+        &self,
+        token: &str,
+        path: &str,
+        order: Option<&impl Serialize>,
+    ) -> Result<T, CollectorError> {
+        let url = format!("{}{path}", self.url);
+        let request = match order {
+            None => self.http.get(url),
+            Some(order) => {
+                let body = serde_json::to_vec(order)
+                    .map_err(|error| CollectorError::Protocol(error.to_string()))?;
+                let request = self.http.post(url).body(body);
+                request.header("content-type", "application/json")
+            }
+        };
+        let sent = request.bearer_auth(token).send().await;
+        let (status, retry_after_s, body) =
+            read_up_to(self.answered(sent)?, LIST_BYTES_MAX).await?;
+        understand(status, retry_after_s, &body)
     }
 
     /// Sends the body of an upload ([`Batch::body`](crate::Batch)).
@@ -309,8 +383,22 @@ impl Collector {
 }
 
 async fn read_answer<T: for<'de> Deserialize<'de>>(
-    mut response: Response,
+    response: Response,
 ) -> Result<T, CollectorError> {
+    let (status, retry_after_s, body) = read_body(response).await?;
+    understand(status, retry_after_s, &body)
+}
+
+async fn read_body(
+    response: Response,
+) -> Result<(StatusCode, Option<u64>, Vec<u8>), CollectorError> {
+    read_up_to(response, ANSWER_BYTES_MAX).await
+}
+
+async fn read_up_to(
+    mut response: Response,
+    max: usize,
+) -> Result<(StatusCode, Option<u64>, Vec<u8>), CollectorError> {
     let status = response.status();
     let retry_after_s = response
         .headers()
@@ -323,18 +411,14 @@ async fn read_answer<T: for<'de> Deserialize<'de>>(
             url: response.url().to_string(),
             source,
         })? {
-            Some(chunk) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => {
-                body.extend_from_slice(&chunk)
-            }
+            Some(chunk) if body.len() + chunk.len() <= max => body.extend_from_slice(&chunk),
             Some(_) => {
-                return Err(CollectorError::Protocol(format!(
-                    "more than {ANSWER_BYTES_MAX} bytes"
-                )));
+                return Err(CollectorError::Protocol(format!("more than {max} bytes")));
             }
             None => break,
         }
     }
-    understand(status, retry_after_s, &body)
+    Ok((status, retry_after_s, body))
 }
 
 /// What an answer says, from its status, its `Retry-After` and its body.
@@ -409,4 +493,20 @@ pub fn check_accepted(
         }
     }
     Ok(())
+}
+
+/// Checks a receipt: the collector's log, whose key was agreed on at enrolment, says that it accepted the
+/// head in this cosigned checkpoint.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_receipt(receipt: &[u8], note: &str, log: &str) -> Result<Received, String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let log = VerifierKey::parse(log).map_err(|error| words(&error))?;
+    let note = Note::parse(note.as_bytes()).map_err(|error| words(&error))?;
+    let head = Checkpoint::parse(&note.text).map_err(|error| words(&error))?;
+    let receipt = Receipt::parse(receipt).map_err(|error| words(&error))?;
+    receipt
+        .verify(&log, &head.origin, head.size, &head.root)
+        .map_err(|error| words(&error))
 }

@@ -12,7 +12,7 @@ pub mod line;
 
 pub use batch::{Batch, BatchError, Take, UPLOAD_BYTES_MAX, read_batch};
 pub use collector::{
-    Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity, Refusal,
-    SetUp, check_accepted, understand,
+    Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity,
+    Predecessor, Refusal, SetUp, check_accepted, check_receipt, understand,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

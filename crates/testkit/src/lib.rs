@@ -9,6 +9,6 @@ mod sim_disk;
 mod xorshift;
 
 pub use messages_api::{MessagesApi, Turn};
-pub use peer::{Answer, Peer, Script, Sent};
+pub use peer::{Answer, Peer, Receipts, Script, Sent};
 pub use sim_disk::{Fault, SimDisk};
 pub use xorshift::Repeatable;

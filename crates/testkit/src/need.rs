@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The program on the PATH; otherwise the test is skipped and `package` is named.
 pub fn program(test: &str, name: &str, package: &str) -> Option<PathBuf> {
@@ -50,6 +51,23 @@ pub fn go(test: &str) -> Option<PathBuf> {
         );
     }
     found
+}
+
+/// Python 3 with the packages of `interop/statements/requirements.txt`, as a command that finds
+/// them in `python` below the folder `JURAT_TOOLS`; otherwise the test is skipped.
+pub fn python(test: &str) -> Option<Command> {
+    let python = program(test, "python3", "the Debian package python3")?;
+    let packages = std::env::var_os("JURAT_TOOLS").map(|tools| Path::new(&tools).join("python"));
+    let Some(packages) = packages.filter(|dir| dir.join("scitt_cose").is_dir()) else {
+        skip(
+            test,
+            "needs Python packages: python3 -m pip install --target $JURAT_TOOLS/python -r interop/statements/requirements.txt",
+        );
+        return None;
+    };
+    let mut command = Command::new(python);
+    command.env("PYTHONPATH", packages);
+    Some(command)
 }
 
 /// Notes that a test is skipped. Under `CI=true` that is a failure.

@@ -55,7 +55,11 @@ impl Answer {
 /// Says what the upload with this number, from 0, is answered with.
 pub type Script = Box<dyn FnMut(usize) -> Answer + Send>;
 
+/// Says what a request for the receipt of this size is answered with.
+pub type Receipts = Box<dyn FnMut(u64) -> Answer + Send>;
+
 struct Shared {
+    receipts: Mutex<Option<Receipts>>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     collector: SocketAddr,
@@ -87,6 +91,7 @@ impl Peer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
+            receipts: Mutex::new(None),
             server: Arc::new(server),
             client: Arc::new(client),
             collector,
@@ -124,6 +129,11 @@ impl Peer {
             .filter(|sent| sent.is_upload())
             .cloned()
             .collect()
+    }
+
+    /// Answers requests for receipts from here on, instead of passing them on.
+    pub fn receipts(&self, receipts: Receipts) {
+        *lock(&self.shared.receipts) = Some(receipts);
     }
 
     /// Another script; it is asked with numbers from 0 again. What was sent is forgotten.
@@ -177,7 +187,10 @@ impl Shared {
             answer
         } else {
             read_rest(&mut stream, &sent.head, &mut body)?;
-            Answer::Pass
+            match (receipt_size(&sent.head), &mut *lock(&self.receipts)) {
+                (Some(size), Some(receipts)) => receipts(size),
+                _ => Answer::Pass,
+            }
         };
         sent.body = body;
         let bytes = match answer {
@@ -216,6 +229,12 @@ impl Shared {
             _ => Ok(answer),
         }
     }
+}
+
+/// The size whose receipt is asked for.
+fn receipt_size(head: &str) -> Option<u64> {
+    let rest = head.strip_prefix("GET /v1/receipt?size=")?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 const END: &[u8] = b"\r\n\r\n";

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod delivery;
+mod keylife;
 mod past;
 mod room;
 mod site;

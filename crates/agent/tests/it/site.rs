@@ -36,6 +36,7 @@ pub(crate) fn quick() -> DeliveryConfig {
         timeout_s: 1,
         retry_ms: 5,
         retry_max_ms: 20,
+        ..DeliveryConfig::default()
     }
 }
 
@@ -45,6 +46,7 @@ pub(crate) fn patient() -> DeliveryConfig {
         timeout_s: 1,
         retry_ms: 3_600_000,
         retry_max_ms: 3_600_000,
+        ..DeliveryConfig::default()
     }
 }
 
@@ -92,6 +94,10 @@ impl Site {
             rng: Repeatable::new(5),
             runtime,
         }
+    }
+
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     pub(crate) fn state(&self) -> PathBuf {

@@ -1,5 +1,7 @@
 //! The archive on a disk that is torn at every step.
 
+mod life;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
@@ -75,7 +77,7 @@ struct Open {
 
 fn open(disk: &SimDisk) -> Result<Open, ArchiveError> {
     let host = host(disk);
-    let (archive, writer) = Archive::open(host.clone(), Path::new("/c"), "example.org", 10)?;
+    let (archive, writer) = Archive::open(host.clone(), Path::new("/c"), "example.org", 10, 0)?;
     let siem = Projection::open(
         archive.clone(),
         host.disk,
@@ -129,8 +131,10 @@ fn device(host: &Host, id: &str) -> Device {
         key_kind: "software".into(),
         machine: None,
         hostname: Some("host".into()),
+        predecessor: None,
+        proof: None,
     };
-    Device::new(host, "example.org", &enrolment).unwrap().0
+    Device::new(host, "example.org", &enrolment, 0).unwrap().0
 }
 
 const DEVICES: [&str; 2] = [

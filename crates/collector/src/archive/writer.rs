@@ -1,20 +1,21 @@
 //! The one that writes: what was asked meanwhile becomes durable in one group.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jurat_disk::Time;
 use jurat_event::Kind;
 use jurat_ledger::{Group, Ledger};
-use jurat_proof::{Frontier, leaf_hash};
-use jurat_sink::Accepted;
+use jurat_proof::{Frontier, leaf_hash, verify_reenrolment};
+use jurat_sink::{Accepted, Predecessor};
 use serde_json::{Map, json};
 
 use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepared};
-use super::{kind, pack};
+use super::{head_of, kind, pack};
 use crate::Refused;
 use crate::devices;
+use crate::life::{Life, Revoked};
 use crate::own_log::OwnLog;
 
 /// What is asked of the writer.
@@ -30,6 +31,28 @@ pub(crate) enum Ask {
     },
     /// Enrol a device.
     Enrol(Box<Device>),
+    /// Begin a device's next epoch.
+    Reenrol(Box<Device>, Again),
+    /// Let the key of a device's newest epoch count no more.
+    Revoke { device: String, reason: String },
+    /// Let a device begin its next epoch without its old key's consent.
+    AllowReenrolment { device: String },
+    /// Note which boot asks.
+    Boot { origin: String, boot: String },
+    /// Say that a log is silent.
+    Silent { origin: Arc<str>, since: u64 },
+    /// Say that it is not any more.
+    Returned { origin: Arc<str> },
+    /// Name the settings in force, when they are others than before.
+    Policy { digest: String },
+}
+
+/// What a device says of the epoch that it ends.
+pub(crate) struct Again {
+    pub(crate) predecessor: Predecessor,
+    /// The new public key, and the old key's signature over it.
+    pub(crate) new_key: [u8; 32],
+    pub(crate) proof: Option<String>,
 }
 
 impl Ask {
@@ -37,7 +60,7 @@ impl Ask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
-            Self::Fork { .. } | Self::Enrol(_) => 16 * 1024,
+            _ => 16 * 1024,
         }
     }
 }
@@ -54,6 +77,39 @@ pub(crate) enum Done {
     Enrolled,
     /// The id is taken. Nothing of it was stored.
     Taken,
+    /// It stands in this leaf of the own log, now or since before.
+    Said(u64),
+    /// There was nothing to say.
+    Nothing,
+    /// There is no such device.
+    Unknown,
+}
+
+/// The longest reason of a revocation that is kept.
+const REASON_CHARS_MAX: usize = 1_000;
+
+/// Why a log takes no uploads any more.
+pub(crate) fn refused_for_good(life: &Life) -> Option<Refused> {
+    if life.closed_by.is_some() {
+        return Some(Refused::epoch_closed());
+    }
+    let revoked = life.revoked.as_ref()?;
+    let message = format!(
+        "the key of this log is revoked since leaf {} of the collector's log: {}",
+        revoked.leaf, revoked.reason
+    );
+    Some(Refused::new(403, "revoked", message))
+}
+
+/// What the leaf of an enrolment says: who may sign, and no secret.
+fn enrolled(device: &Device) -> Map<String, serde_json::Value> {
+    let row = &device.row;
+    let mut detail = Map::new();
+    detail.insert("origin".into(), row.origin.clone().into());
+    detail.insert("key".into(), row.key.clone().into());
+    detail.insert("key_kind".into(), row.key_kind.clone().into());
+    detail.insert("hostname".into(), json!(row.hostname));
+    detail
 }
 
 /// Owns the archive's ledger and the device table.
@@ -72,10 +128,11 @@ struct Round {
     own: Frontier,
     time: Time,
     lines: BTreeMap<Arc<str>, Arc<Line>>,
+    lives: BTreeMap<Arc<str>, Arc<Life>>,
+    policy: Option<String>,
     nonces: BTreeMap<String, u64>,
     devices: Group,
-    enrolled: Vec<Device>,
-    ids: BTreeSet<String>,
+    enrolled: Vec<Arc<Device>>,
     accepted: u64,
 }
 
@@ -117,10 +174,11 @@ impl Writer {
             own: self.own.frontier.clone(),
             time: self.archive.host.clock.now(),
             lines: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            policy: None,
             nonces: BTreeMap::new(),
             devices: Group::new(),
             enrolled: Vec::new(),
-            ids: BTreeSet::new(),
             accepted: 0,
         };
         if round.own.size() == 0 && !asked.is_empty() {
@@ -139,9 +197,16 @@ impl Writer {
                     refused,
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
+                Ask::Reenrol(device, again) => self.reenrol(&mut round, *device, &again)?,
+                Ask::Revoke { device, reason } => self.revoke(&mut round, &device, &reason)?,
+                Ask::AllowReenrolment { device } => self.allow(&mut round, &device)?,
+                Ask::Boot { origin, boot } => self.boots(&mut round, &origin, &[boot], false)?,
+                Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
+                Ask::Returned { origin } => self.silent(&mut round, &origin, None)?,
+                Ask::Policy { digest } => self.policy(&mut round, digest)?,
             });
         }
-        if round.group.is_empty() {
+        if round.group.is_empty() && round.lives.is_empty() && round.devices.is_empty() {
             return Ok(done);
         }
         // The table first: what a crash leaves there without its leaf does not count, and is erased.
@@ -157,6 +222,12 @@ impl Writer {
                 .iter()
                 .map(|(origin, line)| (Cow::Borrowed(&**origin), Cow::Borrowed(&**line)))
                 .collect(),
+            lives: round
+                .lives
+                .iter()
+                .map(|(origin, life)| (Cow::Borrowed(&**origin), Cow::Borrowed(&**life)))
+                .collect(),
+            policy: round.policy.as_deref().map(Cow::Borrowed),
             nonces: round
                 .nonces
                 .iter()
@@ -167,9 +238,9 @@ impl Writer {
             devices_end,
         };
         let state = serde_json::to_vec(&change).unwrap_or_default();
-        let mut snapshot = || self.archive.snapshot(&round.lines, &round.own, devices_end);
-        self.ledger
-            .append(&mut round.group, &state, &mut snapshot)?;
+        let mut group = std::mem::take(&mut round.group);
+        let mut snapshot = || self.archive.snapshot(Some(&round), &round.own, devices_end);
+        self.ledger.append(&mut group, &state, &mut snapshot)?;
         self.devices_end = devices_end;
         self.own.frontier = round.own;
         let mut state = self.archive.state();
@@ -177,7 +248,6 @@ impl Writer {
         state.stats.archive_bytes = state.end;
         state.stats.own_leaves = self.own.frontier.size();
         state.stats.accepted += round.accepted;
-        state.stats.devices += round.enrolled.len() as u64;
         for (origin, line) in round.lines {
             let (size, fork) = (line.size, line.fork.is_some());
             let before = state.lines.insert(origin, line);
@@ -186,10 +256,23 @@ impl Writer {
             let forked = before.is_some_and(|line| line.fork.is_some());
             state.stats.forks += u64::from(fork && !forked);
         }
+        state.policy = round.policy.or(state.policy.take());
         for device in round.enrolled {
-            state
-                .devices
-                .insert(device.row.id.clone(), Arc::new(device));
+            let origin = device.row.origin.as_str().into();
+            let enrolled_at = device.row.enrolled_at;
+            state.silence.watch(origin, enrolled_at, false, round.time);
+            let (id, previous) = (device.row.id.clone(), device.previous.is_some());
+            state.stats.devices += u64::from(!previous);
+            state.devices.insert(id, device);
+        }
+        for (origin, life) in round.lives {
+            let before = state.lives.get(&origin).and_then(|life| life.silent_since);
+            if life.revoked.is_some() || life.closed_by.is_some() {
+                state.silence.forget(&origin);
+            } else if life.silent_since != before {
+                state.silence.told(&origin, life.silent_since);
+            }
+            state.lives.insert(origin, life);
         }
         Ok(done)
     }
@@ -207,8 +290,26 @@ impl Writer {
         changed.or_else(|| self.archive.state().lines.get(origin).cloned())
     }
 
+    /// What became of a log, as this group leaves it.
+    fn life(&self, round: &Round, origin: &str) -> Life {
+        let changed = round.lives.get(origin).cloned();
+        let life = changed.or_else(|| self.archive.life(origin));
+        life.map_or_else(Life::default, |life| Life::clone(&life))
+    }
+
+    /// A device, as this group leaves it.
+    fn device(&self, round: &Round, id: &str) -> Option<Arc<Device>> {
+        let mut changed = round.enrolled.iter().rev();
+        let changed = changed.find(|device| device.row.id == id).cloned();
+        changed.or_else(|| self.archive.device(id))
+    }
+
     fn upload(&self, round: &mut Round, upload: Prepared) -> Result<Done, ArchiveError> {
         let origin = &upload.header.origin;
+        // Revoked or closed while it was being judged.
+        if let Some(refused) = refused_for_good(&self.life(round, origin)) {
+            return Ok(Done::Refused(refused));
+        }
         let now = self.line(round, origin);
         // The very line that it was judged against, not one that looks like it.
         let same = match (&now, &upload.before) {
@@ -224,6 +325,15 @@ impl Writer {
         let parts: [&[u8]; 3] = [&(header.len() as u32).to_le_bytes(), &header, &upload.body];
         round.group.push(kind::UPLOAD, &parts)?;
         round.group.push(kind::NOTE, &[line.note.as_bytes()])?;
+        for (rotation, size) in &upload.rotations {
+            let mut detail = Map::new();
+            detail.insert("origin".into(), origin.clone().into());
+            detail.insert("from".into(), rotation.from.to_string().into());
+            detail.insert("key".into(), rotation.key.to_string().into());
+            detail.insert("size".into(), (*size).into());
+            self.own_entry(round, Kind::KeyRotated, detail)?;
+        }
+        self.boots(round, origin, &upload.boots, true)?;
         let mut detail = Map::new();
         detail.insert("origin".into(), origin.clone().into());
         detail.insert("size".into(), upload.header.to.into());
@@ -262,6 +372,11 @@ impl Writer {
         detail.insert("origin".into(), origin.into());
         detail.insert("witnessed".into(), witnessed.into());
         detail.insert("contradicts".into(), fork.clone().into());
+        // Two signed heads of one size and two roots show it to anybody; that a head does not fit the
+        // entries that came with it, only this collector saw.
+        let sizes = [witnessed, &fork].map(|note| head_of(note).map(|head| head.size));
+        let transferable = sizes[0].is_some() && sizes[0] == sizes[1];
+        detail.insert("transferable".into(), transferable.into());
         self.own_entry(round, Kind::ForkProof, detail)?;
         let line = Line {
             fork: Some(fork),
@@ -272,21 +387,226 @@ impl Writer {
     }
 
     fn enrol(&self, round: &mut Round, device: Device) -> Result<Done, ArchiveError> {
-        let row = &device.row;
-        if self.archive.device(&row.id).is_some() || !round.ids.insert(row.id.clone()) {
+        if self.device(round, &device.row.id).is_some() {
             return Ok(Done::Taken);
         }
-        let record = serde_json::to_vec(row).unwrap_or_default();
-        round.devices.push(devices::DEVICE, &[&record])?;
-        // The leaf says who may sign, and holds no secret.
-        let mut detail = Map::new();
-        detail.insert("origin".into(), row.origin.clone().into());
-        detail.insert("key".into(), row.key.clone().into());
-        detail.insert("key_kind".into(), row.key_kind.clone().into());
-        detail.insert("hostname".into(), json!(row.hostname));
+        let detail = enrolled(&device);
         self.own_entry(round, Kind::DeviceEnrolled, detail)?;
-        round.enrolled.push(device);
+        self.row(round, device)?;
         Ok(Done::Enrolled)
+    }
+
+    fn row(&self, round: &mut Round, device: Device) -> Result<(), ArchiveError> {
+        let record = serde_json::to_vec(&device.row).unwrap_or_default();
+        round.devices.push(devices::DEVICE, &[&record])?;
+        round.enrolled.push(Arc::new(device));
+        Ok(())
+    }
+
+    /// Closes a device's newest epoch and begins the next one.
+    fn reenrol(
+        &self,
+        round: &mut Round,
+        mut device: Device,
+        again: &Again,
+    ) -> Result<Done, ArchiveError> {
+        let named = &again.predecessor;
+        let Some(newest) = self.device(round, &device.row.id) else {
+            return Ok(Done::Unknown);
+        };
+        // The answer to this very request was lost: it is given again, with new secrets.
+        if newest.row.origin == device.row.origin
+            && newest.key == device.key
+            && self.line(round, &newest.row.origin).is_none()
+            && refused_for_good(&self.life(round, &newest.row.origin)).is_none()
+        {
+            device.previous.clone_from(&newest.previous);
+            self.row(round, device)?;
+            return Ok(Done::Enrolled);
+        }
+        if newest.row.origin != named.origin {
+            return Ok(Done::Refused(Refused::epoch_closed()));
+        }
+        let mut life = self.life(round, &named.origin);
+        let line = self.line(round, &named.origin);
+        let key = match &line {
+            Some(line) => line.key(&newest.key),
+            None => Some(newest.key.clone()),
+        };
+        let key =
+            key.ok_or_else(|| ArchiveError::Damaged(format!("the key of {}", named.origin)))?;
+        let consents = again
+            .proof
+            .as_deref()
+            .is_some_and(|proof| verify_reenrolment(&key, &again.new_key, proof));
+        let allowed_by = match (life.reenrolment_allowed, consents && life.revoked.is_none()) {
+            (_, true) => "key",
+            (true, false) => "operator",
+            (false, false) => {
+                let message = "the old key did not sign this, or is revoked; \
+                               ask the operator for `jurat devices allow-reenrolment`";
+                return Ok(Done::Refused(Refused::new(403, "not_allowed", message)));
+            }
+        };
+        let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
+        let (size, root) = (archived.size(), archived.root());
+        let head = match named.size.cmp(&size) {
+            std::cmp::Ordering::Less => "shorter than archived",
+            std::cmp::Ordering::Equal if named.root == root => "archived",
+            std::cmp::Ordering::Equal => "another root than archived",
+            std::cmp::Ordering::Greater => "longer than archived",
+        };
+        let mut detail = enrolled(&device);
+        detail.insert("epoch".into(), device.epoch().into());
+        detail.insert("predecessor".into(), json!(named));
+        detail.insert("archived".into(), json!({ "size": size, "root": root }));
+        detail.insert("head".into(), head.into());
+        detail.insert("allowed_by".into(), allowed_by.into());
+        self.own_entry(round, Kind::DeviceEnrolled, detail)?;
+        life.closed_by = Some(device.epoch());
+        life.reenrolment_allowed = false;
+        round
+            .lives
+            .insert(named.origin.as_str().into(), Arc::new(life));
+        device.previous = Some(newest);
+        self.row(round, device)?;
+        Ok(Done::Enrolled)
+    }
+
+    fn revoke(&self, round: &mut Round, id: &str, reason: &str) -> Result<Done, ArchiveError> {
+        let Some(device) = self.device(round, id) else {
+            return Ok(Done::Unknown);
+        };
+        let origin = &device.row.origin;
+        let mut life = self.life(round, origin);
+        if let Some(revoked) = &life.revoked {
+            return Ok(Done::Said(revoked.leaf));
+        }
+        let key = match self.line(round, origin) {
+            Some(line) => line.key(&device.key),
+            None => Some(device.key.clone()),
+        };
+        let key = key.ok_or_else(|| ArchiveError::Damaged(format!("the key of {origin}")))?;
+        let revoked = Revoked {
+            leaf: round.own.size(),
+            key: key.to_string(),
+            reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+        };
+        let mut detail = Map::new();
+        detail.insert("origin".into(), origin.clone().into());
+        detail.insert("key".into(), revoked.key.clone().into());
+        detail.insert("reason".into(), revoked.reason.clone().into());
+        self.own_entry(round, Kind::KeyRevoked, detail)?;
+        let leaf = revoked.leaf;
+        life.revoked = Some(revoked);
+        round.lives.insert(origin.as_str().into(), Arc::new(life));
+        Ok(Done::Said(leaf))
+    }
+
+    fn allow(&self, round: &mut Round, id: &str) -> Result<Done, ArchiveError> {
+        let Some(device) = self.device(round, id) else {
+            return Ok(Done::Unknown);
+        };
+        let origin = &device.row.origin;
+        let mut life = self.life(round, origin);
+        let leaf = round.own.size();
+        let mut detail = Map::new();
+        detail.insert("origin".into(), origin.clone().into());
+        self.own_entry(round, Kind::ReenrolmentAllowed, detail)?;
+        life.reenrolment_allowed = true;
+        round.lives.insert(origin.as_str().into(), Arc::new(life));
+        Ok(Done::Said(leaf))
+    }
+
+    /// Notes boots that sealed (`sealed`) or asked, in order, and tells of two that take turns.
+    fn boots(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        boots: &[String],
+        sealed: bool,
+    ) -> Result<Done, ArchiveError> {
+        let mut life = self.life(round, origin);
+        let last = |life: &Life, boot: &str| {
+            let boots = if sealed {
+                &life.sealed_by
+            } else {
+                &life.asked_by
+            };
+            boots.is_last(boot)
+        };
+        if boots.iter().all(|boot| last(&life, boot)) {
+            return Ok(Done::Nothing);
+        }
+        for boot in boots {
+            let Some(pair) = life.boot(boot, sealed) else {
+                continue;
+            };
+            let mut detail = Map::new();
+            detail.insert("origin".into(), origin.into());
+            detail.insert("boots".into(), json!(pair));
+            let seen = if sealed { "entries" } else { "requests" };
+            detail.insert("seen_in".into(), seen.into());
+            self.own_entry(round, Kind::CloneDetected, detail)?;
+        }
+        round.lives.insert(origin.into(), Arc::new(life));
+        Ok(Done::Nothing)
+    }
+
+    fn silent(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        since: Option<u64>,
+    ) -> Result<Done, ArchiveError> {
+        let mut life = self.life(round, origin);
+        if life.silent_since.is_some() == since.is_some() {
+            return Ok(Done::Nothing);
+        }
+        let mut detail = Map::new();
+        detail.insert("origin".into(), origin.into());
+        let last = since.or(life.silent_since);
+        detail.insert("heard_at".into(), json!(last));
+        let kind = if since.is_some() {
+            Kind::DeviceSilent
+        } else {
+            Kind::DeviceReturned
+        };
+        self.own_entry(round, kind, detail)?;
+        life.silent_since = since;
+        round.lives.insert(origin.into(), Arc::new(life));
+        Ok(Done::Nothing)
+    }
+
+    fn policy(&self, round: &mut Round, digest: String) -> Result<Done, ArchiveError> {
+        if self.archive.state().policy.as_ref() == Some(&digest) {
+            return Ok(Done::Nothing);
+        }
+        let mut detail = Map::new();
+        detail.insert("policy".into(), digest.clone().into());
+        detail.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        self.own_entry(round, Kind::PolicyChanged, detail)?;
+        round.policy = Some(digest);
+        Ok(Done::Nothing)
+    }
+
+    /// Says who fell silent and who returned. Called about once a second. Whether there was anything.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub(crate) fn watch_silence(&mut self) -> Result<bool, ArchiveError> {
+        let now = self.archive.host.clock.now();
+        let (fallen, returned) = self.archive.state().silence.news(now);
+        let fallen = fallen
+            .into_iter()
+            .map(|(origin, since)| Ask::Silent { origin, since });
+        let returned = returned.into_iter().map(|origin| Ask::Returned { origin });
+        let asked: Vec<Ask> = fallen.chain(returned).collect();
+        let any = !asked.is_empty();
+        if any {
+            self.commit(asked)?;
+        }
+        Ok(any)
     }
 
     fn own_entry(
@@ -300,6 +620,13 @@ impl Writer {
         round.group.push(kind::OWN_ENTRY, &[&entry])?;
         round.own.push(leaf_hash(&entry));
         Ok(())
+    }
+
+    /// What a new segment would begin with now.
+    #[cfg(test)]
+    pub(super) fn whole(&self) -> Vec<u8> {
+        self.archive
+            .snapshot(None, &self.own.frontier, self.devices_end)
     }
 
     /// Whether the own log has leaves that no head of this process covers.
@@ -321,7 +648,7 @@ impl Writer {
         let mut group = Group::new();
         group.push(kind::OWN_CHECKPOINT, &[note.encode().as_bytes()])?;
         let (own, devices_end) = (&self.own.frontier, self.devices_end);
-        let mut snapshot = || self.archive.snapshot(&BTreeMap::new(), own, devices_end);
+        let mut snapshot = || self.archive.snapshot(None, own, devices_end);
         let appended = self.ledger.append(&mut group, b"", &mut snapshot);
         let mut state = self.archive.state();
         if let Err(error) = appended {
@@ -338,27 +665,28 @@ impl Writer {
 
 impl Archive {
     /// Everything as it is after these lines. The lock is held for a copy of pointers only.
-    fn snapshot(
-        &self,
-        changed: &BTreeMap<Arc<str>, Arc<Line>>,
-        own: &Frontier,
-        devices_end: u64,
-    ) -> Vec<u8> {
+    fn snapshot(&self, round: Option<&Round>, own: &Frontier, devices_end: u64) -> Vec<u8> {
         let now = self.host.clock.now().unix_s();
-        let (mut lines, nonces) = {
+        let (mut lines, mut lives, mut policy, nonces) = {
             let state = self.state();
-            (state.lines.clone(), state.nonces.clone())
+            let (lines, lives) = (state.lines.clone(), state.lives.clone());
+            (lines, lives, state.policy.clone(), state.nonces.clone())
         };
-        lines.extend(
-            changed
-                .iter()
-                .map(|(origin, line)| (origin.clone(), line.clone())),
-        );
+        if let Some(round) = round {
+            lines.extend(round.lines.clone());
+            lives.extend(round.lives.clone());
+            policy = round.policy.clone().or(policy);
+        }
         let whole = Change {
             lines: lines
                 .iter()
                 .map(|(origin, line)| (Cow::Borrowed(&**origin), Cow::Borrowed(&**line)))
                 .collect(),
+            lives: lives
+                .iter()
+                .map(|(origin, life)| (Cow::Borrowed(&**origin), Cow::Borrowed(&**life)))
+                .collect(),
+            policy: policy.as_deref().map(Cow::Borrowed),
             nonces: nonces
                 .iter()
                 .filter(|(_, time)| **time + NONCE_WINDOW_S > now)

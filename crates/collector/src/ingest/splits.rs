@@ -121,12 +121,13 @@ proptest! {
             chain.push(leaf);
         }
         for withheld in [BTreeSet::new(), withheld] {
-            let mut known = Known { frontier: Frontier::default(), chain: Chain::new(ORIGIN) };
+            let signer = key.verifier_key();
+            let mut known = Known { frontier: Frontier::default(), chain: Chain::new(ORIGIN), key: signer.clone(), before: None };
             let mut missing = 0;
             let cut = uploads(&log, &sizes, &heads, &withheld, &key);
             prop_assert_eq!(cut.len(), sizes.len());
             for (raw, size) in cut.iter().zip(&sizes) {
-                let judged = judge(raw, ORIGIN, key.verifier_key(), &known);
+                let judged = judge(raw, ORIGIN, &known);
                 let Ok(Some(judged)) = judged else {
                     return Err(TestCaseError::fail(format!("up to {size}: {:?}", judged.err())));
                 };
@@ -134,9 +135,9 @@ proptest! {
                 prop_assert_eq!(judged.root, root_of(&leaves[..*size]));
                 prop_assert_eq!(judged.payloads_missing, 0);
                 missing += judged.leaves_withheld;
-                known = Known { frontier: judged.frontier, chain: judged.chain };
+                known = Known { frontier: judged.frontier, chain: judged.chain, key: judged.key, before: None };
                 // The same again, or an earlier one, is not taken twice.
-                let again = judge(raw, ORIGIN, key.verifier_key(), &known);
+                let again = judge(raw, ORIGIN, &known);
                 prop_assert!(!matches!(again, Ok(Some(_))));
             }
             prop_assert_eq!(missing as usize, withheld.iter().filter(|seq| **seq < count).count());

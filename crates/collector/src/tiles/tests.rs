@@ -21,7 +21,8 @@ struct Open {
 }
 
 fn open(disk: &SimDisk) -> Open {
-    let (archive, writer) = Archive::open(host(disk), Path::new("/c"), "example.org", 10).unwrap();
+    let (archive, writer) =
+        Archive::open(host(disk), Path::new("/c"), "example.org", 10, 0).unwrap();
     let store = TileStore::new(
         archive.clone(),
         Arc::new(disk.clone()),
@@ -230,8 +231,10 @@ fn what_does_not_exist_is_not_there() {
         key_kind: "software".into(),
         machine: None,
         hostname: None,
+        predecessor: None,
+        proof: None,
     };
-    let (row, _) = crate::devices::Device::new(&host, "example.org", &enrolment).unwrap();
+    let (row, _) = crate::devices::Device::new(&host, "example.org", &enrolment, 0).unwrap();
     open.writer.commit(vec![Ask::Enrol(Box::new(row))]).unwrap();
     assert_eq!(size(&open), before);
     let next = Tile::new(0, 0, before as u16 + 1).unwrap();
@@ -272,6 +275,35 @@ fn a_receipt_leads_from_every_accepted_head_to_the_log_of_logs() {
     for (origin, size) in [(ORIGIN, 0), (ORIGIN, 1), (ORIGIN, SIZE + 1), ("other", 121)] {
         assert!(open.store.receipt(origin, size).unwrap().is_none());
     }
+}
+
+#[test]
+fn a_long_archive_is_read_in_steps_and_who_asks_meanwhile_is_told() {
+    let disk = half_laid_out();
+    let expected = read_both(&open(&disk).store).unwrap();
+    let mut store = open(&disk).store;
+    store.clear(&store.dir).unwrap();
+    store.clear(&store.folder(&device())).unwrap();
+    store.step = 1;
+    let mut told = 0;
+    let served = loop {
+        match store.get(&device(), TilePath::Checkpoint) {
+            Err(TilesError::Behind) => told += 1,
+            done => break done.unwrap(),
+        }
+    };
+    assert_eq!(served.as_ref(), expected[0].get("checkpoint"));
+    assert!(told > 5);
+    let path = TilePath::parse("tile/0/002.p/93").unwrap();
+    let mut told = 0;
+    let served = loop {
+        match store.get(&device(), path) {
+            Err(TilesError::Behind) => told += 1,
+            done => break done.unwrap(),
+        }
+    };
+    assert_eq!(served.as_ref(), expected[0].get("tile/0/002.p/93"));
+    assert_eq!(told, 4, "one upload in each step");
 }
 
 #[test]

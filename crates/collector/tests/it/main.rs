@@ -1,6 +1,7 @@
 //! The collector over real TLS: what it accepts, and everything that it refuses without storing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod keylife;
 mod tiles;
 mod withheld;
 
@@ -106,6 +107,8 @@ fn enrolment(device: &str) -> Enrolment {
         key_kind: "software".into(),
         machine: None,
         hostname: None,
+        predecessor: None,
+        proof: None,
     }
 }
 
@@ -148,12 +151,19 @@ struct Raw<'a> {
 
 impl Bench {
     async fn start() -> Self {
+        Self::start_at(Host::real()).await
+    }
+
+    async fn start_at(host: Host) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let host = Host::real();
         let settings =
             Settings::dev(&host, dir.path(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let token = std::fs::read_to_string(&settings.token_file).unwrap();
-        let running = Builder::new(settings).start().await.unwrap();
+        let running = Builder::new(settings)
+            .host(host.clone())
+            .start()
+            .await
+            .unwrap();
         let url = format!("https://localhost:{}", running.address.port());
         let ca = std::fs::read(dir.path().join("ca.pem")).unwrap();
         let tls = tls::client(Some(&ca)).unwrap();
@@ -266,7 +276,11 @@ impl Bench {
         )
         .unwrap();
         self.running.stop().await.unwrap();
-        let running = Builder::new(settings).start().await.unwrap();
+        let running = Builder::new(settings)
+            .host(self.host.clone())
+            .start()
+            .await
+            .unwrap();
         let url = format!("https://localhost:{}", running.address.port());
         let mut bench = Self {
             running,

@@ -10,6 +10,7 @@ mod mutate;
 mod order;
 mod room;
 mod secrets;
+mod statements;
 #[path = "../../../redact/tests/it/template.rs"]
 mod template;
 mod user;

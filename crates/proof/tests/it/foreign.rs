@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_proof::{
-    Checkpoint, Digest, Frontier, Note, Signature, VerifierKey, leaf_hash, sha256,
-    verify_consistency, verify_inclusion,
+    Checkpoint, Digest, Frontier, Note, Prover, Signature, Tile, TilePath, Tiles, VerifierKey,
+    leaf_hash, parse_entries, sha256, verify_consistency, verify_inclusion,
 };
 use serde::Deserialize;
 
@@ -133,20 +133,42 @@ fn a_foreign_log_gives_its_sixteen_signed_roots() {
         assert_eq!(note.is_signed_by(&key), Ok(true), "{size}");
         let checkpoint = Checkpoint::parse(&note.text).unwrap();
         let mut frontier = Frontier::default();
-        if size > 0 {
-            let bundle = fs::read(dir.join(format!("tile/entries/000.p/{size}"))).unwrap();
-            let mut rest = bundle.as_slice();
-            while let Some((len, tail)) = rest.split_first_chunk::<2>() {
-                let (entry, tail) = tail.split_at(u16::from_be_bytes(*len).into());
+        if let Some(tile) = Tile::in_tree(0, 0, size) {
+            let path = TilePath::Entries(tile).to_string();
+            let bundle = fs::read(dir.join(path)).unwrap();
+            for entry in parse_entries(&bundle, tile.width()).unwrap() {
                 frontier.push(leaf_hash(entry));
-                rest = tail;
             }
         }
-        assert_eq!(
-            (checkpoint.size, checkpoint.root),
-            (frontier.size(), frontier.root()),
-            "{size}"
-        );
+        let head = (checkpoint.size, checkpoint.root);
+        assert_eq!(head, (frontier.size(), frontier.root()), "{size}");
+        // From the tiles alone, and a proof for every leaf and every smaller tree.
+        let tiles = Folder(dir.clone());
+        let mut prover = Prover::new(&tiles, size);
+        assert_eq!(prover.frontier().unwrap(), frontier, "{size}");
+        for index in 0..size {
+            let (leaf, proof) = (prover.leaf(index), prover.inclusion(index));
+            let (leaf, proof) = (leaf.unwrap(), proof.unwrap());
+            let holds = verify_inclusion(index, size, &leaf, &proof, &checkpoint.root);
+            assert_eq!(holds, Ok(()), "{index} of {size}");
+            let old = Prover::new(&tiles, index + 1).root().unwrap();
+            let proof = prover.consistency(index + 1).unwrap();
+            let holds = verify_consistency(index + 1, size, &old, &checkpoint.root, &proof);
+            assert_eq!(holds, Ok(()), "{index} of {size}");
+        }
+    }
+}
+
+/// A log that others wrote, as files.
+struct Folder(PathBuf);
+
+impl Tiles for Folder {
+    type Error = std::io::Error;
+
+    fn read(&self, tile: Tile) -> std::io::Result<Vec<Digest>> {
+        let bytes = fs::read(self.0.join(TilePath::Hashes(tile).to_string()))?;
+        let (hashes, _) = bytes.as_chunks();
+        Ok(hashes.iter().copied().map(Digest).collect())
     }
 }
 

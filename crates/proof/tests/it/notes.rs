@@ -5,7 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_key::{P256Key, Secret, SoftwareKey};
 use jurat_proof::{
-    Checkpoint, Cosignature, Digest, Note, NoteError, PublicKey, Signature, Signer, VerifierKey,
+    BundleWriter, Checkpoint, Cosignature, Digest, Front, Note, NoteError, PublicKey, Record,
+    Signature, Signer, Trust, Verdict, VerifierKey, leaf_hash, verify,
 };
 
 pub(crate) const ORIGIN: &str = "example.org/jurat/d/0";
@@ -352,4 +353,31 @@ fn a_key_name_with_a_space_of_any_script_or_a_plus_sign_is_no_name() {
             "{name:?}"
         );
     }
+}
+
+#[test]
+fn a_bundle_of_a_log_with_a_p256_key_is_verified_and_not_under_another_key() {
+    let key = p256();
+    let entry = format!(
+        r#"{{"v":1,"salt":"AAAAAAAAAAAAAAAAAAAAAA","seq":0,"boot":"b","time":"2026-11-01T00:00:00Z","kind":"log.opened","detail":{{"origin":"{ORIGIN}"}}}}"#
+    );
+    let checkpoint = Checkpoint {
+        origin: ORIGIN.into(),
+        size: 1,
+        root: leaf_hash(entry.as_bytes()),
+    };
+    let note = checkpoint.sign(&key).unwrap().encode();
+    let front = Front::whole(ORIGIN, 1, note.as_bytes());
+    let mut bundle = BundleWriter::new(Vec::new(), &front).unwrap();
+    bundle.record(&Record::Entry(entry.as_bytes())).unwrap();
+    let bundle = bundle.finish().unwrap();
+    let verdict = |key: &VerifierKey| {
+        let trust = Trust::parse(&format!("log {key}\n")).unwrap();
+        verify(bundle.as_slice(), Some(&trust), None, &mut |_| {})
+    };
+    let verified = verdict(key.verifier_key());
+    assert!(matches!(verified, Verdict::Verified(_)), "{verified:?}");
+    let other = P256Key::log(&Secret::from_bytes([9; 32]), ORIGIN).unwrap();
+    let other = verdict(other.verifier_key());
+    assert!(matches!(other, Verdict::Unverifiable { .. }), "{other:?}");
 }

@@ -3,6 +3,7 @@
 
 mod faults;
 mod interleaved;
+mod rotation;
 mod tiles;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ fn settings() -> Settings {
         boot: "b".repeat(32),
         reveal_key: [3; 32],
         opening: serde_json::Map::new(),
+        beginning: Vec::new(),
         policy: "p".into(),
         ledger: Options {
             segment_bytes: 6_000,
@@ -92,7 +94,7 @@ fn open(disk: &SimDisk, signed: &Arc<Mutex<Vec<(Checkpoint, String)>>>) -> Resul
         host(disk),
         Path::new("/l"),
         settings(),
-        Arc::new(signer),
+        &[Arc::new(signer)],
         &mut |_, blob| {
             blobs = u64::from_le_bytes(blob.try_into().unwrap());
         },
@@ -321,7 +323,7 @@ fn a_ledger_of_another_log_is_refused() {
         host(&disk),
         Path::new("/l"),
         other,
-        Arc::new(key()),
+        &[Arc::new(key())],
         &mut |_, _| {},
     );
     assert!(matches!(refused.err(), Some(SealError::Origin { .. })));

@@ -1,0 +1,289 @@
+//! Rotation of the log key: the request, which waits in a file until it is carried out, and the files of the
+//! two keys.
+//!
+//! Promise: whatever a crash interrupts, `log.key` and `log.next.key` hold every key that the ledger may
+//! still need, the ledger says which of them signs, and a request is answered once it is so. The new key is
+//! durable before the leaf that names it; the old one is wiped when the collector has the last head that it
+//! signed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jurat_disk::{Host, random_uuid, read, replace};
+use jurat_key::{KeyError, Secret, SoftwareKey};
+use jurat_ledger::LedgerError;
+use jurat_seal::SealError;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::{Agent, AgentError, Inputs};
+use crate::config::Config;
+use crate::enrol::{EnrolError, Enrolment};
+
+/// A rotation that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    /// The request.
+    id: String,
+    /// The key that signs from now on.
+    pub key: String,
+    /// Heads above this size are signed by it.
+    pub size: u64,
+}
+
+/// Why a key was not rotated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// This device is not enrolled.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// No endpoint runs, and none can be started.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The request could not be written, or the answer not be read.
+    #[error("{path}: {doing}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The endpoint that runs has not taken it up yet. It will: the request is durable.
+    #[error("asked; the endpoint that runs has not answered yet and will carry it out")]
+    Asked,
+}
+
+/// A request that waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    id: String,
+}
+
+/// The files of an epoch that have to do with its key.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyFiles {
+    home: PathBuf,
+}
+
+impl KeyFiles {
+    pub(crate) fn new(home: &Path) -> Self {
+        Self {
+            home: home.to_path_buf(),
+        }
+    }
+
+    fn key(&self) -> PathBuf {
+        self.home.join("keys/log.key")
+    }
+
+    fn next(&self) -> PathBuf {
+        self.home.join("keys/log.next.key")
+    }
+
+    fn request(&self) -> PathBuf {
+        self.home.join("rotate-key.request")
+    }
+
+    fn answer(&self) -> PathBuf {
+        self.home.join("rotate-key.answer")
+    }
+
+    /// Every key that may sign: the one that did, and the one that will or does.
+    ///
+    /// # Errors
+    /// [`KeyError`] when there is none.
+    pub(crate) fn load(&self, host: &Host, origin: &str) -> Result<Vec<SoftwareKey>, KeyError> {
+        let next = match Secret::load(host, &self.next()) {
+            Ok(seed) => Some(SoftwareKey::log(&seed, origin)?),
+            Err(error) if is_missing(&error) => None,
+            Err(error) => return Err(error),
+        };
+        match (Secret::load(host, &self.key()), next) {
+            (Ok(seed), next) => {
+                let mut keys = vec![SoftwareKey::log(&seed, origin)?];
+                keys.extend(next);
+                Ok(keys)
+            }
+            // It was wiped, and the next one not yet renamed.
+            (Err(_), Some(next)) => Ok(vec![next]),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The next key; made, durably, when there is none yet.
+    pub(crate) fn make_next(&self, host: &Host, origin: &str) -> Result<SoftwareKey, KeyError> {
+        SoftwareKey::load_or_create(host, &self.next(), origin)
+    }
+
+    /// The next key, when one was made.
+    pub(crate) fn has_next(&self, host: &Host, origin: &str) -> Option<SoftwareKey> {
+        let seed = Secret::load(host, &self.next()).ok()?;
+        SoftwareKey::log(&seed, origin).ok()
+    }
+
+    /// Wipes the old key, and gives the next one its name.
+    pub(crate) fn promote(&self, host: &Host) -> Result<(), KeyError> {
+        match Secret::wipe(host, &self.key()) {
+            Err(error) if !is_missing(&error) => return Err(error),
+            _ => {}
+        }
+        let renamed = host
+            .disk
+            .rename(&self.next(), &self.key())
+            .and_then(|()| host.disk.sync_dir(&self.home.join("keys")));
+        renamed.map_err(|source| KeyError::Io {
+            path: self.key(),
+            doing: "putting the next key in its place",
+            source,
+        })
+    }
+
+    /// The request that waits.
+    pub(crate) fn asked(&self, host: &Host) -> Option<Request> {
+        let bytes = read(&*host.disk, &self.request(), 4096).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Answers a request: durable, before the request is gone.
+    pub(crate) fn done(
+        &self,
+        host: &Host,
+        request: Request,
+        key: &str,
+        size: u64,
+    ) -> std::io::Result<()> {
+        let rotated = Rotated {
+            id: request.id,
+            key: key.to_owned(),
+            size,
+        };
+        let json = serde_json::to_vec(&rotated).unwrap_or_default();
+        replace(&*host.disk, &self.answer(), &json)?;
+        host.disk.remove(&self.request())?;
+        host.disk.sync_dir(&self.home)
+    }
+
+    fn answered(&self, host: &Host, id: &str) -> Option<Rotated> {
+        let bytes = read(&*host.disk, &self.answer(), 64 * 1024).ok()?;
+        let rotated: Rotated = serde_json::from_slice(&bytes).ok()?;
+        (rotated.id == id).then_some(rotated)
+    }
+}
+
+fn is_missing(error: &KeyError) -> bool {
+    matches!(error, KeyError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// How often it is looked whether a request was answered.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Rotates the log key: asks the endpoint that runs, and waits for so long; or does it when none runs.
+///
+/// # Errors
+/// [`RotateError::Asked`] when the endpoint that runs did not answer in time: it will carry it out.
+pub fn rotate_key(
+    host: &Host,
+    config: &Config,
+    state_dir: &Path,
+    wait: Duration,
+) -> Result<Rotated, RotateError> {
+    let home = Enrolment::load(host, state_dir)?.home(state_dir);
+    let files = KeyFiles::new(&home);
+    // One that waits already is the same wish.
+    let request = files.asked(host).unwrap_or_else(|| Request {
+        id: random_uuid(&*host.rng),
+    });
+    let json = serde_json::to_vec(&request).unwrap_or_default();
+    replace(&*host.disk, &files.request(), &json).map_err(|source| RotateError::Io {
+        path: files.request(),
+        doing: "asking for a rotation",
+        source,
+    })?;
+    let since = Instant::now();
+    loop {
+        if let Some(rotated) = files.answered(host, &request.id) {
+            return Ok(rotated);
+        }
+        match Agent::open(host, config, state_dir, &Inputs::default()) {
+            Ok(mut agent) => {
+                agent.rotate_if_asked()?;
+                agent.stop()?;
+                return files.answered(host, &request.id).ok_or(RotateError::Asked);
+            }
+            Err(AgentError::Seal(SealError::Ledger(LedgerError::Locked { .. }))) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if since.elapsed() >= wait {
+            return Err(RotateError::Asked);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+impl Agent {
+    /// Carries out a rotation that was asked for. What a crash or a full disk interrupted is gone on with.
+    pub(crate) fn rotate_if_asked(&mut self) -> Result<(), AgentError> {
+        let Some(request) = self.key_files.asked(&self.host) else {
+            return self.promote();
+        };
+        if self.unsaved.is_some() {
+            return Ok(());
+        }
+        let origin = self.enrolment.origin.clone();
+        let next = match self.key_files.make_next(&self.host, &origin) {
+            Ok(next) => next,
+            Err(error) => {
+                self.problem = Some(format!("the next key could not be made: {error}"));
+                return Ok(());
+            }
+        };
+        let text = next.verifier_text();
+        let signs = |key: &dyn std::fmt::Display| key.to_string() == text;
+        if !signs(self.sealer.key()) && self.sealer.rotating().is_none() {
+            // What waits gets a batch of its own: what is refused of it does not hold the rotation up.
+            if self.sealer.batch_len() > 0 || self.sealer.batch_filtered() > 0 {
+                self.seal_batch()?;
+            }
+            if self.unsaved.is_some() {
+                return Ok(());
+            }
+            self.sealer.rotate_to(Arc::new(next))?;
+        }
+        if !signs(self.sealer.key()) {
+            self.in_a_hurry = true;
+            self.seal()?;
+        }
+        // Without room the head is signed later, and the request answered then.
+        if signs(self.sealer.key()) {
+            let size = self.sealer.head().size;
+            self.promote_at = size;
+            if let Err(error) = self.key_files.done(&self.host, request, &text, size) {
+                self.problem = Some(format!("a rotation could not be answered: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Wipes the old key once the collector has the last head that it signed.
+    fn promote(&mut self) -> Result<(), AgentError> {
+        let delivered = self.cursor.size >= self.promote_at;
+        if !delivered || self.sealer.rotating().is_some() {
+            return Ok(());
+        }
+        let signs = self.sealer.key().to_string();
+        let next = self
+            .key_files
+            .has_next(&self.host, &self.enrolment.origin)
+            .filter(|next| next.verifier_text() == signs);
+        if next.is_some() {
+            self.key_files.promote(&self.host)?;
+        }
+        // Nothing to look for until the next rotation.
+        self.promote_at = u64::MAX;
+        Ok(())
+    }
+}

@@ -1,0 +1,646 @@
+//! The life of a key and of a device, as the collector keeps it: rotation, revocation, the next epoch, two
+//! machines with one log, silence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jurat_collector::{
+    Address, AdminError, Builder, DeviceReport, Order, Settings, Standing, carry_out, devices,
+};
+use jurat_disk::{FixedClock, Host};
+use jurat_key::{Secret, SoftwareKey};
+use jurat_ledger::Reader;
+use jurat_proof::{Digest, Record, Rotation, Signer as _, write_record};
+use jurat_sink::{CollectorError, Enrolled, Enrolment, Identity, Predecessor};
+use serde_json::{Value, json};
+
+use crate::{Bench, DEVICE, Log, compressed, send};
+
+fn key(seed: u8, origin: &str) -> SoftwareKey {
+    SoftwareKey::log(&Secret::from_bytes([seed; 32]), origin).unwrap()
+}
+
+impl Log {
+    /// A batch that ends in a rotation to this key; its head is signed by the old one.
+    fn rotation(&mut self, next: SoftwareKey) -> Vec<u8> {
+        let mut raw = Vec::new();
+        let detail = Rotation::detail(self.key.verifier_key(), &next).unwrap();
+        self.entry(&mut raw, json!({ "kind": "key.rotated", "detail": detail }));
+        raw.extend(self.batch(0, ""));
+        self.key = next;
+        raw
+    }
+}
+
+impl Bench {
+    /// The collector's own log: kind and detail of every leaf.
+    fn own_leaves(&self) -> Vec<(String, Value)> {
+        let mut reader =
+            Reader::open(Host::real().disk, &self.dir.path().join("archive"), 0).unwrap();
+        let mut leaves = Vec::new();
+        while let Some(item) = reader.next_record().unwrap() {
+            // An entry of the own log.
+            if item.kind == 3 {
+                let entry: Value = serde_json::from_slice(item.body).unwrap();
+                assert_eq!(entry["seq"], leaves.len());
+                let kind = entry["kind"].as_str().unwrap().to_owned();
+                leaves.push((kind, entry["detail"].clone()));
+            }
+        }
+        leaves
+    }
+
+    fn said(&self, kind: &str) -> Vec<Value> {
+        let leaves = self.own_leaves().into_iter();
+        let of_kind = leaves.filter(|(found, _)| found == kind);
+        of_kind.map(|(_, detail)| detail).collect()
+    }
+
+    async fn operate<T: for<'de> serde::Deserialize<'de>>(
+        &self,
+        path: &str,
+        order: Option<&Order>,
+    ) -> Result<T, CollectorError> {
+        let token = std::fs::read_to_string(self.dir.path().join("admin.token")).unwrap();
+        self.collector.operate(token.trim(), path, order).await
+    }
+
+    async fn order(&self, order: Order) -> Result<u64, CollectorError> {
+        let done: Value = self.operate("/v1/admin/orders", Some(&order)).await?;
+        Ok(done["leaf"].as_u64().unwrap())
+    }
+
+    async fn device(&self) -> DeviceReport {
+        let list: Vec<DeviceReport> = self.operate("/v1/admin/devices", None).await.unwrap();
+        let [device] = list.as_slice() else {
+            panic!("{list:?}")
+        };
+        device.clone()
+    }
+
+    async fn enrol_again(
+        &self,
+        new: &SoftwareKey,
+        predecessor: Predecessor,
+        proof: Option<String>,
+    ) -> Result<Enrolled, CollectorError> {
+        let token = std::fs::read_to_string(self.dir.path().join("enroll.token")).unwrap();
+        let enrolment = Enrolment {
+            device: DEVICE.into(),
+            key: BASE64.encode(new.public_key()),
+            key_kind: "software".into(),
+            machine: None,
+            hostname: Some("h".into()),
+            predecessor: Some(predecessor),
+            proof,
+        };
+        self.collector.enroll(token.trim(), &enrolment).await
+    }
+
+    fn head(&self) -> Predecessor {
+        Predecessor {
+            origin: self.log.origin.clone(),
+            size: self.log.frontier.size(),
+            root: self.log.frontier.root(),
+        }
+    }
+
+    async fn ask_as(&self, boot: &str) -> Result<u64, CollectorError> {
+        let key = self.key();
+        let who = Identity {
+            device: DEVICE,
+            token: &self.enrolled.token,
+            key: &key,
+        };
+        let answer = self.collector.frontier(&self.host, &who, boot).await?;
+        Ok(answer.size)
+    }
+}
+
+fn code<T: std::fmt::Debug>(done: Result<T, CollectorError>) -> String {
+    match done {
+        Err(CollectorError::Identity(refusal) | CollectorError::Refused { refusal, .. }) => {
+            refusal.code
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_rotation_only_the_new_key_counts_and_a_restart_does_not_forget_it() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let first = bench.log.batch(3, "a");
+    bench.upload(&first).await.unwrap();
+    let size_before = bench.log.frontier.size();
+
+    // In the middle of an upload: heads of the old key, then of the new one.
+    let mut raw = bench.log.batch(1, "old");
+    raw.extend(bench.log.rotation(key(6, &origin)));
+    let rotated_at = bench.log.frontier.size();
+    raw.extend(bench.log.batch(1, "new"));
+    bench.upload(&raw).await.unwrap();
+    let new_key = key(6, &origin).verifier_text();
+    let said = bench.said("key.rotated");
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0]["origin"], origin);
+    assert_eq!(said[0]["from"], key(5, &origin).verifier_text());
+    assert_eq!(
+        (&said[0]["key"], &said[0]["size"]),
+        (&json!(new_key), &json!(rotated_at))
+    );
+    assert!(rotated_at > size_before);
+
+    // Once more, at the end of an upload; then a restart.
+    let raw = bench.log.rotation(key(7, &origin));
+    bench.upload(&raw).await.unwrap();
+    let mut bench = bench.restart().await;
+    assert_eq!(
+        bench.device().await.epochs[0].key,
+        key(7, &origin).verifier_text()
+    );
+    for old in [5, 6] {
+        let mut forged = Log::new(&origin);
+        forged.key = key(old, &origin);
+        forged.frontier = bench.log.frontier.clone();
+        forged.chain = bench.log.chain;
+        let refused = bench.upload(&forged.batch(1, "by an old key")).await;
+        assert_eq!(code(refused), "unknown_key", "key {old}");
+    }
+    let last = bench.log.batch(1, "by the new key");
+    bench.upload(&last).await.unwrap();
+    assert_eq!(bench.said("key.rotated").len(), 2);
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_does_not_hold_stores_nothing_and_the_old_key_stays() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let (frontier, chain) = (bench.log.frontier.clone(), bench.log.chain);
+    let log = |key: SoftwareKey| Log {
+        origin: origin.clone(),
+        key,
+        frontier: frontier.clone(),
+        chain,
+        in_batch: 0,
+    };
+    let (old, new) = (|| key(5, &origin), || key(6, &origin));
+    let leaf = |from: &SoftwareKey, change: &dyn Fn(&mut Value)| {
+        let mut detail = json!(Rotation::detail(from.verifier_key(), &new()).unwrap());
+        change(&mut detail);
+        json!({ "kind": "key.rotated", "detail": detail })
+    };
+    let upload = |leaves: Vec<Value>, signer: SoftwareKey| {
+        let mut log = log(signer);
+        let mut raw = Vec::new();
+        for leaf in leaves {
+            log.entry(&mut raw, leaf);
+        }
+        raw.extend(log.batch(0, ""));
+        raw
+    };
+    let good = leaf(&old(), &|_| {});
+    let other = key(7, &origin).verifier_text();
+    for (case, raw, wanted) in [
+        (
+            "the new key did not agree",
+            upload(
+                vec![leaf(&old(), &|detail| detail["key"] = other.clone().into())],
+                old(),
+            ),
+            "bad_rotation",
+        ),
+        (
+            "from a key that does not sign",
+            upload(vec![leaf(&key(8, &origin), &|_| {})], old()),
+            "bad_rotation",
+        ),
+        (
+            "two without a head between them",
+            upload(vec![good.clone(), good.clone()], old()),
+            "bad_rotation",
+        ),
+        (
+            "the head over it by the new key",
+            upload(vec![good.clone()], new()),
+            "unknown_key",
+        ),
+        (
+            "without a rotation",
+            upload(vec![json!({})], new()),
+            "unknown_key",
+        ),
+    ] {
+        assert_eq!(code(bench.upload(&raw).await), wanted, "{case}");
+    }
+    // A later head by the old key, in the same upload.
+    let mut rotated = log(old());
+    let mut raw = rotated.rotation(new());
+    rotated.key = old();
+    raw.extend(rotated.batch(1, "still the old one"));
+    assert_eq!(code(bench.upload(&raw).await), "unknown_key");
+
+    assert!(bench.said("key.rotated").is_empty());
+    assert_eq!(bench.leaves(), 3);
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_was_withheld_cannot_come_late() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let from = bench.log.frontier.size();
+    let hidden = bench.log.rotation(key(6, &origin));
+    let (mut hashes, mut only_hashes) = (Vec::new(), Vec::new());
+    for record in jurat_proof::RecordReader::new(&hidden) {
+        match record.unwrap() {
+            Record::Entry(entry) => hashes.push(jurat_proof::leaf_hash(entry).0),
+            Record::Checkpoint(note) => {
+                let hashes = &hashes;
+                write_record(&mut only_hashes, &Record::Leaves { from, hashes });
+                write_record(&mut only_hashes, &Record::Checkpoint(note));
+            }
+            _ => {}
+        }
+    }
+    bench.upload(&only_hashes).await.unwrap();
+    // Nobody said that another key signs: the old one goes on.
+    bench.log.key = key(5, &origin);
+    let next = bench.log.batch(1, "b");
+    bench.upload(&next).await.unwrap();
+    assert_eq!(code(bench.upload(&hidden).await), "bad_rotation");
+    assert!(bench.said("key.rotated").is_empty());
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_uploads_nothing_more_whether_the_collector_runs_or_not() {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let revoke = |device: &str| Order::Revoke {
+        device: device.into(),
+        reason: "stolen laptop".into(),
+    };
+    let order = revoke(DEVICE);
+    let wrong = bench
+        .collector
+        .operate::<Value>("wrong", "/v1/admin/orders", Some(&order));
+    assert_eq!(code(wrong.await), "wrong_token");
+    let wrong = bench
+        .collector
+        .operate::<Value>("wrong", "/v1/admin/devices", None::<&()>);
+    assert_eq!(code(wrong.await), "wrong_token");
+    let token = &bench.enrolled.token;
+    let device_token = bench
+        .collector
+        .operate::<Value>(token, "/v1/admin/devices", None::<&()>);
+    assert_eq!(code(device_token.await), "wrong_token");
+    let nobody = "91111111-2222-4333-8444-555555555555";
+    assert_eq!(code(bench.order(revoke(nobody)).await), "unknown_device");
+    // Its folder is the running collector's.
+    let runs = carry_out(&bench.host, bench.dir.path(), revoke(DEVICE));
+    assert!(matches!(runs, Err(AdminError::Runs { .. })), "{runs:?}");
+
+    let leaf = bench.order(revoke(DEVICE)).await.unwrap();
+    let (kind, detail) = bench.own_leaves().remove(leaf as usize);
+    assert_eq!(kind, "key.revoked");
+    let wanted = json!({
+        "origin": bench.log.origin, "key": bench.log.key.verifier_text(), "reason": "stolen laptop",
+    });
+    assert_eq!(detail, wanted);
+    // Ordered again, it stands where it stood.
+    assert_eq!(bench.order(revoke(DEVICE)).await.unwrap(), leaf);
+    let next = bench.log.batch(2, "b");
+    assert_eq!(code(bench.upload(&next).await), "revoked");
+    let bench = bench.restart().await;
+    assert_eq!(code(bench.upload(&next).await), "revoked");
+    let standing = bench.device().await.epochs[0].standing.clone();
+    let reason = "stolen laptop".into();
+    assert_eq!(standing, [Standing::Revoked { leaf, reason }]);
+    assert_eq!(bench.said("key.revoked").len(), 1);
+    assert_eq!(bench.leaves(), 3);
+
+    // Not running: the folder is opened, and says the same.
+    let (dir, host) = (bench.dir, bench.host);
+    bench.running.stop().await.unwrap();
+    assert_eq!(
+        carry_out(&host, dir.path(), revoke(DEVICE)).unwrap().leaf,
+        leaf
+    );
+    assert!(matches!(
+        carry_out(&host, dir.path(), revoke(nobody)),
+        Err(AdminError::Unknown(_))
+    ));
+    assert_eq!(
+        devices(&host, dir.path()).unwrap()[0].epochs[0]
+            .standing
+            .len(),
+        1
+    );
+    let address = Address::load(&host, dir.path()).unwrap();
+    assert_eq!(address.domain, "dev.invalid");
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        devices(&host, empty.path()),
+        Err(AdminError::Missing { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_epoch_needs_the_old_keys_consent_or_the_operators_and_closes_the_old_one() {
+    let mut bench = Bench::start().await;
+    let origin = bench.log.origin.clone();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let head = bench.head();
+    let new = key(20, "unnamed");
+    let consent = bench.log.key.consent_to(&new.public_key()).unwrap();
+    let foreign = key(21, &origin).consent_to(&new.public_key()).unwrap();
+    let other_key = bench
+        .log
+        .key
+        .consent_to(&key(22, "x").public_key())
+        .unwrap();
+    for proof in [None, Some(foreign), Some(other_key), Some("?".into())] {
+        let refused = bench.enrol_again(&new, head.clone(), proof.clone()).await;
+        assert_eq!(code(refused), "not_allowed", "{proof:?}");
+    }
+    assert_eq!(bench.said("device.enrolled").len(), 1);
+
+    let mut shorter = head.clone();
+    (shorter.size, shorter.root) = (1, Digest([1; 32]));
+    let enrolled = bench
+        .enrol_again(&new, shorter, Some(consent.clone()))
+        .await
+        .unwrap();
+    let next_origin = format!("dev.invalid/jurat/{DEVICE}/1");
+    assert_eq!(enrolled.origin, next_origin);
+    let said = bench.said("device.enrolled").remove(1);
+    assert_eq!(said["epoch"], 1);
+    assert_eq!(said["predecessor"]["origin"], origin);
+    // Never refused silently: what was archived is more, and the leaf says so.
+    assert_eq!(said["head"], "shorter than archived");
+    assert_eq!(
+        said["archived"],
+        json!({ "size": head.size, "root": head.root })
+    );
+    assert_eq!(said["allowed_by"], "key");
+
+    // Its answer was lost: the same request is answered again, with secrets that count from now on.
+    let again = bench
+        .enrol_again(&new, head.clone(), Some(consent.clone()))
+        .await
+        .unwrap();
+    assert_eq!(again.origin, next_origin);
+    assert_ne!(again.token, enrolled.token);
+    assert_eq!(bench.said("device.enrolled").len(), 2);
+    // Another key is another request.
+    let thief = key(23, "unnamed");
+    let consent = bench.log.key.consent_to(&thief.public_key()).unwrap();
+    let refused = bench.enrol_again(&thief, head, Some(consent)).await;
+    assert_eq!(code(refused), "epoch_closed");
+
+    let late = bench.log.batch(1, "late");
+    assert_eq!(code(bench.upload(&late).await), "epoch_closed");
+    let bench = bench.restart().await;
+    assert_eq!(code(bench.upload(&late).await), "epoch_closed");
+    let mut next = Log::new(&next_origin);
+    next.key = key(20, &next_origin);
+    let body = compressed(&next.batch(2, "b"));
+    let accepted = send(&bench.collector, &bench.host, DEVICE, &again, body).await;
+    assert_eq!(accepted.unwrap().size, 3);
+    let device = bench.device().await;
+    let standing: Vec<_> = device
+        .epochs
+        .iter()
+        .map(|epoch| &epoch.standing[0])
+        .collect();
+    assert_eq!(standing, [&Standing::Active, &Standing::Closed { by: 1 }]);
+    assert_eq!(
+        bench
+            .running
+            .with_archive(|archive| archive.stats().devices),
+        1
+    );
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_once() {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let device = || DEVICE.to_owned();
+    let reason = "stolen".to_owned();
+    bench
+        .order(Order::Revoke {
+            device: device(),
+            reason,
+        })
+        .await
+        .unwrap();
+    let new = key(20, "unnamed");
+    let consent = bench.log.key.consent_to(&new.public_key()).unwrap();
+    let refused = bench
+        .enrol_again(&new, bench.head(), Some(consent.clone()))
+        .await;
+    assert_eq!(code(refused), "not_allowed");
+    bench
+        .order(Order::AllowReenrolment { device: device() })
+        .await
+        .unwrap();
+    assert_eq!(bench.said("reenrolment.allowed").len(), 1);
+    let bench = bench.restart().await;
+    bench
+        .enrol_again(&new, bench.head(), Some(consent))
+        .await
+        .unwrap();
+    let said = bench.said("device.enrolled").remove(1);
+    assert_eq!(
+        (&said["allowed_by"], &said["head"]),
+        (&json!("operator"), &json!("archived"))
+    );
+    let mut head = bench.head();
+    head.origin = format!("dev.invalid/jurat/{DEVICE}/1");
+    let refused = bench.enrol_again(&key(24, "unnamed"), head, None).await;
+    assert_eq!(code(refused), "not_allowed");
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_comes_back_after_another_is_said_to_be_a_clone_once() {
+    let bench = Bench::start().await;
+    let (a, b) = ("a".repeat(32), "b".repeat(32));
+    for boot in [&a, &a, &b] {
+        bench.ask_as(boot).await.unwrap();
+    }
+    assert!(bench.said("clone.detected").is_empty(), "a restart");
+    for boot in ["", "a b", "a&b", &"c".repeat(65)] {
+        let refused = bench.ask_as(boot).await;
+        assert!(refused.is_err(), "{boot}");
+    }
+    let mut bench = {
+        bench.ask_as(&a).await.unwrap();
+        bench.restart().await
+    };
+    for boot in [&b, &a, &b] {
+        bench.ask_as(boot).await.unwrap();
+    }
+    let said = bench.said("clone.detected");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0]["boots"], json!([a, b]));
+    assert_eq!(said[0]["origin"], bench.log.origin);
+    let boots = vec![[a, b]];
+    assert_eq!(
+        bench.device().await.epochs[0].standing,
+        [Standing::Cloned { boots }]
+    );
+
+    // What entries say is compared in the order of the log.
+    let mut raw = Vec::new();
+    for boot in ["1", "1", "2"] {
+        bench.log.entry(&mut raw, json!({ "boot": boot }));
+    }
+    raw.extend(bench.log.batch(0, ""));
+    bench.upload(&raw).await.unwrap();
+    assert_eq!(bench.said("clone.detected").len(), 1);
+    let mut raw = Vec::new();
+    bench.log.entry(&mut raw, json!({ "boot": "1" }));
+    raw.extend(bench.log.batch(0, ""));
+    bench.upload(&raw).await.unwrap();
+    let said = bench.said("clone.detected");
+    assert_eq!(said[1]["seen_in"], "entries");
+    bench.running.stop().await.unwrap();
+}
+
+/// Waits until the collector's own log says it.
+async fn until(bench: &Bench, kind: &str, times: usize) -> Vec<Value> {
+    for _ in 0..200 {
+        let said = bench.said(kind);
+        if said.len() >= times {
+            return said;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never said: {kind}, {times} times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_falls_silent_is_said_to_be_once_and_again_when_it_is_back() {
+    let clock = Arc::new(FixedClock::new(1_790_000_000));
+    let host = Host {
+        clock: clock.clone(),
+        ..Host::real()
+    };
+    let mut bench = Bench::start_at(host).await;
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    clock.advance_s(800);
+    // Asking is a sign of life.
+    bench.ask_as("a").await.unwrap();
+    clock.advance_s(800);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(bench.said("device.silent").is_empty());
+    clock.advance_s(200);
+    let said = until(&bench, "device.silent", 1).await;
+    assert_eq!(said[0]["origin"], bench.log.origin);
+    assert_eq!(said[0]["heard_at"], 1_790_000_800);
+    let since = 1_790_000_800;
+    assert_eq!(
+        bench.device().await.epochs[0].standing,
+        [Standing::Silent { since }]
+    );
+    // Not repeated, however long it stays so and whatever is restarted.
+    clock.advance_s(5_000);
+    let mut bench = bench.restart().await;
+    clock.advance_s(5_000);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(bench.said("device.silent").len(), 1);
+    let next = bench.log.batch(1, "b");
+    bench.upload(&next).await.unwrap();
+    until(&bench, "device.returned", 1).await;
+    assert_eq!(bench.device().await.epochs[0].standing, [Standing::Active]);
+    clock.advance_s(1_000);
+    until(&bench, "device.silent", 2).await;
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_the_settings_stands_in_the_collectors_log_once() {
+    let bench = Bench::start().await;
+    let bench = bench.restart().await.restart().await;
+    let first = bench.said("policy.changed");
+    assert_eq!(first.len(), 1);
+    let mut settings =
+        Settings::dev(&bench.host, bench.dir.path(), ([127, 0, 0, 1], 0).into()).unwrap();
+    settings.silent_after_s = 0;
+    let Bench {
+        running, dir, host, ..
+    } = bench;
+    running.stop().await.unwrap();
+    let running = Builder::new(settings).start().await.unwrap();
+    running.stop().await.unwrap();
+    let mut reader = Reader::open(host.disk, &dir.path().join("archive"), 0).unwrap();
+    let mut policies = Vec::new();
+    while let Some(item) = reader.next_record().unwrap() {
+        if item.kind == 3 {
+            let entry: Value = serde_json::from_slice(item.body).unwrap();
+            if entry["kind"] == "policy.changed" {
+                policies.push(entry["detail"]["policy"].clone());
+            }
+        }
+    }
+    assert_eq!(policies.len(), 2);
+    assert_ne!(policies[0], policies[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_proof_says_whether_it_convinces_others() {
+    let mut bench = Bench::start().await;
+    let mut forked = Log::new(&bench.enrolled.origin);
+    let first = bench.log.batch(3, "a");
+    bench.upload(&first).await.unwrap();
+    let other = forked.batch(3, "b");
+    assert_eq!(code(bench.upload(&other).await), "fork");
+    assert_eq!(bench.said("fork.proof")[0]["transferable"], true);
+    assert_eq!(bench.device().await.epochs[0].standing, [Standing::Forked]);
+    bench.running.stop().await.unwrap();
+
+    // A signed head that does not fit the entries that came with it convinces only who saw them.
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(3, "a");
+    bench.upload(&first).await.unwrap();
+    let mut raw = bench.log.batch(1, "a");
+    let mut other = Log::new(&bench.enrolled.origin);
+    other.batch(5, "c");
+    assert_eq!(other.frontier.size(), bench.log.frontier.size());
+    let note = bench.log.note(&bench.log.origin, &bench.log.key);
+    raw.truncate(raw.len() - note.len() - 5);
+    let note = other.note(&other.origin, &other.key);
+    write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
+    assert_eq!(code(bench.upload(&raw).await), "root_mismatch");
+    assert_eq!(bench.said("fork.proof")[0]["transferable"], false);
+    bench.running.stop().await.unwrap();
+}
+
+/// What the collector's folder holds must not be readable by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_token_is_a_secret_file_that_a_restart_keeps() {
+    let bench = Bench::start().await;
+    let path = bench.dir.path().join("admin.token");
+    let before = Secret::load(&bench.host, &path).unwrap().to_base64();
+    let bench = bench.restart().await;
+    assert_eq!(
+        Secret::load(&bench.host, &path).unwrap().to_base64(),
+        before
+    );
+    bench.running.stop().await.unwrap();
+}

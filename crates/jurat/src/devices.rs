@@ -1,0 +1,199 @@
+//! What an operator sees of a collector's devices, and orders about them.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use jurat_collector::{
+    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+};
+use jurat_disk::Host;
+use jurat_key::tls;
+use jurat_sink::{Collector, SetUp};
+
+use crate::cli::{DevicesCommand, OperatorArgs};
+use crate::commands::runtime;
+use crate::{exit, words};
+
+pub(crate) fn run(command: &DevicesCommand) -> Result<u8> {
+    match command {
+        DevicesCommand::List { operator, json } => {
+            let list = Operator::new(operator)?.devices()?;
+            print(&list, *json, |out| {
+                list.iter().try_for_each(|device| line(out, device))
+            })?;
+        }
+        DevicesCommand::Show { operator, id, json } => {
+            let device = Operator::new(operator)?.device(id)?;
+            print(&device, *json, |out| details(out, &device))?;
+        }
+        DevicesCommand::Revoke {
+            operator,
+            id,
+            reason,
+        } => {
+            let operator = Operator::new(operator)?;
+            let device = operator.device(id)?.device;
+            let reason = reason.clone();
+            let done = operator.order(Order::Revoke { device, reason })?;
+            println!("revoked at leaf {} of the collector's log", done.leaf);
+        }
+        DevicesCommand::AllowReenrolment { operator, id } => {
+            let operator = Operator::new(operator)?;
+            let device = operator.device(id)?.device;
+            let done = operator.order(Order::AllowReenrolment { device })?;
+            println!("allowed at leaf {} of the collector's log", done.leaf);
+        }
+    }
+    Ok(exit::YES)
+}
+
+/// How a collector is asked: over HTTPS when it runs, else in its folder.
+struct Operator<'a> {
+    args: &'a OperatorArgs,
+    dir: PathBuf,
+    host: Host,
+}
+
+impl<'a> Operator<'a> {
+    fn new(args: &'a OperatorArgs) -> Result<Self> {
+        let dir = match (&args.collector, &args.url) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(_)) => PathBuf::new(),
+            (None, None) => bail!("name the collector's folder with --collector DIR, or --url URL"),
+        };
+        Ok(Self {
+            args,
+            dir,
+            host: Host::real(),
+        })
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceReport>> {
+        if self.args.url.is_none() {
+            match devices(&self.host, &self.dir) {
+                Err(AdminError::Runs { .. }) => {}
+                done => return Ok(done?),
+            }
+        }
+        let (collector, token) = self.connect()?;
+        let asked = collector.operate(&token, "/v1/admin/devices", None::<&()>);
+        Ok(runtime()?.block_on(asked)?)
+    }
+
+    /// The one device whose id begins so.
+    fn device(&self, id: &str) -> Result<DeviceReport> {
+        let list = self.devices()?;
+        let mut fitting = list
+            .into_iter()
+            .filter(|device| device.device.starts_with(id));
+        match (fitting.next(), fitting.next()) {
+            (Some(device), None) => Ok(device),
+            (None, _) => bail!("no device {id} is enrolled here"),
+            (Some(_), Some(_)) => bail!("more than one device begins with {id}"),
+        }
+    }
+
+    fn order(&self, order: Order) -> Result<Done> {
+        if self.args.url.is_none() {
+            match carry_out(&self.host, &self.dir, order.clone()) {
+                Err(AdminError::Runs { .. }) => {}
+                done => return Ok(done?),
+            }
+        }
+        let (collector, token) = self.connect()?;
+        let asked = collector.operate(&token, "/v1/admin/orders", Some(&order));
+        Ok(runtime()?.block_on(asked)?)
+    }
+
+    fn connect(&self) -> Result<(Collector, String)> {
+        let read = |path: &Path| {
+            fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+        };
+        let url = match &self.args.url {
+            Some(url) => url.clone(),
+            None => Address::load(&self.host, &self.dir)?.url,
+        };
+        let token = match &self.args.token_file {
+            Some(path) => read(path)?,
+            None => read(&self.dir.join("admin.token"))?,
+        };
+        // A collector for trying out has its authority's certificate in its folder.
+        let own = self.dir.join("ca.pem");
+        let ca = match &self.args.ca {
+            Some(path) => Some(read(path)?),
+            None if own.exists() => Some(read(&own)?),
+            None => None,
+        };
+        let collector = Collector::new(SetUp {
+            url,
+            tls: tls::client(ca.as_deref().map(str::as_bytes))?,
+            timeout: Duration::from_secs(30),
+        })?;
+        Ok((collector, token.trim().to_owned()))
+    }
+}
+
+fn print(
+    value: &impl serde::Serialize,
+    json: bool,
+    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, value)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    Ok(text(&mut out)?)
+}
+
+fn line(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
+    let Some(epoch) = device.epochs.first() else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "{}  {:<20}  epoch {}  {:>10} leaves  heard {}  {}",
+        device.device,
+        words::plain(device.hostname.as_deref().unwrap_or("-")),
+        epoch.epoch,
+        words::number(epoch.size),
+        words::ago(epoch.heard_at),
+        standing(epoch),
+    )
+}
+
+fn details(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
+    writeln!(out, "device     {}", device.device)?;
+    let hostname = device.hostname.as_deref().unwrap_or("-");
+    writeln!(out, "host       {}", words::plain(hostname))?;
+    writeln!(out, "key        {}", device.key_kind)?;
+    for epoch in &device.epochs {
+        writeln!(out, "epoch {:<4} {}", epoch.epoch, epoch.origin)?;
+        writeln!(out, "  key      {}", epoch.key)?;
+        writeln!(out, "  enrolled {}", words::ago(epoch.enrolled_at))?;
+        writeln!(out, "  heard    {}", words::ago(epoch.heard_at))?;
+        writeln!(out, "  archived {} leaves", words::number(epoch.size))?;
+        writeln!(out, "  state    {}", standing(epoch))?;
+    }
+    Ok(())
+}
+
+fn standing(epoch: &EpochReport) -> String {
+    let words = epoch.standing.iter().map(|standing| match standing {
+        Standing::Active => "active".into(),
+        Standing::Silent { since } => format!("SILENT since {}", words::ago(*since)),
+        Standing::Revoked { leaf, reason } => {
+            format!("REVOKED at leaf {leaf}: {}", words::plain(reason))
+        }
+        Standing::Forked => "FORKED".into(),
+        Standing::Cloned { boots } => {
+            format!("CLONED: {} pairs of boots take turns", boots.len())
+        }
+        Standing::Closed { by } => format!("closed by epoch {by}"),
+    });
+    words.collect::<Vec<String>>().join(", ")
+}
