@@ -188,7 +188,7 @@ class Log:
         return self.raw(3, note(origin, size, root(self.leaves), *signers))
 
     def rotate(self, old=DEVICE, new=NEXT, **changed):
-        message = "jurat/key-rotation/v1\n%s\n%d\n%s\n%s\n" % (ORIGIN, len(self.leaves), old.key, new.key)
+        message = "jurat/key-rotation/v1\0%s\0%s" % (ORIGIN, old.key)
         return self.entry("key.rotated", detail={"from": old.key, "key": new.key, "proof": b64(new.sign(message.encode())),
                                                  **changed})
 
@@ -505,6 +505,18 @@ class Checks(unittest.TestCase):
         for proof in [], [sha(b"")] * 4:
             self.expect(tampered("later.consistency"), log.bundle(later=later(log, proof=proof)))
         self.expect(tampered("later.consistency"), log.bundle(later=later(log, 0, proof=[sha(b"")])))
+
+    def test_heads_that_were_seen(self):
+        log = good()
+
+        def with_seen(size, leaf):
+            return TRUST + "\nseen %s %d %s\n" % (ORIGIN, size, leaf.hex())
+        self.expect(tampered("seen.root"), log.bundle(), with_seen(3, sha(b"")))
+        size = len(log.leaves)
+        self.expect(unverifiable("behind", size=size + 1), log.bundle(), with_seen(size + 1, sha(b"")))
+        self.assertEqual(run(log.bundle(), with_seen(3, root(log.leaves[:3])))["verdict"], "verified")
+        got = run(log.bundle(later=later(log)), with_seen(size + 1, sha(b"")))
+        self.assertIn("seen", got["not_proven"])
 
     def test_cosignatures(self):
         log = good()

@@ -151,7 +151,7 @@ OPTIONAL = {
     "actor": record_of("user:s uid:u pid:u exe:s"), "action": string, "object": string,
     "source": record_of(name=string, path=string, offset=u64, len=u64), "custody": flag, "withheld": flag,
     "raw": digest, "context": record_of(sha256=string, len=u64, redactions=u64),
-    "labels": lambda value: isinstance(value, list) and all(map(string, value)), "detail": mapping,
+    "detail": mapping,
     "cut": lambda value: mapping(value) and all(map(digest, value.values())),
 }
 # A SIEM line is an entry with these added; an entry that had one itself could pass for another.

@@ -11,8 +11,8 @@ use jurat_disk::Host;
 use jurat_key::{Secret, SoftwareKey, tls};
 use jurat_ledger::{Group, Ledger, Options, Reader};
 use jurat_proof::{
-    Checkpoint, Cosignature, Digest, Front, Note, Receipt, Record, Rotation, Signer as _, context_hasher, leaf_hash,
-    write_record,
+    Checkpoint, Cosignature, Digest, Front, Note, Receipt, Record, Rotation, Signer as _,
+    context_hasher, write_record,
 };
 use jurat_seal::kind;
 use jurat_sink::{Collector, CollectorError, Identity, SetUp};
@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 use crate::fleet::{Fleet, JURAT, copy};
 use crate::mutate::{Case, Owned, entry_of, load, replaced};
 
-const TEST: &str = "what_root_does_after_a_witnessed_checkpoint_is_caught_offline_by_the_second_verifier";
+const TEST: &str =
+    "what_root_does_after_a_witnessed_checkpoint_is_caught_offline_by_the_second_verifier";
 const DAY_S: i64 = 86_400;
 
 /// One line of a session.
@@ -89,7 +90,7 @@ struct Scene {
 
 impl Scene {
     fn start(python: PathBuf) -> Self {
-        let mut fleet = Fleet::start("");
+        let fleet = Fleet::start("");
         fleet.append("p/a.jsonl", &steps(0..5));
         fleet.append("p/b.jsonl", &steps(100..103));
         fleet.run_once();
@@ -152,7 +153,9 @@ impl Scene {
             let body = item.body.to_vec();
             records.push(match item.kind {
                 kind::ENTRY => Owned::Entry(body),
-                kind::PAYLOAD => Owned::Payload(body[..32].try_into().unwrap(), body[32..].to_vec()),
+                kind::PAYLOAD => {
+                    Owned::Payload(body[..32].try_into().unwrap(), body[32..].to_vec())
+                }
                 kind::CHECKPOINT | kind::COSIGNED => Owned::Note(body),
                 _ => continue,
             });
@@ -223,7 +226,12 @@ impl Scene {
         }
         let by = evidence(&said);
         let seconds = since.elapsed().as_secs_f64();
-        self.rows.push(Row { what, said, by, seconds });
+        self.rows.push(Row {
+            what,
+            said,
+            by,
+            seconds,
+        });
     }
 
     /// Changes the ledger of the endpoint and presents what is exported there.
@@ -275,8 +283,18 @@ fn good(out: &Output) {
 
 fn enroll(fleet: &Fleet, config: &str, state: &str, url: &str) {
     let [token, ca] = ["collector/enroll.token", "collector/ca.pem"].map(|name| fleet.path(name));
-    let files = ["--token-file", token.to_str().unwrap(), "--ca", ca.to_str().unwrap()];
-    good(&run(fleet, config, state, &[&["enroll", url], &files[..]].concat()));
+    let files = [
+        "--token-file",
+        token.to_str().unwrap(),
+        "--ca",
+        ca.to_str().unwrap(),
+    ];
+    good(&run(
+        fleet,
+        config,
+        state,
+        &[&["enroll", url], &files[..]].concat(),
+    ));
 }
 
 fn export(fleet: &Fleet, state: &str, more: &[&str]) -> Vec<u8> {
@@ -312,7 +330,10 @@ fn is_entry(record: &Owned, text: &str) -> bool {
 }
 
 fn place(case: &Case, text: &str) -> usize {
-    let found = case.records.iter().position(|record| is_entry(record, text));
+    let found = case
+        .records
+        .iter()
+        .position(|record| is_entry(record, text));
     found.unwrap_or_else(|| panic!("no entry holds {text}"))
 }
 
@@ -350,12 +371,16 @@ fn edit(case: &mut Case, text: &str, change: impl Fn(&mut Value)) {
     *entry = entry_of(value);
 }
 
-fn payload_of<'a>(case: &'a mut Case, text: &str) -> &'a mut Vec<u8> {
-    let at = place(case, text) + 1;
-    match &mut case.records[at] {
-        Owned::Payload(_, bytes) => bytes,
-        _ => panic!("{text} has no payload"),
-    }
+/// The first payload that holds this text.
+fn payload<'a>(case: &'a mut Case, text: &str) -> &'a mut Vec<u8> {
+    let text = text.as_bytes();
+    let found = case.records.iter_mut().find_map(|record| match record {
+        Owned::Payload(_, bytes) if bytes.windows(text.len()).any(|window| window == text) => {
+            Some(bytes)
+        }
+        _ => None,
+    });
+    found.expect("a payload holds it")
 }
 
 /// The entries of the session from this one on are gone, and it looks as if it had ended.
@@ -370,10 +395,9 @@ fn end_session(case: &mut Case, text: &str) {
         }
         fields.insert("detail".into(), json!({"count": 0, "why": "idle"}));
     });
-    let at = place(case, "\"session.ended\"") + 1;
-    case.records.remove(at);
     for n in 7..12 {
         hide(case, &format!("\"step {n}\""));
+        hide(case, &format!("\"u{n}\""));
     }
 }
 
@@ -389,15 +413,18 @@ fn note_of(case: &Case) -> Note {
 }
 
 fn signed(key: &SoftwareKey, origin: &str, size: u64, root: Digest) -> Note {
-    let head = Checkpoint { origin: origin.to_owned(), size, root };
+    let head = Checkpoint {
+        origin: origin.to_owned(),
+        size,
+        root,
+    };
     head.sign(key).unwrap()
 }
 
 #[test]
 fn what_root_does_after_a_witnessed_checkpoint_is_caught_offline_by_the_second_verifier() {
-    let programs = ["python3", "openssl"].map(|name| {
-        need::program(TEST, name, &format!("the Debian package {name}"))
-    });
+    let programs = ["python3", "openssl"]
+        .map(|name| need::program(TEST, name, &format!("the Debian package {name}")));
     let [Some(python), Some(_)] = programs else {
         return;
     };
@@ -419,13 +446,24 @@ fn what_root_does_after_a_witnessed_checkpoint_is_caught_offline_by_the_second_v
 
     // A payload that is left out is no lie: the verdict counts it, and is no longer `complete`.
     let mut case = load(&honest);
-    case.records.retain(|record| !matches!(record, Owned::Payload(..)));
+    case.records
+        .retain(|record| !matches!(record, Owned::Payload(..)));
     let (said, verdict) = scene.judge(&case.store());
-    assert_eq!((said.as_str(), &verdict["complete"]), ("verified", &false.into()));
-    assert!(verdict["payloads"]["withheld"].as_u64() > Some(0), "{verdict}");
+    assert_eq!(
+        (said.as_str(), &verdict["complete"]),
+        ("verified", &false.into())
+    );
+    assert!(
+        verdict["payloads"]["withheld"].as_u64() > Some(0),
+        "{verdict}"
+    );
 
     let live = live(&mut scene);
-    let archived = export(&scene.fleet, "device", &collector(&scene.fleet, &scene.origin));
+    let archived = export(
+        &scene.fleet,
+        "device",
+        &collector(&scene.fleet, &scene.origin),
+    );
     for bundle in [&honest, &archived] {
         assert_eq!(scene.judge(bundle).0, "verified", "after everything");
     }
@@ -437,7 +475,9 @@ fn what_root_does_after_a_witnessed_checkpoint_is_caught_offline_by_the_second_v
     assert!(scene.rows.len() >= 20);
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/attacks.md");
     let page = fs::read_to_string(page).unwrap();
-    let rows = page.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.ends_with(" |"));
     let told: Vec<String> = rows
         .filter_map(|line| line.trim_end_matches(" |").rsplit_once("| "))
         .filter(|(_, seconds)| seconds.parse::<f64>().is_ok())
@@ -449,64 +489,94 @@ fn what_root_does_after_a_witnessed_checkpoint_is_caught_offline_by_the_second_v
 
 /// Files changed, nothing signed.
 fn edits(scene: &mut Scene) {
-    scene.in_ledger("one byte of a payload changed", "tampered: payload.commitment", |_, case| {
-        payload_of(case, "\"step 2\"")[20] ^= 1;
-    });
-    scene.in_ledger("a payload zeroed, without a leaf that says so", "tampered: payload.commitment", |_, case| {
-        payload_of(case, "\"step 2\"").fill(0);
-    });
-    scene.in_ledger("redaction undone: the payload with the secret put back", "tampered: payload.commitment", |_, case| {
-        let bytes = redacted(case);
-        let text = String::from_utf8(bytes.clone()).unwrap();
-        let from = text.find("[redacted:").unwrap();
-        let to = from + text[from..].find(']').unwrap() + 1;
-        *bytes = format!("{}correct horse{}", &text[..from], &text[to..]).into_bytes();
-    });
-    scene.in_ledger("a field of an event changed", "tampered: batch.chain", |_, case| {
-        let entry = case.entry("\"step 2\"");
-        *entry = replaced(entry, "step 2", "step X");
-    });
-    scene.in_ledger("an event taken out of the middle", "tampered: entry.seq", |_, case| {
-        take_out(case, "\"step 2\"");
-    });
+    scene.in_ledger(
+        "one byte of a payload changed",
+        "tampered: payload.commitment",
+        |_, case| {
+            payload(case, "\"step 2\"")[20] ^= 1;
+        },
+    );
+    scene.in_ledger(
+        "a payload zeroed, without a leaf that says so",
+        "tampered: payload.commitment",
+        |_, case| {
+            payload(case, "\"step 2\"").fill(0);
+        },
+    );
+    scene.in_ledger(
+        "redaction undone: the payload with the secret put back",
+        "tampered: payload.commitment",
+        |_, case| {
+            let bytes = payload(case, "[redacted:");
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            let from = text.find("[redacted:").unwrap();
+            let to = from + text[from..].find(']').unwrap() + 1;
+            *bytes = format!("{}correct horse{}", &text[..from], &text[to..]).into_bytes();
+        },
+    );
+    scene.in_ledger(
+        "a field of an event changed",
+        "tampered: batch.chain",
+        |_, case| {
+            let entry = case.entry("\"step 2\"");
+            *entry = replaced(entry, "step 2", "step X");
+        },
+    );
+    scene.in_ledger(
+        "an event taken out of the middle",
+        "tampered: entry.seq",
+        |_, case| {
+            take_out(case, "\"step 2\"");
+        },
+    );
     scene.in_ledger("two events exchanged", "tampered: entry.seq", |_, case| {
         let (first, second) = (place(case, "\"step 1\""), place(case, "\"step 2\""));
         case.records.swap(first, second);
         case.records.swap(first + 1, second + 1);
     });
-    scene.in_ledger("the newest batch cut off", "unverifiable: behind", |_, case| {
-        let at = take_out(case, "\"step 6\"");
-        case.records.truncate(at);
-    });
-    scene.in_bundle("the last events cut off under the witnessed head", "tampered: tail", |_, case| {
-        let at = place(case, "\"step 10\"");
-        case.records.truncate(at);
-    });
-}
-
-fn redacted(case: &mut Case) -> &mut Vec<u8> {
-    let found = case.records.iter_mut().find_map(|record| match record {
-        Owned::Payload(_, bytes) if bytes.windows(10).any(|window| window == b"[redacted:") => {
-            Some(bytes)
-        }
-        _ => None,
-    });
-    found.expect("a secret was redacted")
+    scene.in_ledger(
+        "the newest batch cut off",
+        "unverifiable: behind",
+        |_, case| {
+            let at = take_out(case, "\"step 6\"");
+            case.records.truncate(at);
+        },
+    );
+    scene.in_bundle(
+        "the last events cut off under the witnessed head",
+        "tampered: tail",
+        |_, case| {
+            let at = place(case, "\"step 10\"");
+            case.records.truncate(at);
+        },
+    );
 }
 
 /// Another history, perfect in itself and signed with the endpoint's own key.
 fn histories(scene: &mut Scene) {
     let same_length = "tampered: seen.root";
     let shorter = "unverifiable: behind";
-    scene.re_signed("an event changed, everything chained and signed anew", same_length, |case| {
-        edit(case, "\"step 2\"", |value| value["object"] = "ls".into());
-    });
-    scene.re_signed("an event dropped, the rest renumbered and signed anew", shorter, |case| {
-        take_out(case, "\"step 2\"");
-    });
-    scene.re_signed("an event replaced by a harmless one, signed anew", same_length, |case| {
-        hide(case, "\"step 2\"");
-    });
+    scene.re_signed(
+        "an event changed, everything chained and signed anew",
+        same_length,
+        |case| {
+            edit(case, "\"step 2\"", |value| value["object"] = "ls".into());
+        },
+    );
+    scene.re_signed(
+        "an event dropped, the rest renumbered and signed anew",
+        shorter,
+        |case| {
+            take_out(case, "\"step 2\"");
+        },
+    );
+    scene.re_signed(
+        "an event replaced by a harmless one, signed anew",
+        same_length,
+        |case| {
+            hide(case, "\"step 2\"");
+        },
+    );
     scene.re_signed("an event inserted, signed anew", same_length, |case| {
         let (at, event) = (place(case, "\"step 2\""), made_up(case));
         case.records.insert(at, event);
@@ -516,184 +586,313 @@ fn histories(scene: &mut Scene) {
         case.records.swap(first, second);
         case.records.swap(first + 1, second + 1);
     });
-    scene.re_signed("a whole batch dropped, the rest renumbered and signed anew", shorter, |case| {
-        let from = place(case, "\"batch.sealed\"") + 1;
-        let rest = &case.records[from..];
-        let more = rest.iter().position(|record| is_entry(record, "\"batch.sealed\"")).unwrap();
-        case.records.drain(from..=from + more);
-    });
-    scene.re_signed("a whole batch dropped, as many harmless events added, signed anew", same_length, |case| {
-        let from = place(case, "\"batch.sealed\"") + 1;
-        let rest = &case.records[from..];
-        let more = rest.iter().position(|record| is_entry(record, "\"batch.sealed\"")).unwrap();
-        let gone: Vec<Owned> = case.records.drain(from..=from + more).collect();
-        let leaves = gone.iter().filter(|record| matches!(record, Owned::Entry(_))).count();
-        let event = made_up(case);
-        for _ in 0..leaves {
-            case.records.insert(1, event.clone());
-        }
-    });
-    scene.re_signed("the clock moved: every time a day earlier, signed anew", same_length, |case| {
-        for record in &mut case.records {
-            if let Owned::Entry(entry) = record {
+    scene.re_signed(
+        "a whole batch dropped, the rest renumbered and signed anew",
+        shorter,
+        |case| {
+            let from = place(case, "\"batch.sealed\"") + 1;
+            let rest = &case.records[from..];
+            let more = rest
+                .iter()
+                .position(|record| is_entry(record, "\"batch.sealed\""))
+                .unwrap();
+            case.records.drain(from..=from + more);
+        },
+    );
+    scene.re_signed(
+        "a whole batch dropped, as many harmless events added, signed anew",
+        same_length,
+        |case| {
+            let from = place(case, "\"batch.sealed\"") + 1;
+            let rest = &case.records[from..];
+            let more = rest
+                .iter()
+                .position(|record| is_entry(record, "\"batch.sealed\""))
+                .unwrap();
+            let gone: Vec<Owned> = case.records.drain(from..=from + more).collect();
+            let leaves = gone
+                .iter()
+                .filter(|record| matches!(record, Owned::Entry(_)))
+                .count();
+            let event = made_up(case);
+            for _ in 0..leaves {
+                case.records.insert(1, event.clone());
+            }
+        },
+    );
+    scene.re_signed(
+        "the clock moved: every time a day earlier, signed anew",
+        same_length,
+        |case| {
+            for record in &mut case.records {
+                if let Owned::Entry(entry) = record {
+                    let mut value: Value = serde_json::from_slice(entry).unwrap();
+                    value["time"] = later(value["time"].as_str().unwrap(), -DAY_S).into();
+                    *entry = entry_of(value);
+                }
+            }
+        },
+    );
+    scene.re_signed(
+        "the leaf of a gap hidden, signed anew",
+        same_length,
+        |case| {
+            hide(case, "\"transcript.");
+        },
+    );
+    scene.re_signed(
+        "a session's end forged, what came after it hidden, signed anew",
+        same_length,
+        |case| {
+            end_session(case, "\"step 6\"");
+        },
+    );
+    scene.re_signed(
+        "redaction undone, committed to and signed anew",
+        same_length,
+        |case| {
+            let bytes = payload(case, "[redacted:");
+            bytes.extend_from_slice(b" correct horse");
+            let bytes = bytes.clone();
+            let at = case
+                .records
+                .iter()
+                .position(|record| matches!(record, Owned::Payload(_, found) if *found == bytes))
+                .unwrap();
+            let Owned::Payload(salt, _) = &case.records[at] else {
+                unreachable!("just found")
+            };
+            let mut committed = context_hasher(salt);
+            committed.update(&bytes);
+            let committed = committed.finish();
+            let Owned::Entry(entry) = &mut case.records[at - 1] else {
+                unreachable!("a payload follows its entry")
+            };
+            let mut value: Value = serde_json::from_slice(entry).unwrap();
+            value["context"]["sha256"] = committed.to_string().into();
+            value["context"]["len"] = bytes.len().into();
+            *entry = entry_of(value);
+        },
+    );
+    scene.re_signed(
+        "a leaf of an erasure that never was, the payload gone, signed anew",
+        same_length,
+        |case| {
+            payload(case, "\"step 2\"").clear();
+            let at = case
+                .records
+                .iter()
+                .position(|record| matches!(record, Owned::Payload(_, bytes) if bytes.is_empty()))
+                .unwrap();
+            case.records.remove(at);
+            let Owned::Entry(entry) = &case.records[at - 1] else {
+                unreachable!("a payload follows its entry")
+            };
+            let seq = serde_json::from_slice::<Value>(entry).unwrap()["seq"]
+                .as_u64()
+                .unwrap();
+            let mut event = made_up(case);
+            if let Owned::Entry(entry) = &mut event {
                 let mut value: Value = serde_json::from_slice(entry).unwrap();
-                value["time"] = later(value["time"].as_str().unwrap(), -DAY_S).into();
+                value["kind"] = "payload.erased".into();
+                value["detail"] = json!({"ranges": [[seq, seq + 1]], "count": 1});
                 *entry = entry_of(value);
             }
-        }
-    });
-    scene.re_signed("the leaf of a gap hidden, signed anew", same_length, |case| {
-        hide(case, "\"transcript.");
-    });
-    scene.re_signed("a session's end forged, what came after it hidden, signed anew", same_length, |case| {
-        end_session(case, "\"step 6\"");
-    });
-    scene.re_signed("redaction undone, committed to and signed anew", same_length, |case| {
-        let bytes = redacted(case);
-        bytes.extend_from_slice(b" correct horse");
-        let bytes = bytes.clone();
-        let at = case
-            .records
-            .iter()
-            .position(|record| matches!(record, Owned::Payload(_, found) if *found == bytes))
-            .unwrap();
-        let Owned::Payload(salt, _) = &case.records[at] else {
-            unreachable!("just found")
-        };
-        let mut committed = context_hasher(salt);
-        committed.update(&bytes);
-        let committed = committed.finish();
-        let Owned::Entry(entry) = &mut case.records[at - 1] else {
-            unreachable!("a payload follows its entry")
-        };
-        let mut value: Value = serde_json::from_slice(entry).unwrap();
-        value["context"]["sha256"] = committed.to_string().into();
-        value["context"]["len"] = bytes.len().into();
-        *entry = entry_of(value);
-    });
-    scene.re_signed("a leaf of an erasure that never was, the payload gone, signed anew", same_length, |case| {
-        let at = place(case, "\"step 2\"");
-        case.records.remove(at + 1);
-        let mut event = made_up(case);
-        if let Owned::Entry(entry) = &mut event {
-            let mut value: Value = serde_json::from_slice(entry).unwrap();
-            value["kind"] = "payload.erased".into();
-            value["detail"] = json!({"ranges": [[at, at + 1]], "count": 1});
-            *entry = entry_of(value);
-        }
-        let last = case.records.len() - 3;
-        case.records.insert(last, event);
-    });
+            let last = case.records.len() - 3;
+            case.records.insert(last, event);
+        },
+    );
 }
 
 /// State of another time, or of another device.
 fn others(scene: &mut Scene) {
     let since = Instant::now();
     let earlier = export(&scene.fleet, "earlier", &[]);
-    scene.present("the whole state folder put back to an earlier copy", "unverifiable: behind", since, &earlier);
+    scene.present(
+        "the whole state folder put back to an earlier copy",
+        "unverifiable: behind",
+        since,
+        &earlier,
+    );
 
     let since = Instant::now();
     let mut case = load(&earlier);
     let (size, origin) = (scene.seen.size + 10, scene.origin.clone());
     let head = signed(&scene.key, &origin, size, Digest([7; 32])).encode();
     case.front.later = Some(format!("\n{head}").into_bytes());
-    scene.present("the earlier copy, with a longer head signed to hide that it is behind", "tampered: later.consistency", since, &case.store());
+    scene.present(
+        "the earlier copy, with a longer head signed to hide that it is behind",
+        "tampered: later.consistency",
+        since,
+        &case.store(),
+    );
 
     let since = Instant::now();
     let theirs = export(&scene.fleet, "neighbour", &[]);
-    scene.present("the neighbour's log presented", "unverifiable: unknown_origin", since, &theirs);
+    scene.present(
+        "the neighbour's log presented",
+        "unverifiable: unknown_origin",
+        since,
+        &theirs,
+    );
 
     let since = Instant::now();
     let mut case = load(&theirs);
     case.front = load(&scene.honest).front;
-    scene.present("the neighbour's events under the own head", "tampered: entry.opening", since, &case.store());
+    scene.present(
+        "the neighbour's events under the own head",
+        "tampered: entry.opening",
+        since,
+        &case.store(),
+    );
 
     let since = Instant::now();
     let mut case = load(&theirs);
-    let name = enrolment(&scene.fleet.path("neighbour"))["origin"].as_str().unwrap().to_owned();
+    let name = enrolment(&scene.fleet.path("neighbour"))["origin"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let opening = case.entry("\"log.opened\"");
     *opening = replaced(opening, &name, &scene.origin);
     case.front.manifest.origin.clone_from(&scene.origin);
     case.resign(&scene.key);
-    scene.present("the neighbour's events as one's own, signed with the own key", "tampered: seen.root", since, &case.store());
+    scene.present(
+        "the neighbour's events as one's own, signed with the own key",
+        "tampered: seen.root",
+        since,
+        &case.store(),
+    );
 
     let since = Instant::now();
     let seed = Secret::load(&scene.host, &scene.fleet.path("neighbour/keys/log.key")).unwrap();
     let stranger = SoftwareKey::log(&seed, &scene.origin).unwrap();
     let mut case = load(&scene.honest);
     case.resign(&stranger);
-    scene.present("the own events signed with the neighbour's key", "unverifiable: unknown_key", since, &case.store());
+    scene.present(
+        "the own events signed with the neighbour's key",
+        "unverifiable: unknown_key",
+        since,
+        &case.store(),
+    );
 
     let since = Instant::now();
     let url = format!("https://localhost:{}", scene.fleet.port);
     enroll(&scene.fleet, "there.toml", "anew", &url);
     good(&run(&scene.fleet, "there.toml", "anew", &["run", "--once"]));
     let anew = export(&scene.fleet, "anew", &[]);
-    scene.present("everything deleted and enrolled anew", "unverifiable: unknown_origin", since, &anew);
+    scene.present(
+        "everything deleted and enrolled anew",
+        "unverifiable: unknown_origin",
+        since,
+        &anew,
+    );
 }
 
 /// Heads, cosignatures, receipts, ranges.
 fn heads(scene: &mut Scene) {
-    scene.in_bundle("a longer head signed that does not contain the witnessed one", "tampered: later.consistency", |scene, case| {
-        let head = signed(&scene.key, &scene.origin, scene.seen.size + 1, Digest([7; 32]));
-        case.front.later = Some(format!("\n{}", head.encode()).into_bytes());
-    });
-    scene.in_bundle("the witness's time set back an hour", "tampered: cosignature.signature", |_, case| {
-        let mut note = note_of(case);
-        let line = &mut note.signatures[1].bytes;
-        let time = u64::from_be_bytes(line[..8].try_into().unwrap()) - 3_600;
-        line[..8].copy_from_slice(&time.to_be_bytes());
-        case.front.checkpoint = note.encode().into_bytes();
-    });
-    scene.in_bundle("a stale cosignature pasted under the head", "tampered: cosignature.signature", |scene, case| {
-        let older = load(&scene.export_earlier());
-        let mut note = note_of(case);
-        note.signatures.truncate(1);
-        note.signatures.extend_from_slice(&note_of(&older).signatures[1..]);
-        case.front.checkpoint = note.encode().into_bytes();
-    });
-    scene.in_bundle("events that never were added after the witnessed head, signed", "unverifiable: quorum", |scene, case| {
-        add_batch(case);
-        case.resign(&scene.key);
-    });
-    scene.in_bundle("likewise, with a cosignature by a key of the attacker's in the witness's name", "unverifiable: quorum", |scene, case| {
-        add_batch(case);
-        case.resign(&scene.key);
-        cosign(case, None);
-    });
-    scene.in_bundle("likewise, with the id of the witness's key on it", "tampered: cosignature.signature", |scene, case| {
-        add_batch(case);
-        case.resign(&scene.key);
-        let id = note_of(&load(&scene.honest)).signatures[1].key_id;
-        cosign(case, Some(id));
-    });
-    scene.in_bundle("a key of the attacker's rotated in, without a head of the old key over it", "tampered: rotation.batch", |scene, case| {
-        let own = SoftwareKey::log(&Secret::from_bytes([9; 32]), &scene.origin).unwrap();
-        let mut event = made_up(case);
-        if let Owned::Entry(entry) = &mut event {
-            let mut value: Value = serde_json::from_slice(entry).unwrap();
-            value["kind"] = "key.rotated".into();
-            value["detail"] = rotation(scene, case, &own);
-            *entry = entry_of(value);
-        }
-        let whole = case.records.len();
-        add_batch(case);
-        case.records.insert(whole, event);
-        case.resign(&own);
-    });
-    scene.in_bundle("a shorter size written into the manifest", "tampered: manifest.head", |_, case| {
-        case.front.manifest.size -= 1;
-    });
+    scene.in_bundle(
+        "a longer head signed that does not contain the witnessed one",
+        "tampered: later.consistency",
+        |scene, case| {
+            let head = signed(
+                &scene.key,
+                &scene.origin,
+                scene.seen.size + 1,
+                Digest([7; 32]),
+            );
+            case.front.later = Some(format!("\n{}", head.encode()).into_bytes());
+        },
+    );
+    scene.in_bundle(
+        "the witness's time set back an hour",
+        "tampered: cosignature.signature",
+        |_, case| {
+            let mut note = note_of(case);
+            let line = &mut note.signatures[1].bytes;
+            let time = u64::from_be_bytes(line[..8].try_into().unwrap()) - 3_600;
+            line[..8].copy_from_slice(&time.to_be_bytes());
+            case.front.checkpoint = note.encode().into_bytes();
+        },
+    );
+    scene.in_bundle(
+        "a stale cosignature pasted under the head",
+        "tampered: cosignature.signature",
+        |scene, case| {
+            let older = load(&scene.export_earlier());
+            let mut note = note_of(case);
+            note.signatures.truncate(1);
+            note.signatures
+                .extend_from_slice(&note_of(&older).signatures[1..]);
+            case.front.checkpoint = note.encode().into_bytes();
+        },
+    );
+    scene.in_bundle(
+        "events that never were added after the witnessed head, signed",
+        "unverifiable: quorum",
+        |scene, case| {
+            add_batch(case);
+            case.resign(&scene.key);
+        },
+    );
+    scene.in_bundle(
+        "likewise, with a cosignature by a key of the attacker's in the witness's name",
+        "unverifiable: quorum",
+        |scene, case| {
+            add_batch(case);
+            case.resign(&scene.key);
+            cosign(case, None);
+        },
+    );
+    scene.in_bundle(
+        "likewise, with the id of the witness's key on it",
+        "tampered: cosignature.signature",
+        |scene, case| {
+            add_batch(case);
+            case.resign(&scene.key);
+            let id = note_of(&load(&scene.honest)).signatures[1].key_id;
+            cosign(case, Some(id));
+        },
+    );
+    scene.in_bundle(
+        "a key of the attacker's rotated in, without a head of the old key over it",
+        "tampered: rotation.batch",
+        |scene, case| {
+            let own = SoftwareKey::log(&Secret::from_bytes([9; 32]), &scene.origin).unwrap();
+            let mut event = made_up(case);
+            if let Owned::Entry(entry) = &mut event {
+                let mut value: Value = serde_json::from_slice(entry).unwrap();
+                value["kind"] = "key.rotated".into();
+                value["detail"] = rotation(scene, case, &own);
+                *entry = entry_of(value);
+            }
+            let whole = case.records.len();
+            add_batch(case);
+            case.records.insert(whole, event);
+            case.resign(&own);
+        },
+    );
+    scene.in_bundle(
+        "a shorter size written into the manifest",
+        "tampered: manifest.head",
+        |_, case| {
+            case.front.manifest.size -= 1;
+        },
+    );
 
     let since = Instant::now();
-    let range = ["--range", "12..14"];
-    let ranged = export(&scene.fleet, "device", &range);
+    let range = format!("{}..{}", scene.seen.size - 2, scene.seen.size);
+    let ranged = export(&scene.fleet, "device", &["--range", &range]);
     assert_eq!(scene.judge(&ranged).0, "verified");
     let mut case = load(&ranged);
     assert!(case.front.manifest.from > 0);
     let end = case.front.prefix.len() - 1;
     case.front.prefix[end] ^= 1;
-    scene.present("what came before a range exchanged in its prefix", "tampered: head.root", since, &case.store());
+    scene.present(
+        "what came before a range exchanged in its prefix",
+        "tampered: head.root",
+        since,
+        &case.store(),
+    );
 
     let since = Instant::now();
     let mut case = load(&scene.archived);
@@ -703,14 +902,32 @@ fn heads(scene: &mut Scene) {
     value["seq"] = receipt.index.into();
     receipt.entry = entry_of(value);
     case.front.receipt = Some(receipt.encode().into_bytes());
-    scene.present("a receipt that says the head was logged earlier", "tampered: receipt.inclusion", since, &case.store());
+    scene.present(
+        "a receipt that says the head was logged earlier",
+        "tampered: receipt.inclusion",
+        since,
+        &case.store(),
+    );
 
     let since = Instant::now();
     let mut case = load(&scene.archived);
-    let receipt = load(&export(&scene.fleet, "device", &[&collector(&scene.fleet, &scene.origin)[..], &["--range", "0..2"]].concat()));
+    let receipt = load(&export(
+        &scene.fleet,
+        "device",
+        &[
+            &collector(&scene.fleet, &scene.origin)[..],
+            &["--range", "0..2"],
+        ]
+        .concat(),
+    ));
     assert!(receipt.front.manifest.size < scene.seen.size);
     case.front.receipt = receipt.front.receipt;
-    scene.present("the receipt of an older head under the newest", "tampered: receipt.head", since, &case.store());
+    scene.present(
+        "the receipt of an older head under the newest",
+        "tampered: receipt.head",
+        since,
+        &case.store(),
+    );
 }
 
 impl Scene {
@@ -739,11 +956,244 @@ fn cosign(case: &mut Case, id: Option<[u8; 4]>) {
 }
 
 fn rotation(scene: &Scene, _case: &Case, own: &SoftwareKey) -> Value {
-    Rotation::detail(&scene.key.verifier_key(), own).unwrap().into()
+    Rotation::detail(&scene.key.verifier_key(), own)
+        .unwrap()
+        .into()
 }
 
-fn live(_scene: &mut Scene) -> Vec<Row> {
-    let _ = (leaf_hash, write_record, Duration::from_secs(1), tls::client);
-    let _: Option<(Collector, CollectorError, Identity<'_>, SetUp, Record<'_>)> = None;
-    Vec::new()
+/// What the manipulations look like to the running product: the agent that is started on them, and
+/// the collector to which the attacker sends past the agent.
+fn live(scene: &mut Scene) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |what, since: Instant, by, expected: &str, words: &str| {
+        assert!(words.contains(expected), "{what}: {words}");
+        let seconds = since.elapsed().as_secs_f64();
+        let said = expected.to_owned();
+        rows.push(Row {
+            what,
+            said,
+            by,
+            seconds,
+        });
+    };
+    let agent = |scene: &Scene, state: &str| {
+        let out = run(&scene.fleet, "jurat.toml", state, &["run", "--once"]);
+        let words = String::from_utf8_lossy(&out.stderr).into_owned();
+        (out.status.success(), words)
+    };
+    let refused = |scene: &Scene, state: &str| {
+        let since = Instant::now();
+        let (done, words) = agent(scene, state);
+        assert!(!done, "{state}: {words}");
+        (since, words)
+    };
+
+    // The collector cannot be reached while an earlier copy goes on in another way.
+    let state = scene.fleet.path("fork");
+    copy(&scene.fleet.path("earlier"), &state);
+    let known = fs::read_to_string(state.join("enrolment.json")).unwrap();
+    let port = format!(":{}", scene.fleet.port);
+    fs::write(state.join("enrolment.json"), known.replace(&port, ":1")).unwrap();
+    let config = fs::read_to_string(scene.fleet.path("jurat.toml")).unwrap();
+    fs::create_dir_all(scene.fleet.path("else/projects/p")).unwrap();
+    fs::write(scene.fleet.path("else/projects/p/a.jsonl"), steps(300..340)).unwrap();
+    fs::write(
+        scene.fleet.path("else.toml"),
+        config.replace("/agent\"", "/else\""),
+    )
+    .unwrap();
+    let mut child = Command::new(JURAT)
+        .arg("--config")
+        .arg(scene.fleet.path("else.toml"))
+        .arg("--state-dir")
+        .arg(&state)
+        .arg("run")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    crate::fleet::wait_for("another history is signed", || {
+        let heads = scene.heads("fork");
+        heads.last().is_some_and(|head| head.size > scene.seen.size)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::write(state.join("enrolment.json"), known).unwrap();
+    let since = Instant::now();
+    let mut case = scene.ledger("fork");
+    case.resign(&scene.key);
+    scene.present(
+        "an earlier copy gone on from by the agent itself, its longer log presented",
+        "tampered: seen.root",
+        since,
+        &case.store(),
+    );
+
+    let (since, words) = refused(scene, "earlier");
+    row(
+        "the agent started on an earlier copy",
+        since,
+        "agent",
+        "rolled back or exchanged",
+        &words,
+    );
+    let (since, words) = refused(scene, "fork");
+    row(
+        "the agent started on the other, longer history",
+        since,
+        "agent",
+        "rolled back or exchanged",
+        &words,
+    );
+
+    copy(&scene.fleet.path("device"), &scene.fleet.path("swapped"));
+    fs::remove_dir_all(scene.fleet.path("swapped/ledger")).unwrap();
+    copy(
+        &scene.fleet.path("neighbour/ledger"),
+        &scene.fleet.path("swapped/ledger"),
+    );
+    let (since, words) = refused(scene, "swapped");
+    row(
+        "the agent started on the neighbour's ledger",
+        since,
+        "agent",
+        "the ledger holds the log",
+        &words,
+    );
+
+    copy(&scene.fleet.path("device"), &scene.fleet.path("flipped"));
+    let segment = fs::read_dir(scene.fleet.path("flipped/ledger"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "jl"))
+        .unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes
+        .windows(6)
+        .position(|window| window == b"step 2")
+        .unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let since = Instant::now();
+    let out = run(&scene.fleet, "jurat.toml", "flipped", &["ledger", "fsck"]);
+    assert!(!out.status.success());
+    let words =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    row(
+        "one byte flipped in the ledger's file",
+        since,
+        "`jurat ledger fsck`",
+        "damage",
+        &words,
+    );
+
+    // The cursor says that everything was delivered: the agent asks where the collector stands.
+    copy(&scene.fleet.path("device"), &scene.fleet.path("kept"));
+    let cursor = scene.fleet.path("device/cursors/collector.json");
+    let mut edited: Value = serde_json::from_slice(&fs::read(&cursor).unwrap()).unwrap();
+    edited["size"] = 1_000_000.into();
+    edited["position"] = 1_000_000_000.into();
+    fs::write(&cursor, edited.to_string()).unwrap();
+    scene.fleet.append("p/a.jsonl", &steps(12..13));
+    let since = Instant::now();
+    let (done, words) = agent(scene, "device");
+    assert!(done, "{words}");
+    let archived = export(
+        &scene.fleet,
+        "device",
+        &collector(&scene.fleet, &scene.origin),
+    );
+    let arrived = load(&archived).front.manifest.size > scene.seen.size;
+    assert!(arrived, "what the cursor passed over is not in the archive");
+    row(
+        "the cursor edited to say that all was delivered",
+        since,
+        "agent",
+        "delivered all the same",
+        "delivered all the same",
+    );
+
+    // Past the agent, with the device's own key and token.
+    let mut case = load(&archived);
+    edit(&mut case, "\"step 2\"", |value| {
+        value["object"] = "ls".into()
+    });
+    case.resign(&scene.key);
+    let mut raw = Vec::new();
+    write_record(&mut raw, &Record::Checkpoint(&case.front.checkpoint));
+    let since = Instant::now();
+    let words = upload(scene, &raw);
+    row(
+        "another history of the archived length sent to the collector",
+        since,
+        "collector",
+        "fork",
+        &words,
+    );
+    let mut raw = Vec::new();
+    for record in &case.records[..4] {
+        if let Owned::Entry(entry) = record {
+            write_record(&mut raw, &Record::Entry(entry));
+        }
+    }
+    write_record(&mut raw, &Record::Checkpoint(&case.front.checkpoint));
+    let since = Instant::now();
+    let words = upload(scene, &raw);
+    row(
+        "the beginning of another history sent to the collector",
+        since,
+        "collector",
+        "size_conflict",
+        &words,
+    );
+    rows
+}
+
+impl Scene {
+    /// The heads that were signed in the ledger of a state folder.
+    fn heads(&self, state: &str) -> Vec<Checkpoint> {
+        let notes = self
+            .ledger(state)
+            .records
+            .into_iter()
+            .filter_map(|record| match record {
+                Owned::Note(note) => Note::parse(&note).ok(),
+                _ => None,
+            });
+        notes
+            .map(|note| Checkpoint::parse(&note.text).unwrap())
+            .collect()
+    }
+}
+
+/// The code with which the collector answers.
+fn upload(scene: &Scene, raw: &[u8]) -> String {
+    let state = scene.fleet.path("device");
+    let enrolment = enrolment(&state);
+    let secret = |name: &str| Secret::load(&scene.host, &state.join("keys").join(name)).unwrap();
+    let (token, hmac) = (secret("token.key").to_base64(), secret("hmac.key"));
+    let ca = enrolment["ca"].as_str().map(str::as_bytes);
+    let set_up = SetUp {
+        url: enrolment["url"].as_str().unwrap().to_owned(),
+        tls: tls::client(ca).unwrap(),
+        timeout: Duration::from_secs(30),
+    };
+    let who = Identity {
+        device: enrolment["device"].as_str().unwrap(),
+        token: &token,
+        key: hmac.expose(),
+    };
+    let body = zstd::bulk::compress(raw, 1).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let answer = runtime.block_on(async {
+        let collector = Collector::new(set_up).unwrap();
+        collector.upload(&scene.host, &who, body).await
+    });
+    match answer {
+        Err(CollectorError::Refused { refusal, .. }) => refusal.code,
+        Err(CollectorError::Conflict { .. }) => "size_conflict".to_owned(),
+        other => format!("{other:?}"),
+    }
 }
