@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
-use jurat_fuzz::{ORIGIN, Piece, SINK, lines_of, log_key};
+use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
-    Checkpoint, Cosignature, ForkProof, Note, Record, RecordReader, Selection, Signer as _,
-    Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
+    Checkpoint, Cosignature, ForkProof, Note, Receipt, Record, RecordReader, Selection,
+    Signer as _, Withhold, consistency_proof, leaf_hash, push_entry, root_of, write_record,
 };
 use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
@@ -93,6 +93,12 @@ fn main() {
     seed("note", "text", &note.text);
     seed("note", "key", log_key().verifier_key().to_string());
     seed("note", "cosigner", witness.verifier_key().to_string());
+    seed("note", "p256-key", p256_key().verifier_key().to_string());
+    seed(
+        "note",
+        "p256-signed",
+        head.sign(&p256_key()).unwrap().encode(),
+    );
     sealer.keep_cosigned(&note.encode()).unwrap();
     sealer.commit(b"", &mut Vec::new).unwrap();
 
@@ -129,6 +135,7 @@ fn main() {
     let mut segment = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut segment, 0).unwrap();
     seed("ledger", "segment", [&[0], segment.as_slice()].concat());
+    receipt();
     pieces();
     texts();
     peers(&note);
@@ -179,6 +186,23 @@ fn witnessed(head: &Note, policy: &str) {
     let linked = ForkProof::find(&note(&small), &note(&other), &other_proof).unwrap();
     seed("fork", "equal", equal.encode());
     seed("fork", "linked", linked.encode());
+}
+
+/// The only leaf of a collector's log, proven.
+fn receipt() {
+    let leaf = leaf_hash(ACCEPTED);
+    let head = Checkpoint {
+        origin: ORIGIN.into(),
+        size: 1,
+        root: leaf,
+    };
+    let receipt = Receipt {
+        entry: ACCEPTED.to_vec(),
+        index: 0,
+        proof: Vec::new(),
+        note: head.sign(&log_key()).unwrap(),
+    };
+    seed("receipt", "only", receipt.encode());
 }
 
 fn siem(raw: &[u8]) {

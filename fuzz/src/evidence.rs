@@ -6,12 +6,12 @@ use std::io::Read;
 use jurat_collector::fuzzing::first_upload;
 use jurat_proof::{
     Chain, Checkpoint, Content, Cosignature, Digest, EntryView, Frontier, Hashed, Leaf, Note,
-    Quorum, Record, RecordReader, Replay, Signer as _, TilePath, Trust, Verdict, VerifierKey,
-    hash_records, leaf_hash, parse_entries, push_entry, verify, write_record,
+    Quorum, Record, RecordReader, Replay, Reveal, Signer as _, TilePath, Trust, Verdict,
+    VerifierKey, hash_records, leaf_hash, parse_entries, push_entry, verify, write_record,
 };
 use jurat_sink::line::{self, Audit, Proof};
 
-use crate::{ORIGIN, log_key, two};
+use crate::{ORIGIN, log_key, p256_key, two};
 
 /// An entry. What our reader takes, a reader of plain JSON takes, too, and reads the same in it.
 pub fn entry(data: &[u8]) {
@@ -151,7 +151,7 @@ pub fn records(data: &[u8]) {
 pub fn note(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(key) = VerifierKey::parse(&text) {
-        assert_eq!(VerifierKey::parse(&key.to_string()), Ok(key));
+        assert_eq!(key.to_string(), text.trim(), "one text for one key");
     }
     if let Ok(checkpoint) = Checkpoint::parse(&text) {
         assert_eq!(checkpoint.body(), text);
@@ -168,6 +168,7 @@ pub fn note(data: &[u8]) {
             assert!(note.signatures.contains(&ours.signatures[0]));
         }
     }
+    let _ = note.is_signed_by(p256_key().verifier_key());
     for cosigner in ["witness", "archive"] {
         if let Ok(key) = VerifierKey::cosigner(cosigner, key.public_key()) {
             let _ = Cosignature::find(&note, &key);
@@ -299,5 +300,24 @@ pub fn siem(data: &[u8]) {
         for line in honest.split(|byte| *byte == b'\n') {
             assert!(line.is_empty() || found.contains(&rest(line)));
         }
+    }
+}
+
+/// An entry, and what somebody says it commits to: `<entry> NUL <reveal>`.
+pub fn reveal(data: &[u8]) {
+    let (entry, text) = two(data, b"\0");
+    let Ok(reveal) = Reveal::parse(&text) else {
+        return;
+    };
+    let again = Reveal::parse(reveal.encode().as_bytes());
+    assert_eq!(again.as_ref(), Ok(&reveal));
+    let Ok(view) = EntryView::parse(entry.as_bytes()) else {
+        return;
+    };
+    if reveal.holds(&view).is_ok() {
+        assert_eq!(reveal.seq, view.seq);
+        let mut other = reveal;
+        other.salt[0] ^= 1;
+        assert!(other.holds(&view).is_err(), "one salt opens a commitment");
     }
 }

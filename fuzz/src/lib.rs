@@ -9,9 +9,9 @@ mod peers;
 mod texts;
 mod witness;
 
-pub use evidence::{SINK, bundle, entry, lines_of, note, records, siem, tile, upload};
+pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
-pub use peers::{answer, enrolment, request};
+pub use peers::{ACCEPTED, answer, enrolment, receipt, request};
 pub use texts::{redact, settings, transcript, trust};
 pub use witness::{fork, policy, witness};
 
@@ -28,9 +28,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ledger", ledger),
     ("note", note),
     ("policy", policy),
+    ("receipt", receipt),
     ("records", records),
     ("redact", redact),
     ("request", request),
+    ("reveal", reveal),
     ("settings", settings),
     ("siem", siem),
     ("tile", tile),
@@ -50,6 +52,15 @@ pub const ORIGIN: &str = "example.org/jurat/11111111-2222-4333-8444-555555555555
 pub fn log_key() -> jurat_key::SoftwareKey {
     jurat_key::SoftwareKey::log(&jurat_key::Secret::from_bytes([5; 32]), ORIGIN)
         .expect("the origin can name a key")
+}
+
+/// A key of the other kind for the same log.
+///
+/// # Panics
+/// Never: the origin can name a key.
+pub fn p256_key() -> jurat_key::P256Key {
+    jurat_key::P256Key::log(&jurat_key::Secret::from_bytes([5; 32]), ORIGIN)
+        .expect("the number is one of the curve's")
 }
 
 /// The first line of the input as text, and the rest: for targets that need two inputs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jurat_collector::fuzzing::enroll;
 use jurat_disk::{FixedClock, Host, replace};
-use jurat_proof::{Request, Signer as _};
+use jurat_proof::{Digest, Receipt, Request, Signer as _};
 use jurat_sink::{
     Accepted, CollectorError, Enrolled, Enrolment, FrontierAnswer, check_accepted, understand,
 };
@@ -72,6 +72,27 @@ pub fn answer(data: &[u8]) {
     frontier.as_ref().err().into_iter().for_each(said);
     let enrolled = understand::<Enrolled>(status, retry, &body);
     enrolled.as_ref().err().into_iter().for_each(said);
+}
+
+/// The entry of a receipt in the seeds: the only leaf of the collector's log.
+pub const ACCEPTED: &[u8] = br#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":0,"boot":"b","time":"t","kind":"frontier.accepted","detail":{"origin":"d","root":"0000000000000000000000000000000000000000000000000000000000000000","size":7}}"#;
+
+/// A receipt that a collector gives; its log has the key of the seeds.
+pub fn receipt(data: &[u8]) {
+    let Ok(receipt) = Receipt::parse(data) else {
+        return;
+    };
+    assert_eq!(
+        Receipt::parse(receipt.encode().as_bytes()),
+        Ok(receipt.clone())
+    );
+    let key = log_key();
+    let root = Digest::default();
+    if let Ok(found) = receipt.verify(key.verifier_key(), "d", 7, &root) {
+        // Only the one head that the key of the seeds ever signed leads to it.
+        assert_eq!((found.index, receipt.entry.as_slice()), (0, ACCEPTED));
+    }
+    assert!(receipt.verify(key.verifier_key(), "e", 7, &root).is_err());
 }
 
 /// An enrolment, as the collector is sent it, and as the device keeps it.

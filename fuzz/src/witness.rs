@@ -79,7 +79,7 @@ pub fn policy(data: &[u8]) {
     let note = head.sign(&log_key()).expect("a software key signs");
     let note = Note::parse(note.encode().as_bytes()).expect("what was written can be read");
     let holding = policy.holds(&note).expect("it bears one good signature");
-    let words = data.split(|byte| byte.is_ascii_whitespace());
+    let words = data.split(u8::is_ascii_whitespace);
     let words: Vec<&[u8]> = words.filter(|word| !word.is_empty()).collect();
     let none = words
         .windows(2)

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
-use jurat_event::{Event, Kind, Severity};
+use jurat_event::{EraseRequest, Erased, Event, Kind, Severity};
 use jurat_key::{KeyError, Secret, Signer};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{PastHead, Prune, SealError, Sealer, Settings};
+use jurat_seal::{EraseError, PastHead, Prune, SealError, Sealer, Settings};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
@@ -25,6 +25,7 @@ use crate::enrol::{EnrolError, Enrolment};
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::receipts::ReceiptStatus;
+use crate::requests::{Answer, Request, RequestError, Requests};
 use crate::rotate::KeyFiles;
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
@@ -126,6 +127,8 @@ const RECEIPT_SAID: Duration = Duration::from_secs(600);
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 /// How often a full disk is looked at again.
 const ROOM_S: u64 = 5;
+/// How often requests are looked for.
+const REQUESTS_S: u64 = 1;
 /// How often the status file is written while things move.
 const STATUS_MS: u64 = 2_000;
 /// How many of the files that cannot be read the status names.
@@ -190,6 +193,7 @@ pub struct Agent {
     letters: DeadLetters,
     letters_waiting: u64,
     pub(crate) cursor: Cursor,
+    requests: Requests,
     confirmed: bool,
     cosigned_at: Option<u64>,
     /// Since when leaves have been waiting for a cosignature.
@@ -335,6 +339,7 @@ impl Agent {
             bell,
             letters,
             letters_waiting: 0,
+            requests: Requests::new(state_dir),
             cursor,
             confirmed: false,
             cosigned_at: None,
@@ -357,8 +362,9 @@ impl Agent {
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
-        // Before anything is pushed: a head that a crash left unsigned.
-        match agent.sign_pending() {
+        // Before anything is pushed: a head that a crash left unsigned. Nothing goes out yet: first what was
+        // to be erased is.
+        match agent.sign_without_ring() {
             Err(AgentError::Seal(SealError::Ledger(LedgerError::Full { .. }))) => {
                 agent.disk_full = true;
             }
@@ -388,6 +394,8 @@ impl Agent {
         agent.sealer.push(started, None)?;
         agent.promote_at = agent.sealer.head().size;
         agent.note_letters()?;
+        agent.take_requests()?;
+        agent.ring();
         Ok(agent)
     }
 
@@ -445,6 +453,7 @@ impl Agent {
         let every = |seconds| Duration::from_secs(seconds);
         let mut next_scan = Instant::now() + every(seal.scan_s);
         let mut next_status = Instant::now();
+        let mut next_requests = Instant::now();
         let mut sealed_at = Instant::now();
         let mut first_pending: Option<Instant> = Some(Instant::now());
         let mut in_batch_since: Option<Instant> = Some(Instant::now());
@@ -452,7 +461,7 @@ impl Agent {
         loop {
             // 1. What happened. With something to read there is no wait.
             let busy = !self.tail.is_idle() && self.paused.is_none();
-            let mut deadline = next_scan.min(next_status);
+            let mut deadline = next_scan.min(next_status).min(next_requests);
             if in_batch_since.is_none() {
                 deadline = deadline.min(sealed_at + every(seal.heartbeat_s));
             }
@@ -492,6 +501,12 @@ impl Agent {
                 self.end_idle_sessions(now)?;
                 self.note_letters()?;
                 next_scan = now + every(seal.scan_s);
+            }
+            if now >= next_requests && self.unsaved.is_none() {
+                if self.take_requests()? {
+                    (in_batch_since, first_pending, sealed_at) = (None, None, now);
+                }
+                next_requests = now + every(REQUESTS_S);
             }
 
             // 2. Read, unless there is no room for it. Nothing is added to what found no room.
@@ -607,7 +622,9 @@ impl Agent {
 
     pub(crate) fn seal_batch(&mut self) -> Result<(), AgentError> {
         self.say_receipt()?;
-        self.seal()
+        let done = self.seal();
+        self.ring();
+        done
     }
 
     /// Says that an accepted head stands in the collector's log, now and then, and only beside other leaves:
@@ -629,7 +646,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Ends the batch as it is.
+    /// Ends the batch as it is, and does not call the uploader yet.
     pub(crate) fn seal(&mut self) -> Result<(), AgentError> {
         let counters = json!({
             "isolation": isolation(self.tail.roots()),
@@ -645,7 +662,6 @@ impl Agent {
         let done = self
             .sealer
             .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
-        self.ring();
         match done {
             Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
             done => Ok(done.map(drop)?),
@@ -653,15 +669,119 @@ impl Agent {
     }
 
     fn sign_pending(&mut self) -> Result<(), AgentError> {
-        let (tail, marks) = (&self.tail, &self.pipeline.marks);
-        self.sealer
-            .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        self.sign_without_ring()?;
         self.ring();
         Ok(())
     }
 
+    fn sign_without_ring(&mut self) -> Result<(), AgentError> {
+        let (tail, marks) = (&self.tail, &self.pipeline.marks);
+        self.sealer
+            .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        Ok(())
+    }
+
+    /// Does what commands ask for, after what is left of what they asked before. `true` when something was
+    /// sealed.
+    fn take_requests(&mut self) -> Result<bool, AgentError> {
+        self.finish_erasures()?;
+        let mut sealed = false;
+        let waiting = match self.requests.waiting(&self.host) {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                self.request_failed(&error);
+                return Ok(false);
+            }
+        };
+        for (name, request) in waiting {
+            let answer = match request {
+                Request::Erase(request) => self.erase(&request, &mut sealed)?,
+            };
+            // What cannot be done now is taken up again.
+            let Some(answer) = answer else { continue };
+            if let Err(error) = self.requests.give(&self.host, &name, &answer) {
+                self.request_failed(&error);
+            }
+        }
+        Ok(sealed)
+    }
+
+    fn request_failed(&mut self, error: &RequestError) {
+        tracing::warn!(%error, "requests");
+        self.problem = Some(error.to_string());
+    }
+
+    /// Erases payloads: the leaf that says so is durable and signed before the first one goes. `None` when
+    /// there is no room to say so, or not everything could be erased.
+    fn erase(
+        &mut self,
+        request: &EraseRequest,
+        sealed: &mut bool,
+    ) -> Result<Option<Answer>, AgentError> {
+        let refused = |why| Ok(Some(Answer::Refused { why }));
+        if let Err(why) = request.check() {
+            return refused(why);
+        }
+        self.commit()?;
+        if self.unsaved.is_some() {
+            return Ok(None);
+        }
+        let found = match self.sealer.erasable(request) {
+            Ok(found) => found,
+            Err(EraseError::Seal(error)) => return Err(error.into()),
+            Err(error) => return refused(error.to_string()),
+        };
+        let mut leaves = Vec::new();
+        if found.count > 0 {
+            let [who, reason] = [&request.who, &request.reason].map(|words| self.redacted(words));
+            leaves = self.sealer.push_erasure(&found, &who, &reason)?;
+            self.seal()?;
+            *sealed = true;
+        }
+        self.finish_erasures()?;
+        if !self.sealer.erasing().is_empty() {
+            return Ok(None);
+        }
+        self.ring();
+        Ok(Some(Answer::Erased(Erased {
+            count: found.count,
+            gone_before: found.gone,
+            ranges: found.ranges,
+            leaves,
+        })))
+    }
+
+    /// The words of a command without what a rule takes for a secret.
+    fn redacted(&mut self, words: &str) -> String {
+        let event = Event::own(Kind::PayloadErased).detail("words", words);
+        let redacted = self.pipeline.redactor.redact(event);
+        let words = redacted.event().detail.get("words");
+        let words = words.and_then(|words| words.as_str());
+        words.unwrap_or_default().to_owned()
+    }
+
+    /// Erases what durable leaves say is erased: in the ledger, in dead letters, and in what the uploader has
+    /// in its hands. What cannot be done now is done later, or at the next start.
+    fn finish_erasures(&mut self) -> Result<(), AgentError> {
+        if self.sealer.erasing().is_empty() || self.unsaved.is_some() {
+            return Ok(());
+        }
+        self.sealer.erase_sealed()?;
+        let erased = {
+            let _held = self.bell.hold_letters();
+            self.bell.erased.fetch_add(1, Ordering::AcqRel);
+            self.letters.erase(&self.host, self.sealer.erasing())
+        };
+        if let Err(error) = erased {
+            self.letters_failed(&error);
+            return Ok(());
+        }
+        self.sealer.note_erased()?;
+        self.commit()
+    }
+
     /// Tells the uploader how far the ledger reaches.
-    fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if self.in_a_hurry {
             let size = self.sealer.head().size;
             self.bell.hurry_to.store(size, Ordering::Release);
@@ -974,6 +1094,7 @@ impl Agent {
             frontier_confirmed: self.confirmed,
             problem: self.problem.clone(),
             dead_letters: self.letters_waiting,
+            erased: self.sealer.erased(),
             ledger_bytes: ledger.len().unwrap_or(0),
             receipt: self.receipt.map(|(status, _)| status),
             receipt_missing: self.receipt_missing.clone(),

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use jurat_disk::{Host, read, replace};
-use jurat_sink::{CollectorError, UPLOAD_BYTES_MAX};
+use jurat_event::Ranges;
+use jurat_sink::{CollectorError, UPLOAD_BYTES_MAX, without_payloads};
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::EnrolError;
@@ -172,6 +173,35 @@ impl DeadLetters {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes the payloads of these leaves out of every letter; one that cannot be read cannot be sent either,
+    /// and is forgotten.
+    pub(crate) fn erase(&self, host: &Host, ranges: &Ranges) -> Result<(), DeadLetterError> {
+        for letter in self.list(host)? {
+            let covered = Ranges::from(vec![(letter.from, letter.to)]);
+            if covered.intersection(ranges).is_empty() {
+                continue;
+            }
+            let path = self.path(&letter, "zst");
+            let body = match read(&*host.disk, &path, LETTERS_BYTES_MAX) {
+                // A crash came between its two files.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                body => {
+                    body.map_err(|source| failed(path.clone(), "reading a dead letter", source))?
+                }
+            };
+            match without_payloads(&body, &mut |entry| ranges.contains(entry.seq)) {
+                Ok(None) => {}
+                Ok(Some(rest)) => replace(&*host.disk, &path, &rest.body)
+                    .map_err(|source| failed(path, "writing a dead letter anew", source))?,
+                Err(error) => {
+                    tracing::error!(%error, path = %path.display(), "a dead letter that cannot be read is removed");
+                    self.remove(host, &letter)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a letter.

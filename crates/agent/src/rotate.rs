@@ -228,7 +228,8 @@ impl Agent {
     /// Carries out a rotation that was asked for. What a crash or a full disk interrupted is gone on with.
     pub(crate) fn rotate_if_asked(&mut self) -> Result<(), AgentError> {
         let Some(request) = self.key_files.asked(&self.host) else {
-            return self.promote();
+            self.promote();
+            return Ok(());
         };
         if self.unsaved.is_some() {
             return Ok(());
@@ -256,6 +257,7 @@ impl Agent {
         if !signs(self.sealer.key()) {
             self.in_a_hurry = true;
             self.seal()?;
+            self.ring();
         }
         // Without room the head is signed later, and the request answered then.
         if signs(self.sealer.key()) {
@@ -269,21 +271,23 @@ impl Agent {
     }
 
     /// Wipes the old key once the collector has the last head that it signed.
-    fn promote(&mut self) -> Result<(), AgentError> {
+    fn promote(&mut self) {
         let delivered = self.cursor.size >= self.promote_at;
         if !delivered || self.sealer.rotating().is_some() {
-            return Ok(());
+            return;
         }
         let signs = self.sealer.key().to_string();
         let next = self
             .key_files
             .has_next(&self.host, &self.enrolment.origin)
             .filter(|next| next.verifier_text() == signs);
-        if next.is_some() {
-            self.key_files.promote(&self.host)?;
+        if next.is_some()
+            && let Err(error) = self.key_files.promote(&self.host)
+        {
+            // Both keys stay; the next start tries again.
+            self.problem = Some(format!("the old key could not be removed: {error}"));
         }
         // Nothing to look for until the next rotation.
         self.promote_at = u64::MAX;
-        Ok(())
     }
 }

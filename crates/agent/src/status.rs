@@ -73,6 +73,9 @@ pub struct Status {
     /// Uploads that the collector refused for good and that wait for `jurat dead-letters retry`.
     #[serde(default)]
     pub dead_letters: u64,
+    /// Payloads of this log that were erased on request.
+    #[serde(default)]
+    pub erased: u64,
     /// Bytes in the ledger.
     pub ledger_bytes: u64,
     /// The newest accepted head that was found in the collector's log.

@@ -101,6 +101,7 @@ impl Uplink {
             next_upload_s: 0,
             leaves_withheld: known.leaves_withheld,
             payloads_missing: known.payloads_missing,
+            witnessed: known.witnessed,
         };
         self.check(&accepted).is_ok().then_some(accepted)
     }

@@ -1,9 +1,9 @@
 //! Delivery to the collector, on a thread of its own: nothing else waits for the network.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -72,7 +72,17 @@ pub(crate) struct Bell {
     pub(crate) end: AtomicU64,
     /// Up to this size nothing waits for the time that the collector asked for.
     pub(crate) hurry_to: AtomicU64,
+    /// How often payloads were erased: what was read before is read again.
+    pub(crate) erased: AtomicU64,
+    letters: Mutex<()>,
     pub(crate) ring: Notify,
+}
+
+impl Bell {
+    /// While this is held, no upload is set aside.
+    pub(crate) fn hold_letters(&self) -> MutexGuard<'_, ()> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(crate) struct Uploader {
@@ -153,14 +163,15 @@ impl Uploader {
         let mut backoff_ms = first_ms;
         let mut take = Take::Many;
         let mut not_before = Instant::now();
-        // An upload that could not be sent is not made again.
-        let mut unsent: Option<Batch> = None;
+        // An upload that could not be sent is not made again, unless something was erased since.
+        let mut unsent: Option<(u64, Batch)> = None;
         loop {
             self.wait_for_turn(not_before, cursor.size).await;
             let end = self.bell.end.load(Ordering::Acquire);
+            let read_at = self.bell.erased.load(Ordering::Acquire);
             let made = match unsent.take() {
-                Some(batch) => Ok(Some(batch)),
-                None => self.next_batch(cursor, end, take),
+                Some((at, batch)) if at == read_at => Ok(Some(batch)),
+                _ => self.next_batch(cursor, end, take),
             };
             let batch = match made {
                 Ok(Some(batch)) => batch,
@@ -178,12 +189,15 @@ impl Uploader {
                                 message: error.to_string(),
                                 size: None,
                             };
-                            self.set_aside(&batch, 0, refusal)
+                            self.set_aside(&batch, read_at, 0, refusal)
                         }
-                        _ => false,
+                        _ => Aside::Not,
                     };
+                    if kept == Aside::Stale {
+                        continue;
+                    }
                     take = Take::Hashes;
-                    if !kept {
+                    if kept == Aside::Not {
                         take = Take::Many;
                         self.problem(&describe(&error));
                         sleep(refused).await;
@@ -262,7 +276,7 @@ impl Uploader {
                     let mut jitter = [0; 8];
                     self.host.rng.fill(&mut jitter);
                     let jitter_ms = u64::from_le_bytes(jitter) % (backoff_ms / 2 + 1);
-                    unsent = Some(batch);
+                    unsent = Some((read_at, batch));
                     sleep(Duration::from_millis(asked_ms.max(backoff_ms) + jitter_ms)).await;
                     backoff_ms = (backoff_ms * 2).min(longest_ms);
                 }
@@ -272,15 +286,19 @@ impl Uploader {
                     // First alone: what is wrong with one seal is not wrong with its neighbours.
                     if take == Take::Many {
                         take = Take::One;
-                    } else if batch.rotates {
+                        continue;
+                    }
+                    if batch.rotates {
                         // Without its entries no later head would be believed.
                         let code = &refusal.code;
                         self.problem(&format!("the rotation of the key was refused ({code})"));
                         sleep(refused).await;
-                    } else if self.set_aside(&batch, status, refusal) {
-                        take = Take::Hashes;
-                    } else {
-                        sleep(refused).await;
+                        continue;
+                    }
+                    match self.set_aside(&batch, read_at, status, refusal) {
+                        Aside::Kept => take = Take::Hashes,
+                        Aside::Stale => {}
+                        Aside::Not => sleep(refused).await,
                     }
                 }
                 error => {
@@ -308,8 +326,12 @@ impl Uploader {
         }
     }
 
-    /// Sets a refused seal aside; `false` when that is not possible.
-    fn set_aside(&self, batch: &Batch, status: u16, refusal: Refusal) -> bool {
+    /// Sets a refused seal aside, as it was read when `read_at` times something had been erased.
+    fn set_aside(&self, batch: &Batch, read_at: u64, status: u16, refusal: Refusal) -> Aside {
+        let _held = self.bell.hold_letters();
+        if self.bell.erased.load(Ordering::Acquire) != read_at {
+            return Aside::Stale;
+        }
         let letter = DeadLetter {
             from: batch.from,
             to: batch.to,
@@ -330,11 +352,11 @@ impl Uploader {
         match self.letters.keep(&self.host, &letter, &batch.body) {
             Ok(()) => {
                 self.tell(Delivery::DeadLetter(letter));
-                true
+                Aside::Kept
             }
             Err(error) => {
                 self.problem(&describe(&error));
-                false
+                Aside::Not
             }
         }
     }
@@ -406,6 +428,15 @@ impl Uploader {
     pub(crate) fn tell(&self, delivery: Delivery) {
         let _ = self.to_agent.send(Input::Delivery(delivery));
     }
+}
+
+/// What became of an upload that is to be set aside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    Kept,
+    /// Something was erased since it was read: it is read again.
+    Stale,
+    Not,
 }
 
 /// Whether a refusal is about what an upload holds, so that the tree can go on without it. A refusal of

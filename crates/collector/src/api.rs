@@ -12,13 +12,16 @@ use axum::{Json, Router};
 use jurat_disk::Host;
 use jurat_event::header;
 use jurat_key::Secret;
-use jurat_proof::{PublicKey, Request};
+use jurat_proof::{Digest, PublicKey, Request};
 use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
+use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
 use crate::admin::{self, Order};
-use crate::archive::{Again, Archive, ArchiveError, Ask, Done, Judgement, refused_for_good};
+use crate::archive::{
+    Again, Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good,
+};
 use crate::devices::{Device, epoch_of};
 use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
@@ -38,6 +41,8 @@ pub(crate) struct Api {
     pub(crate) tiles: Arc<TileStore>,
     pub(crate) read_token: Secret,
     pub(crate) public_logs: bool,
+    /// Logs of others that the witness serves.
+    pub(crate) foreign: Logs,
     /// Told when the archive failed: the server stops and is opened anew.
     pub(crate) failed: watch::Sender<Option<String>>,
 }
@@ -96,7 +101,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/admin/orders", post(admin_order))
         .route("/v1/receipt", get(logs::receipt))
         .route("/logs/{log}/{*path}", get(logs::read))
-        .with_state(api)
+        .with_state(api.clone())
+        .merge(jurat_witness::router(api))
 }
 
 const OPENAPI: &str = include_str!("openapi.json");
@@ -430,6 +436,43 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
         }
     }
     Err(Refused::busy("other uploads of this log came first"))
+}
+
+impl Witness for Api {
+    async fn add_checkpoint(self: Arc<Self>, body: Bytes) -> Answer {
+        for _ in 0..ROUNDS {
+            let Ok(judging) = self.room.judging.clone().acquire_owned().await else {
+                break;
+            };
+            let (api, body) = (self.clone(), body.clone());
+            let judged = tokio::task::spawn_blocking(move || {
+                let _judging = judging;
+                api.archive.judge_checkpoint(&api.foreign, &body)
+            });
+            let ask = match judged.await {
+                Ok(Ok(Witnessing::Answer(answer))) => return answer,
+                Ok(Ok(Witnessing::Store(ask))) => ask,
+                Ok(Err(error)) => {
+                    ill(&self, &error);
+                    break;
+                }
+                Err(error) => {
+                    bug(&error);
+                    break;
+                }
+            };
+            match self.queue.ask(Ask::Witness(ask)).await {
+                Ok(Done::Witnessed(answer)) => return answer,
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        Answer::Unavailable
+    }
+
+    fn seen(&self, origin_hash: &Digest) -> Option<Arc<Seen>> {
+        self.archive.seen(origin_hash)
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! disk works or bytes are hashed. What changes it goes through the one [`Writer`].
 
 mod silence;
+mod witnessing;
 mod writer;
 
 use std::borrow::Cow;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
+use jurat_event::Ranges;
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
@@ -24,6 +26,7 @@ use jurat_proof::{
     SignerError, VerifierKey,
 };
 use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
+use jurat_witness::{Seen, origin_hash};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
@@ -33,6 +36,7 @@ use crate::life::Life;
 use crate::own_log::OwnLog;
 
 use silence::Silence;
+pub(crate) use witnessing::Witnessing;
 pub(crate) use writer::{Again, Ask, Done, Writer, refused_for_good};
 
 /// Kinds of archive records.
@@ -83,6 +87,10 @@ pub(crate) struct UploadHeader {
     /// It came instead of an earlier one of the same leaves that held only their hashes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) late: bool,
+    /// Payloads were erased: it stands for the record that was archived first, at this position. Its leaves
+    /// are those of that record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instead_of: Option<u64>,
 }
 
 /// An archived upload that holds only the hashes of some leaves; their entries may still come.
@@ -99,10 +107,15 @@ struct Withheld {
     /// The key that signed it, when it is not the enrolled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    /// Leaves among them whose payloads were erased since, so that they will not come.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erased: Ranges,
 }
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
+/// The most ranges of leaves of one log whose missing payload a later leaf can settle.
+const MISSING_RANGES_MAX: usize = 4_096;
 
 /// What is known of one log, as it is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -118,9 +131,12 @@ struct Line {
     /// The key that signed `note`, when it was rotated there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_before: Option<String>,
-    /// Payloads that never came: the archive cosignature is given only at 0.
+    /// Payloads that never came, and that no leaf says were erased: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
+    /// Their leaves, the first [`MISSING_RANGES_MAX`] ranges of them: a leaf that comes later may settle them.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    missing: Ranges,
     /// Leaves of which only the hash came. Likewise.
     #[serde(default)]
     leaves_withheld: u64,
@@ -129,7 +145,11 @@ struct Line {
     /// Uploads that came late instead of withheld ones.
     #[serde(default)]
     late: u64,
-    /// A signed head that contradicts `note`. No cosignature any more.
+    /// A head above this one that the witness cosigned for who only showed it. Gone when uploads reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<Seen>,
+    /// A fork proof, or, where none can convince a stranger, the signed head that does not fit. No
+    /// cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
 }
@@ -154,14 +174,31 @@ impl Line {
         key_or(self.key.as_deref(), enrolled)
     }
 
+    /// Takes note of payloads that did not come, and of those that a leaf says were erased: those are settled.
+    fn miss(&mut self, missing: &Ranges, erased: &Ranges) {
+        self.payloads_missing += missing.leaves();
+        let known = self.missing.union(missing);
+        let settled = known.intersection(erased).leaves();
+        self.payloads_missing -= settled.min(self.payloads_missing);
+        self.missing = known.without(erased).first(MISSING_RANGES_MAX);
+        for withheld in &mut self.withheld {
+            let mine = Ranges::from(vec![(withheld.from, withheld.to)]);
+            let erased = withheld.erased.union(&erased.intersection(&mine));
+            withheld.erased = erased.first(MISSING_RANGES_MAX);
+        }
+    }
+
     /// The same head, cosigned at this time, as far as it may be.
     fn cosign(&mut self, keys: &Keys, note: Note, time: u64) -> Result<(), SignerError> {
         let mut note = note;
         // Cosignature times never run backwards, even when the clock does.
         self.time = time.max(self.time);
         if self.fork.is_none() {
-            note.signatures
-                .push(Cosignature::sign(&keys.witness, self.time, &note.text)?);
+            // What is below the witness's own frontier gets no fresh statement of it.
+            if self.ahead.is_none() {
+                let witness = Cosignature::sign(&keys.witness, self.time, &note.text)?;
+                note.signatures.push(witness);
+            }
             if self.payloads_missing == 0 && self.leaves_withheld == 0 {
                 note.signatures
                     .push(Cosignature::sign(&keys.archive, self.time, &note.text)?);
@@ -193,12 +230,18 @@ struct Change<'a> {
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nonces: BTreeMap<Cow<'a, str>, u64>,
+    /// The newest checkpoint of the own log that outside witnesses cosigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_cosigned: Option<Cow<'a, str>>,
     own_size: u64,
     #[serde(default)]
     own_roots: Cow<'a, [Digest]>,
     /// Up to where the device table counts.
     #[serde(default)]
     devices_end: u64,
+    /// Records that are to be erased, each with how much of it stays. Absent: as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erasing: Option<Vec<(u64, u32)>>,
 }
 
 /// Numbers about a collector since it was started, and what it holds.
@@ -220,6 +263,11 @@ pub struct Stats {
     pub archive_bytes: u64,
     /// Leaves of the collector's own log.
     pub own_leaves: u64,
+    /// Of those, how many a checkpoint covers that the outside witnesses' quorum cosigned.
+    pub own_witnessed: u64,
+    /// Which outside witnesses gave nothing the last time, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub witness_problems: BTreeMap<String, String>,
     /// Lines written to the SIEM file since the start.
     pub siem_lines: u64,
     /// Why the SIEM file cannot be written now.
@@ -259,6 +307,11 @@ const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 #[derive(Default)]
 struct State {
     lines: BTreeMap<Arc<str>, Arc<Line>>,
+    /// The origins by their SHA-256.
+    origins: HashMap<Digest, Arc<str>>,
+    /// The newest checkpoint of the own log, and the newest one with cosignatures of others.
+    own_note: Option<String>,
+    own_cosigned: Option<String>,
     lives: BTreeMap<Arc<str>, Arc<Life>>,
     policy: Option<String>,
     silence: Silence,
@@ -355,9 +408,13 @@ impl Archive {
                         whole.lives.extend(change.lives);
                         whole.policy = change.policy.or(whole.policy.take());
                         whole.nonces.extend(change.nonces);
+                        whole.own_cosigned = change.own_cosigned.or(whole.own_cosigned.take());
                         whole.own_size = change.own_size;
                         whole.own_roots = change.own_roots;
                         whole.devices_end = change.devices_end;
+                        if change.erasing.is_some() {
+                            whole.erasing = change.erasing;
+                        }
                     }
                     Err(error) => damaged = Some(format!("state: {error}")),
                 },
@@ -377,7 +434,7 @@ impl Archive {
             .map(|(origin, line)| (origin.into(), Arc::new(line.into_owned())))
             .collect();
         let stats = Stats {
-            logs: lines.len() as u64,
+            logs: lines.values().filter(|line| line.size > 0).count() as u64,
             devices: devices.len() as u64,
             leaves: lines.values().map(|line| line.size).sum(),
             forks: lines.values().filter(|line| line.fork.is_some()).count() as u64,
@@ -386,6 +443,9 @@ impl Archive {
             ..Stats::default()
         };
         let nonces = whole.nonces.into_iter();
+        let origins = lines
+            .keys()
+            .map(|origin| (origin_hash(origin), origin.clone()));
         let lives: BTreeMap<Arc<str>, Arc<Life>> = whole
             .lives
             .into_iter()
@@ -400,7 +460,7 @@ impl Archive {
                 continue;
             }
             let origin: Arc<str> = device.row.origin.as_str().into();
-            let line = lines.get(&origin);
+            let line = lines.get(&origin).filter(|line| line.size > 0);
             let heard_at = line.map_or(device.row.enrolled_at, |line| line.time);
             let silent = lives
                 .get(&origin)
@@ -408,7 +468,10 @@ impl Archive {
             silence.watch(origin, heard_at, silent, now);
         }
         let state = State {
+            origins: origins.collect(),
             lines,
+            own_note: None,
+            own_cosigned: whole.own_cosigned.map(Cow::into_owned),
             lives,
             policy: whole.policy.map(Cow::into_owned),
             silence,
@@ -433,13 +496,14 @@ impl Archive {
             state: Mutex::new(state),
             buffers: Mutex::default(),
         });
-        let writer = Writer::new(
+        let mut writer = Writer::new(
             archive.clone(),
             ledger,
             device_ledger,
             own,
             whole.devices_end,
         );
+        writer.erase(whole.erasing.unwrap_or_default())?;
         Ok((archive, writer))
     }
 
@@ -464,9 +528,10 @@ impl Archive {
                 root: line
                     .frontier()
                     .map_or_else(Digest::default, |frontier| frontier.root()),
-                note: Some(line.note.clone()),
+                note: Some(line.note.clone()).filter(|note| !note.is_empty()),
                 leaves_withheld: line.leaves_withheld,
                 payloads_missing: line.payloads_missing,
+                witnessed: line.witnessed(),
                 withheld: line
                     .withheld
                     .iter()
@@ -479,6 +544,7 @@ impl Archive {
                 note: None,
                 leaves_withheld: 0,
                 payloads_missing: 0,
+                witnessed: 0,
                 withheld: Vec::new(),
             },
         })
@@ -618,7 +684,13 @@ impl Archive {
                     let size = known.frontier.size();
                     judge_late(&raw, origin, late, withheld, size)
                 }
-                None => judge(&raw, origin, &known),
+                None => judge(&raw, origin, &known).and_then(|judged| {
+                    let ahead = before.as_deref().and_then(Line::must_pass);
+                    if let (Some(judged), Some(ahead)) = (&judged, ahead) {
+                        witnessing::passes(&raw, &known.frontier, judged, ahead)?;
+                    }
+                    Ok(judged)
+                }),
             }
         });
         // A buffer that a rare huge upload filled is given back; the others stay warm.
@@ -635,14 +707,14 @@ impl Archive {
                 let upload = self.prepare(origin, key, nonce, body, &known, before, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
             }
-            (Ok(None), Some(line)) if line.fork.is_none() => {
+            (Ok(None), Some(line)) if line.fork.is_none() && line.size > 0 => {
                 Judgement::Answer(Ok(self.answer(&line)))
             }
             (Ok(None), _) => Judgement::Answer(Err(Refused::conflict(known.frontier.size()))),
             (Err(refused), Some(line)) if refused.fork.is_some() && line.fork.is_none() => {
                 Judgement::Store(Ask::Fork {
                     origin: origin.to_owned(),
-                    witnessed: line.note.clone(),
+                    witnessed: line.contradicted(&refused),
                     refused,
                 })
             }
@@ -661,6 +733,7 @@ impl Archive {
             next_upload_s: self.next_upload_s,
             leaves_withheld: line.leaves_withheld,
             payloads_missing: line.payloads_missing,
+            witnessed: line.witnessed(),
         }
     }
 
@@ -683,7 +756,6 @@ impl Archive {
             size,
             roots: judged.frontier.roots().to_vec(),
             chain: judged.chain.0,
-            payloads_missing: judged.payloads_missing,
             leaves_withheld: judged.leaves_withheld,
             ..Line::default()
         };
@@ -691,13 +763,16 @@ impl Archive {
         line.key = text(&judged.key);
         line.key_before = (judged.signed_by != judged.key).then(|| judged.signed_by.to_string());
         if let Some(last) = before.as_deref() {
-            line.payloads_missing += last.payloads_missing;
+            line.payloads_missing = last.payloads_missing;
+            line.missing.clone_from(&last.missing);
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
             line.late = last.late;
             line.time = last.time;
             line.fork.clone_from(&last.fork);
+            line.follow(last);
         }
+        line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
         let may_come = judged.leaves_withheld == size - judged.from;
         if may_come && line.withheld.len() < WITHHELD_MAX {
@@ -708,7 +783,8 @@ impl Archive {
                 chain: known.chain.0,
                 root: judged.root,
                 leaves: judged.leaves_withheld,
-                payloads: judged.payloads_missing,
+                payloads: judged.missing.leaves(),
+                erased: Ranges::default(),
                 key: text(&judged.signed_by),
             });
         }
@@ -726,6 +802,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: false,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -759,7 +836,7 @@ impl Archive {
         line.withheld.retain(|other| other.from != withheld.from);
         line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
         line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
-        line.payloads_missing += judged.payloads_missing;
+        line.miss(&judged.missing.without(&withheld.erased), &judged.erased);
         line.late += 1;
         let now = self.host.clock.now().unix_s();
         let mut note =
@@ -774,6 +851,7 @@ impl Archive {
             received_at: now,
             chain: known.chain.0,
             late: true,
+            instead_of: None,
         };
         Ok(Prepared {
             header,
@@ -791,6 +869,21 @@ impl Archive {
     /// A reader over the archive, from one position to another that is durable.
     pub(crate) fn reader(&self, from: u64, to: u64) -> Result<Reader, ArchiveError> {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
+    }
+
+    /// The records of an upload whose first record, at this position, was erased.
+    pub(crate) fn instead_of(&self, position: u64) -> Result<Vec<u8>, ArchiveError> {
+        let mut newest = None;
+        let mut reader = self.reader(position, self.end())?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind == kind::UPLOAD && !item.erased {
+                let (header, body) = split_upload(item.body)?;
+                if header.instead_of == Some(position) {
+                    newest = Some(body.to_vec());
+                }
+            }
+        }
+        newest.ok_or_else(|| ArchiveError::Damaged("an erased upload without another one".into()))
     }
 
     /// Where it is kept, and up to where it is durable.
@@ -826,7 +919,8 @@ impl State {
         let row = &device.row;
         let line = self.lines.get(row.origin.as_str());
         let key = line.and_then(|line| line.key.clone());
-        let heard_at = line.map_or(row.enrolled_at, |line| line.time);
+        let archived = line.filter(|line| line.size > 0);
+        let heard_at = archived.map_or(row.enrolled_at, |line| line.time);
         let mut standing = Vec::new();
         if line.is_some_and(|line| line.fork.is_some()) {
             standing.push(Standing::Forked);

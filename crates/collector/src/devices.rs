@@ -168,7 +168,7 @@ pub(crate) fn open(
             continue;
         }
         if item.position >= end {
-            unanswered.push(item.position);
+            unanswered.push((item.position, 0));
             continue;
         }
         let mut device = Device::read(item.body)
@@ -178,8 +178,6 @@ pub(crate) fn open(
         }
         devices.insert(device.row.id.clone(), Arc::new(device));
     }
-    for position in unanswered {
-        ledger.erase(position)?;
-    }
+    ledger.erase(&unanswered)?;
     Ok((ledger, devices))
 }

@@ -1,6 +1,6 @@
 //! Judging one upload. Pure but for what it is given: nothing is stored here.
 
-use jurat_event::Kind;
+use jurat_event::{Kind, Ranges};
 use jurat_proof::{
     Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, Record, RecordReader, Replay,
     Rotation, VerifierKey, hash_records,
@@ -69,7 +69,11 @@ pub(crate) struct Judged {
     pub(crate) chain: Chain,
     pub(crate) note: Note,
     pub(crate) root: Digest,
-    pub(crate) payloads_missing: u64,
+    /// The leaves whose payload did not come.
+    pub(crate) missing: Ranges,
+    /// The leaves whose payloads the device erased, as `payload.erased` leaves in it say: all of them stand
+    /// before those.
+    pub(crate) erased: Ranges,
     /// Leaves of which only the hash came.
     pub(crate) leaves_withheld: u64,
     /// The key that signed `note`.
@@ -169,13 +173,22 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     if let Some(error) = malformed {
         return Err(Refused::new(400, "malformed", error.to_string()));
     }
+    let (mut missing, mut erased) = (Ranges::default(), Ranges::default());
+    // The leaf whose payload may follow.
+    let mut open: Option<u64> = None;
     for Hashed { record, digest } in records {
+        if !matches!(record, Record::Payload { .. } | Record::Checkpoint(_))
+            && let Some(seq) = open.take()
+        {
+            missing.push((seq, seq + 1));
+        }
         match record {
             Record::Entry(entry) => {
                 last = None;
                 let view = replay
                     .hashed_entry(entry, digest)
                     .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
+                open = view.context.map(|_| view.seq);
                 if boots.last().is_none_or(|boot| *boot != *view.boot)
                     && boots.len() < CHANGES_MAX
                     && view.boot.len() <= BOOT_BYTES_MAX
@@ -192,8 +205,12 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                         .map_err(|error| bad(format!("leaf {}: {error}", view.seq)))?;
                     rotating = Some(rotation);
                 }
+                if view.is(Kind::PayloadErased) {
+                    erased = erased.union(&erased_by(&view));
+                }
             }
             Record::Payload { bytes, .. } => {
+                open = None;
                 replay
                     .hashed_payload(bytes.len(), digest)
                     .map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;
@@ -243,7 +260,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     if checkpoint.size == size {
         return Ok(None);
     }
-    let payloads_missing = replay.payloads_missing();
+    missing.push(open.map_or((0, 0), |seq| (seq, seq + 1)));
     let (frontier, chain, summary) = replay.finish();
     Ok(Some(Judged {
         from: size,
@@ -251,13 +268,22 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
         chain,
         note,
         root: checkpoint.root,
-        payloads_missing,
+        missing,
+        erased,
         leaves_withheld: summary.leaves_withheld,
         signed_by,
         key,
         rotations,
         boots,
     }))
+}
+
+/// The leaves whose payloads were erased, as this leaf says: nothing that comes after it.
+fn erased_by(view: &EntryView<'_>) -> Ranges {
+    let named = view.detail_map().remove("ranges");
+    let named = named.and_then(|ranges| serde_json::from_value::<Ranges>(ranges).ok());
+    let before = Ranges::from(vec![(0, view.seq)]);
+    named.unwrap_or_default().intersection(&before)
 }
 
 /// A signed head at the known size with another root is a fork, whatever else was sent.

@@ -13,9 +13,11 @@ mod admin;
 mod api;
 mod archive;
 mod devices;
+mod erase;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 mod ingest;
 mod life;
 mod logs;
@@ -30,7 +32,9 @@ pub use admin::{
     Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
 };
 pub use archive::{Archive, ArchiveError, Stats};
+pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
+pub use gather::WitnessPolicyError;
 pub use ingest::Refused;
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{Settings, SettingsError};

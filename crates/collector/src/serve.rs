@@ -1,32 +1,25 @@
-//! The server: TLS, HTTP/1.1 and HTTP/2, orderly stop.
+//! The server: its threads, its settings, orderly stop.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use jurat_disk::{Host, read};
 use jurat_key::{KeyError, Secret, tls};
+use jurat_witness::{LOGS_BYTES_MAX, Listening, Logs, serve};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Address;
 use crate::api::{Api, Room, fail, router};
 use crate::archive::Ask;
+use crate::gather::{Gatherer, WitnessPolicyError};
 use crate::queue::{self, Queue};
 use crate::siem::{Progress, Projection};
 use crate::tiles::TileStore;
 use crate::{Archive, ArchiveError, Settings};
-
-/// The most connections at a time; the next one waits.
-const CONNECTIONS_MAX: usize = 4_096;
-/// How long a client may take for its TLS handshake, and for the head of a request.
-const HANDSHAKE_S: u64 = 10;
 
 /// Why a collector could not be started, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +58,18 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// The file of foreign logs cannot be used.
+    #[error("{path}: the foreign logs: {source}")]
+    ForeignLogs {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The policy of outside witnesses cannot be used.
+    #[error(transparent)]
+    Witnesses(#[from] WitnessPolicyError),
     /// A thread cannot be started.
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),
@@ -146,6 +151,10 @@ impl Builder {
                 path: settings.token_file.clone(),
                 source,
             })?;
+        let foreign = match &settings.foreign_logs {
+            Some(path) => read_foreign(&host, path)?,
+            None => Logs::default(),
+        };
         let fingerprint_key =
             Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
         let read_token = Secret::load_or_create(&host, &settings.dir.join("read.token"))?;
@@ -170,11 +179,14 @@ impl Builder {
                 path: settings.dir.join("address"),
                 source,
             })?;
-        let (failed, failure) = watch::channel(None);
+        let (failed, mut failure) = watch::channel(None);
         let (queue, inbox) = queue::queue();
         let (siem_bell, siem_rung) = std::sync::mpsc::sync_channel(1);
         let (tiles_bell, tiles_rung) = std::sync::mpsc::sync_channel(1);
+        let (stop_gathering, gathering) = tokio::sync::mpsc::channel(1);
         let writing = start("jurat-archive", &failed, move || {
+            // Dropped with the writer: then nothing is gathered any more.
+            let _gathering = stop_gathering;
             queue::write(writer, &inbox, &[siem_bell, tiles_bell])
         })?;
         let tiles = TileStore::new(
@@ -183,12 +195,29 @@ impl Builder {
             &settings.dir.join("tiles"),
         );
         let tiles = Arc::new(tiles);
+        let gatherer = settings.witness_policy.as_deref().map(|path| {
+            Gatherer::open(
+                &host,
+                path,
+                settings.witness_ca.as_deref(),
+                archive.clone(),
+                queue.clone(),
+                tiles.clone(),
+            )
+        });
+        let gatherer = gatherer.transpose()?;
         let following = tiles.clone();
         let laying = start("jurat-tiles", &failed, move || {
             following.run(&tiles_rung);
             Ok(())
         })?;
         let mut threads = vec![writing, laying];
+        if let Some(gatherer) = gatherer {
+            threads.push(start("jurat-gather", &failed, move || {
+                gatherer.run(gathering);
+                Ok(())
+            })?);
+        }
         let mut siem_progress = None;
         if let Some(siem) = siem {
             let (progress, watched) = watch::channel(Progress::default());
@@ -209,11 +238,25 @@ impl Builder {
             tiles,
             read_token,
             public_logs: settings.public_logs,
+            foreign,
             failed,
         };
-        let (stop, stopped) = watch::channel(false);
+        let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let served = serve(listener, tls, Arc::new(api), stopped, failure).await;
+            let stop = async {
+                tokio::select! {
+                    _ = stopped.changed() => Ok(()),
+                    _ = failure.changed() => {
+                        let why = failure.borrow().clone().unwrap_or_default();
+                        Err(ServeError::Stopped(why))
+                    }
+                }
+            };
+            let listening = Listening {
+                socket: listener,
+                tls: Some(tls),
+            };
+            let served = serve(listening, router(Arc::new(api)), stop).await;
             let ended = tokio::task::spawn_blocking(move || end(&queue, threads)).await;
             let ended = ended.unwrap_or_else(|error| Err(ServeError::Stopped(error.to_string())));
             // What ended the server first is why it stopped.
@@ -227,6 +270,18 @@ impl Builder {
             task,
         })
     }
+}
+
+fn read_foreign(host: &Host, path: &Path) -> Result<Logs, ServeError> {
+    let bytes =
+        read(&*host.disk, path, LOGS_BYTES_MAX).map_err(|source| ServeError::ForeignLogs {
+            path: path.to_path_buf(),
+            source: source.into(),
+        })?;
+    Logs::parse(&String::from_utf8_lossy(&bytes)).map_err(|source| ServeError::ForeignLogs {
+        path: path.to_path_buf(),
+        source: source.into(),
+    })
 }
 
 type Thread = thread::JoinHandle<Result<(), ArchiveError>>;
@@ -321,64 +376,4 @@ impl Running {
             .await
             .unwrap_or_else(|error| Err(ServeError::Stopped(error.to_string())))
     }
-}
-
-async fn serve(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    api: Arc<Api>,
-    mut stopped: watch::Receiver<bool>,
-    mut failure: watch::Receiver<Option<String>>,
-) -> Result<(), ServeError> {
-    let router = router(api);
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(HANDSHAKE_S));
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .max_concurrent_streams(64);
-    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let (connected, mut connections) = tokio::sync::mpsc::channel(64);
-    let result = loop {
-        tokio::select! {
-            _ = stopped.changed() => break Ok(()),
-            _ = failure.changed() => {
-                let why = failure.borrow().clone().unwrap_or_default();
-                break Err(ServeError::Stopped(why));
-            }
-            (slot, accepted) = async { (slots.clone().acquire_owned().await, listener.accept().await) } => {
-                let Ok(slot) = slot else { continue };
-                let Ok((socket, _)) = accepted else {
-                    // Out of file descriptors or the like: others must end first.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                let (tls, connected) = (tls.clone(), connected.clone());
-                tokio::spawn(async move {
-                    let _ = socket.set_nodelay(true);
-                    let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_S), tls.accept(socket));
-                    if let Ok(Ok(stream)) = handshake.await {
-                        let _ = connected.send((stream, slot)).await;
-                    }
-                });
-            }
-            Some((stream, slot)) = connections.recv() => {
-                let service = TowerToHyperService::new(router.clone());
-                let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-                let connection = graceful.watch(connection);
-                tokio::spawn(async move {
-                    let _ = connection.await;
-                    drop(slot);
-                });
-            }
-        }
-    };
-    drop(listener);
-    let _ = tokio::time::timeout(Duration::from_secs(5), graceful.shutdown()).await;
-    result
 }

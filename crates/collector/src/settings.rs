@@ -37,6 +37,15 @@ pub struct Settings {
     /// `read.token`.
     #[serde(default)]
     pub public_logs: bool,
+    /// Logs of others whose checkpoints the witness cosigns: a file of lines `log VKEY`.
+    #[serde(default)]
+    pub foreign_logs: Option<PathBuf>,
+    /// Who cosigns the collector's own log: a file in the format of C2SP `tlog-policy`, with the witnesses' URLs.
+    #[serde(default)]
+    pub witness_policy: Option<PathBuf>,
+    /// Believe only these certificates (PEM) of witnesses. Default: the system's.
+    #[serde(default)]
+    pub witness_ca: Option<PathBuf>,
     /// A device that is not heard of for this many seconds is said to be silent. Default 900; 0: never.
     #[serde(default = "default_silent")]
     pub silent_after_s: u64,
@@ -151,6 +160,9 @@ impl Settings {
             next_upload_s: 2,
             silent_after_s: default_silent(),
             public_logs: false,
+            foreign_logs: None,
+            witness_policy: None,
+            witness_ca: None,
         })
     }
 }

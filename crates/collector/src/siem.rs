@@ -93,6 +93,17 @@ impl Projection {
                 continue;
             }
             let (header, body) = split_upload(item.body)?;
+            if header.instead_of.is_some() {
+                // Its lines belong to the record that it stands for.
+                continue;
+            }
+            let instead;
+            let body = if item.erased {
+                instead = self.archive.instead_of(item.position)?;
+                &instead
+            } else {
+                body
+            };
             let damaged = |what: String| ArchiveError::Damaged(what);
             decompress(body, &mut self.raw).map_err(|refused| damaged(refused.refusal.message))?;
             let mut chain = Chain(header.chain);

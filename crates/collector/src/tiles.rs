@@ -245,7 +245,7 @@ impl TileStore {
         let mut reader = self.archive.reader(begun, end)?;
         while let Some(item) = reader.next_record()? {
             match item.kind {
-                kind::UPLOAD if !item.erased => {
+                kind::UPLOAD => {
                     let (header, _) = split_upload(item.body)?;
                     followed.index.push(Upload {
                         log: sha256(&[header.origin.as_bytes()]),
@@ -337,8 +337,15 @@ impl TileStore {
         let mut reader = self.archive.reader(upload.position, upload.next)?;
         let item = reader.next_record();
         let item = item.map_err(|_| TilesError::Torn("a place"))?;
-        let item = item.filter(|item| item.kind == kind::UPLOAD && !item.erased);
+        let item = item.filter(|item| item.kind == kind::UPLOAD);
         let item = item.ok_or(TilesError::Torn("an upload"))?;
+        if item.erased {
+            // Its payloads were erased: another record came late in its place.
+            let late =
+                self.follow(|followed| followed.index.find_late(&upload.log, upload.from))?;
+            let late = late.filter(|late| late.position > upload.position);
+            return self.upload(&late.ok_or(TilesError::Torn("an upload"))?, look);
+        }
         let (header, body) = split_upload(item.body)?;
         let is_it = (header.from, header.to) == (upload.from, upload.to)
             && sha256(&[header.origin.as_bytes()]) == upload.log;
@@ -410,7 +417,13 @@ impl TileStore {
             return Ok(None);
         };
         let tile = match path {
-            TilePath::Checkpoint => return Ok(Some(head.note.clone())),
+            TilePath::Checkpoint => {
+                let cosigned = self.cosigned(followed)?;
+                let cosigned = cosigned.filter(|cosigned| cosigned.size == head.size);
+                return Ok(Some(
+                    cosigned.map_or_else(|| head.note.clone(), |it| it.note),
+                ));
+            }
             TilePath::Hashes(tile) | TilePath::Entries(tile) => tile,
         };
         if !tile.is_in(head.size) {
@@ -440,6 +453,18 @@ impl TileStore {
             return Err(TilesError::Torn("own entries"));
         }
         Ok(Some(bundle))
+    }
+
+    /// The newest head of the own log that outside witnesses cosigned, when it is laid out.
+    fn cosigned(&self, followed: &Followed) -> Result<Option<Head>, TilesError> {
+        let note = self.archive.own_cosigned();
+        let Some(head) = note.and_then(|note| Head::of(note.as_bytes())) else {
+            return Ok(None);
+        };
+        let own = &followed.own;
+        let is_here =
+            head.size <= own.levels.size() && own.levels.has_root(head.size, &head.root)?;
+        Ok(Some(head).filter(|_| is_here))
     }
 
     /// Reads entries of the own log from a place in the archive on, while `look` wants more.
@@ -477,7 +502,11 @@ impl TileStore {
                 return Ok(None);
             };
             let own = &followed.own;
-            let Some(head) = own.head.as_ref().filter(|head| upload.own < head.size) else {
+            // Better a head that others cosigned than a newer one.
+            let cosigned = self.cosigned(followed)?;
+            let head = cosigned.as_ref().filter(|head| upload.own < head.size);
+            let head = head.or(own.head.as_ref());
+            let Some(head) = head.filter(|head| upload.own < head.size) else {
                 return Ok(None);
             };
             // The leaf that says so is the next one of the own log, or one of the next.
@@ -504,6 +533,17 @@ impl TileStore {
                 proof,
                 note,
             }))
+        })
+    }
+
+    /// The consistency proof of the own log between these sizes, `0 < old < new`.
+    ///
+    /// # Errors
+    /// [`TilesError`].
+    pub(crate) fn own_consistency(&self, old: u64, new: u64) -> Result<Vec<Digest>, TilesError> {
+        self.follow(|followed| {
+            let proof = Prover::new(&followed.own.levels, new).consistency(old);
+            proof.map_err(|_| TilesError::Torn("the own log"))
         })
     }
 

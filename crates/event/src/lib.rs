@@ -7,11 +7,15 @@
 //!
 //! Not here: files, keys, network.
 
+mod erase;
 mod event;
 mod kind;
+mod ranges;
 
+pub use erase::{EraseRequest, Erased};
 pub use event::{Actor, Agent, Decoded, Event, Outcome, Severity, Source, Traits, Usage, Witness};
 pub use kind::Kind;
+pub use ranges::Ranges;
 
 /// The version of the entry format, the field `v`.
 pub const ENTRY_VERSION: u8 = 1;

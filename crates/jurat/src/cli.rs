@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::statements::StatementArgs;
-use crate::{commands, demo, devices, exit, witness};
+use crate::{commands, demo, devices, erase, exit, witness};
 
 #[derive(Parser)]
 #[command(
@@ -101,6 +101,18 @@ Example, for one log, behind a proxy that speaks TLS:
     /// one that does not is opened.
     #[command(subcommand)]
     Devices(DevicesCommand),
+    /// Remove payloads for good; entries, tree and proofs stay
+    ///
+    /// A leaf that says which, why and by whom is sealed before anything goes. Without --collector it is done on
+    /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done in the
+    /// folder of a collector that is stopped. Neither reaches a SIEM's copies, exported bundles or backups.
+    Erase(EraseArgs),
+    /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
+    ///
+    /// Without --raw: the payload, also where a bundle withholds it. With --raw: the record as it stood in its
+    /// file, with whatever secret was taken out of it; refused when the file was changed since. The salts that
+    /// are given with them open the commitments of this leaf alone.
+    Reveal(RevealArgs),
     /// Look after what the collector refused for good
     ///
     /// What a collector refuses for a reason that will not pass is set aside on this machine; its leaf hashes
@@ -352,6 +364,59 @@ pub(crate) struct StatusArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Args)]
+pub(crate) struct EraseArgs {
+    /// The payload of this leaf, or of these leaves, the last one not included (can be repeated)
+    #[arg(long, value_name = "N|A..B", value_parser = leaves, required_unless_present = "session")]
+    pub(crate) seq: Vec<(u64, u64)>,
+    /// The payloads of every leaf of this session (can be repeated)
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Vec<String>,
+    /// Why; stands in the log for good
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Who wants it; stands in the log for good [default: this account]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// Erase in the folder of a collector instead, which must not run
+    #[arg(long, value_name = "DIR", requires = "device")]
+    pub(crate) collector: Option<PathBuf>,
+    /// With --collector: the device's id, or the origin of its log
+    #[arg(long, value_name = "ID", requires = "collector")]
+    pub(crate) device: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RevealArgs {
+    /// The leaf
+    pub(crate) seq: u64,
+    /// The record before redaction, instead of the payload
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Write it here; must not exist [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `N` or `A..B`.
+fn leaves(text: &str) -> Result<(u64, u64), String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
+    let (from, to) = match text.split_once("..") {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => {
+            let leaf = number(text)?;
+            (leaf, leaf.checked_add(1).ok_or("no such leaf")?)
+        }
+    };
+    if from >= to {
+        return Err("no leaf stands in this range".into());
+    }
+    Ok((from, to))
+}
+
 #[derive(Subcommand)]
 enum DeadLettersCommand {
     /// List what the collector refused for good, with its reasons
@@ -404,6 +469,8 @@ pub(crate) fn main() -> u8 {
         Command::Status(args) => commands::status(global, &args),
         Command::RotateKey(args) => commands::rotate_key(global, &args),
         Command::Devices(command) => devices::run(&command),
+        Command::Reveal(args) => erase::reveal(global, &args),
+        Command::Erase(args) => erase::erase(global, &args),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),
         Command::DeadLetters(DeadLettersCommand::List { json }) => {
             commands::list_dead_letters(global, json)
@@ -457,6 +524,24 @@ fn start_logging(debug: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_leaves_is_read_or_refused() {
+        assert_eq!(leaves("7"), Ok((7, 8)));
+        assert_eq!(leaves("7..9"), Ok((7, 9)));
+        for wrong in [
+            "",
+            "7..7",
+            "9..7",
+            "..9",
+            "7..",
+            "-1",
+            "a",
+            &u64::MAX.to_string(),
+        ] {
+            assert!(leaves(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -22,7 +22,7 @@ use crate::cli::{
 };
 use crate::{exit, statements, words};
 
-fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
+pub(crate) fn set_up(global: &Global) -> Result<(Host, Config, PathBuf)> {
     let config = Config::load(global.config.as_deref())?;
     let state_dir = config.state_dir(global.state_dir.as_deref())?;
     Ok((Host::real(), config, state_dir))
@@ -158,6 +158,8 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
             running.address,
             dir.display()
         );
+        let [_, _, log] = running.with_archive(jurat_collector::Archive::verifier_keys);
+        eprintln!("its own log, for outside witnesses: {log}");
         if args.dev.is_some() {
             eprintln!(
                 "enrol with: jurat enroll https://localhost:{} --token-file {} --ca {}",
@@ -485,13 +487,16 @@ fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) 
     let done = match &args.collector {
         Some(dir) => {
             let device = args.device.as_deref().unwrap_or_default();
-            jurat_collector::export_tiles(host.disk, dir, device, write)?
+            jurat_collector::export_tiles(host.disk, dir, device, write).map_err(Into::into)
         }
         None => {
-            let ledger = home(&host, &state_dir).join("ledger");
-            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)?
+            let ledger = home(&host, state_dir).join("ledger");
+            jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)
         }
     };
+    let done = done.inspect_err(|_| {
+        let _ = fs::remove_dir_all(folder);
+    })?;
     println!(
         "{} leaves in {}",
         words::number(done.size),

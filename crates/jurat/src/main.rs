@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod demo;
 mod devices;
+mod erase;
 mod exit;
 mod statements;
 mod witness;

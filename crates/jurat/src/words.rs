@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jurat_agent::Status;
+use jurat_agent::{Erased, Status};
 use jurat_proof::{NotProven, Reason, Report, Signed, Verdict};
 use jurat_sink::line::AuditReport;
 
@@ -290,6 +290,26 @@ pub(crate) fn audit(report: &AuditReport) -> String {
     out
 }
 
+/// What was erased, here or in an archive.
+pub(crate) fn erased(erased: &Erased) -> String {
+    let mut out = format!("erased     {} payloads\n", number(erased.count));
+    if erased.gone_before > 0 {
+        let _ = writeln!(
+            out,
+            "before     {} were gone already",
+            number(erased.gone_before)
+        );
+    }
+    if erased.count + erased.gone_before == 0 {
+        out.push_str("           none of these leaves has a payload here\n");
+    }
+    if !erased.leaves.is_empty() {
+        let leaves: Vec<_> = erased.leaves.iter().map(u64::to_string).collect();
+        let _ = writeln!(out, "said by    leaf {}", leaves.join(", "));
+    }
+    out
+}
+
 /// An endpoint's status.
 pub(crate) fn status(status: &Status, alive: bool) -> String {
     let mut out = String::new();
@@ -333,6 +353,13 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
             out,
             "refused    {} uploads set aside; see `jurat dead-letters list`",
             number(status.dead_letters)
+        );
+    }
+    if status.erased > 0 {
+        let _ = writeln!(
+            out,
+            "erased     {} payloads on request",
+            number(status.erased)
         );
     }
     let _ = writeln!(out, "exposure   {} s now", status.exposure_s);

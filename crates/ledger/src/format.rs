@@ -95,9 +95,16 @@ impl RecordHeader {
     }
 
     pub(crate) fn parse(bytes: &[u8], id: SegmentId, offset: u64) -> Option<Self> {
-        let header = bytes.first_chunk::<16>()?;
-        if id.crc(offset).of(&header[..12]).to_le_bytes() != header[12..] {
-            return None;
+        let mut header = *bytes.first_chunk::<16>()?;
+        let good =
+            |header: &[u8; 16]| id.crc(offset).of(&header[..12]).to_le_bytes() == header[12..];
+        if !good(&header) {
+            // A power cut may have written one half of the mark, where a sector ends inside this header.
+            header[5] ^= FLAG_ERASED;
+            if !good(&header) {
+                return None;
+            }
+            header[5] |= FLAG_ERASED;
         }
         Some(Self {
             len: u32::from_le_bytes(header[..4].try_into().ok()?),

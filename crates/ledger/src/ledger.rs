@@ -465,45 +465,60 @@ impl Ledger {
         Ok(removed)
     }
 
-    /// Erases the body of the record at this position, in place.
+    /// Erases bodies in place: of each record that stands at one of these positions, what follows the first
+    /// `keep` bytes.
     ///
-    /// The framing stays valid and the body reads as zeros. The mark comes first: a crash after it
-    /// leaves a record that is already treated as erased, and erasing again finishes the work.
+    /// The framing stays valid and what is erased reads as zeros. The marks come first: a crash after them
+    /// leaves records that are already treated as erased, and erasing again finishes the work. Two syncs for
+    /// each segment, however many records.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`] when no good record stands there.
-    pub fn erase(&mut self, position: u64) -> Result<(), LedgerError> {
+    pub fn erase(&mut self, places: &[(u64, u32)]) -> Result<(), LedgerError> {
         let bases = segments(&*self.disk, &self.dir)?;
-        let base = bases
-            .iter()
-            .rfind(|base| **base <= position)
-            .copied()
-            .unwrap_or(0);
-        let mut segment = Segment::open(&*self.disk, &self.dir, base)?;
-        let offset = position - base;
-        let path = segment.path.clone();
-        let header = segment
-            .record(position)?
-            .ok_or_else(|| LedgerError::Corrupt {
+        let base_of = |position: u64| bases.iter().rfind(|base| **base <= position).copied();
+        let mut places = places.to_vec();
+        places.sort_unstable();
+        for places in places.chunk_by(|(one, _), (other, _)| base_of(*one) == base_of(*other)) {
+            let Some((first, _)) = places.first() else {
+                continue;
+            };
+            let base = base_of(*first).unwrap_or(0);
+            let mut segment = Segment::open(&*self.disk, &self.dir, base)?;
+            let path = segment.path.clone();
+            let io = |source| LedgerError::Io {
                 path: path.clone(),
-                offset,
-            })?;
-        let io = |source| LedgerError::Io {
-            path: path.clone(),
-            doing: "erasing a record",
-            source,
-        };
-        let file = self.disk.open(&path, Mode::Write).map_err(io)?;
-        let marked = RecordHeader {
-            flags: header.flags | FLAG_ERASED,
-            ..header
-        };
-        file.write_at(&marked.encode(segment.id.crc(offset)), offset)
-            .map_err(io)?;
-        file.sync().map_err(io)?;
-        file.write_at(&vec![0; header.len as usize], offset + RECORD_HEADER)
-            .map_err(io)?;
-        file.sync().map_err(io)
+                doing: "erasing records",
+                source,
+            };
+            let file = self.disk.open(&path, Mode::Write).map_err(io)?;
+            let mut bodies = Vec::with_capacity(places.len());
+            for (position, keep) in places {
+                let offset = position - base;
+                let header = segment
+                    .record(*position)?
+                    .ok_or_else(|| LedgerError::Corrupt {
+                        path: path.clone(),
+                        offset,
+                    })?;
+                let marked = RecordHeader {
+                    flags: header.flags | FLAG_ERASED,
+                    ..header
+                };
+                file.write_at(&marked.encode(segment.id.crc(offset)), offset)
+                    .map_err(io)?;
+                bodies.push((
+                    offset + RECORD_HEADER + u64::from(*keep),
+                    header.len.saturating_sub(*keep),
+                ));
+            }
+            file.sync().map_err(io)?;
+            for (offset, len) in bodies {
+                file.write_at(&vec![0; len as usize], offset).map_err(io)?;
+            }
+            file.sync().map_err(io)?;
+        }
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Item<'a> {
     pub next: u64,
     /// Its kind, as it was appended.
     pub kind: u8,
-    /// Whether its body was erased; then the body reads as zeros.
+    /// Whether its body was erased; then what was erased of it reads as zeros.
     pub erased: bool,
     /// Its body.
     pub body: &'a [u8],
@@ -269,10 +269,17 @@ impl Segment {
             return Ok(None);
         }
         let body = self.slice(offset + RECORD_HEADER, len);
-        if !header.is_erased() && self.id.crc(offset).of(body) != header.body_crc {
+        if header.is_erased() || self.id.crc(offset).of(body) == header.body_crc {
+            return Ok(Some(header));
+        }
+        // Perhaps it was erased since its header was read: the mark is written before the body.
+        self.window.clear();
+        if !self.load(offset, RECORD_HEADER as usize + len)? {
             return Ok(None);
         }
-        Ok(Some(header))
+        let head = self.slice(offset, RECORD_HEADER as usize);
+        Ok(RecordHeader::parse(head, self.id, offset)
+            .filter(|now| now.is_erased() && now.len == header.len))
     }
 
     /// The body of the record that was just read.

@@ -129,7 +129,8 @@ struct Reader {
     groups: Vec<Group>,
     names: BTreeMap<Vec<u8>, Member>,
     taken: BTreeSet<Vec<u8>>,
-    quorum: Option<Option<Member>>,
+    has_quorum: bool,
+    quorum: Option<Member>,
 }
 
 impl Reader {
@@ -151,14 +152,14 @@ impl Reader {
             self.line(line)
                 .map_err(|what| PolicyError { line: count, what })?;
         }
-        let quorum = self
-            .quorum
-            .ok_or_else(|| wrong(count, "a policy has one quorum line"))?;
+        if !self.has_quorum {
+            return Err(wrong(count, "a policy has one quorum line"));
+        }
         Ok(Policy {
             logs: self.logs,
             witnesses: self.witnesses,
             groups: self.groups,
-            quorum,
+            quorum: self.quorum,
         })
     }
 
@@ -275,12 +276,11 @@ impl Reader {
     }
 
     fn set_quorum(&mut self, name: &[u8]) -> Result<(), String> {
-        let member = match name {
-            b"none" => None,
-            name => Some(self.named(name)?),
-        };
-        if self.quorum.replace(member).is_some() {
+        if std::mem::replace(&mut self.has_quorum, true) {
             return Err("a second quorum line".into());
+        }
+        if name != b"none" {
+            self.quorum = Some(self.named(name)?);
         }
         Ok(())
     }

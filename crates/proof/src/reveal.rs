@@ -114,15 +114,12 @@ impl Reveal {
         }
         let text: Text =
             serde_json::from_slice(bytes).map_err(|error| wrong(&error.to_string()))?;
-        let content = match (text.of, text.original, text.payload) {
-            (Revealed::Raw, Some(content), None) | (Revealed::Context, None, Some(content)) => {
-                content
-            }
-            _ => {
-                return Err(wrong(
-                    "`original` stands with `raw`, `payload` with `context`",
-                ));
-            }
+        let ((Revealed::Raw, Some(content), None) | (Revealed::Context, None, Some(content))) =
+            (text.of, text.original, text.payload)
+        else {
+            return Err(wrong(
+                "`original` stands with `raw`, `payload` with `context`",
+            ));
         };
         let salt = BASE64.decode(text.salt).ok();
         let salt = salt.and_then(|salt| <[u8; 32]>::try_from(salt).ok());

@@ -315,8 +315,9 @@ impl std::fmt::Display for Trust {
             .try_for_each(|name| writeln!(f, "same-host {name}"))?;
         writeln!(f, "quorum {}", self.quorum)?;
         if let Some(key) = &self.collector {
-            writeln!(f, "collector {key}\noutside {}", self.outside)?;
+            writeln!(f, "collector {key}")?;
         }
+        writeln!(f, "outside {}", self.outside)?;
         self.seen
             .iter()
             .try_for_each(|(origin, size, root)| writeln!(f, "seen {origin} {size} {root}"))?;

@@ -7,14 +7,19 @@
 //! Not here: when to seal (agent), where to send (sink), who holds the key (key).
 
 mod entry;
+mod erase;
 mod export;
 mod prune;
+mod reveal;
 mod sealer;
 mod sessions;
 mod tiles;
 
+pub use erase::{Erasable, EraseError};
 pub use export::{ExportError, export};
+pub use jurat_proof::{Reveal, Revealed};
 pub use prune::{Prune, Pruned};
+pub use reveal::{RevealFailed, reveal};
 pub use sealer::{
     Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind, last_signed,
 };

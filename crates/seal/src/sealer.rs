@@ -9,7 +9,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jurat_disk::{Host, Time};
-use jurat_event::{Event, Kind};
+use jurat_event::{EraseRequest, Event, Kind, Ranges};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Rotation,
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entry::{self, Evidence, Raw};
+use crate::erase::{self, Erasable, EraseError};
 use crate::prune::{self, Prune, Pruned};
 use crate::sessions::Sessions;
 
@@ -37,6 +38,8 @@ pub mod kind {
     pub const COSIGNED: u8 = 5;
     /// Leaf hashes of entries that were pruned: evidence, too (`from u64, 32 bytes each`).
     pub const LEAVES: u8 = 6;
+    /// What the `payload.erased` leaves before it name is erased.
+    pub const ERASED: u8 = 7;
 }
 
 /// The largest payload of one leaf; a longer one goes on in `transcript.part` leaves.
@@ -151,6 +154,12 @@ struct State {
     /// The key that signs from the head after it on: a leaf below the next head says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rotating: Option<String>,
+    /// Leaves whose payloads are to be erased: a leaf says so.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    erasing: Ranges,
+    /// Payloads erased on request, of the whole log.
+    #[serde(default)]
+    erased: u64,
 }
 
 /// Events in, tree heads out.
@@ -178,6 +187,8 @@ pub struct Sealer {
     signed: Frontier,
     since_signed: Vec<Digest>,
     to_sign: Option<(u64, Digest)>,
+    erasing: Ranges,
+    erased: u64,
     /// Random bytes drawn in advance: one draw an entry would cost more than hashing it.
     pool: Vec<u8>,
     /// Leaves that have a place and are not written yet.
@@ -294,6 +305,8 @@ impl Sealer {
             to_sign: None,
             key: Some(first_key.to_string()),
             rotating: None,
+            erasing: Ranges::default(),
+            erased: 0,
         };
         let first = frame(&new, &settings.beginning);
         let mut replay = Recovery {
@@ -345,6 +358,8 @@ impl Sealer {
             since_signed: Vec::new(),
             frontier,
             to_sign: replay.to_sign,
+            erasing: state.erasing,
+            erased: state.erased,
             pool: Vec::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
@@ -588,17 +603,9 @@ impl Sealer {
         Ok(())
     }
 
-    /// The salt of the commitment to the original bytes: derived, never stored.
     fn raw_salt(&self, leaf: &Waiting) -> [u8; 32] {
-        let mut salt = [0; 32];
-        if leaf.original().is_some() {
-            let mut name = hmac::Context::with_key(&self.reveal);
-            name.update(b"jurat/raw-salt/v1\0");
-            name.update(self.settings.origin.as_bytes());
-            name.update(&leaf.seq.to_le_bytes());
-            salt.copy_from_slice(name.sign().as_ref());
-        }
-        salt
+        let salt = |_| raw_salt(&self.reveal, &self.settings.origin, leaf.seq);
+        leaf.original().map(salt).unwrap_or_default()
     }
 
     fn draw(&mut self, out: &mut [u8]) {
@@ -682,6 +689,7 @@ impl Sealer {
         let (chain, in_batch, to_sign) = (self.chain.0, self.in_batch, self.to_sign);
         let key = self.key().to_string();
         let rotating = self.rotating().map(ToString::to_string);
+        let (erasing, erased) = (&self.erasing, self.erased);
         let mut whole = || {
             let state = State {
                 origin: settings.origin.clone(),
@@ -694,6 +702,8 @@ impl Sealer {
                 to_sign,
                 key: Some(key.clone()),
                 rotating: rotating.clone(),
+                erasing: erasing.clone(),
+                erased,
             };
             frame(&state, &snapshot())
         };
@@ -921,6 +931,65 @@ impl Sealer {
         Ok(self.ledger.replace(pruned.prepared)?)
     }
 
+    /// Finds what can be erased of what was committed.
+    ///
+    /// # Errors
+    /// [`EraseError`] when there is no such leaf or session.
+    pub fn erasable(&self, request: &EraseRequest) -> Result<Erasable, EraseError> {
+        erase::find(self.ledger.read(0)?, request, self.frontier.size())
+    }
+
+    /// Seals who erases what, and why: words that hold nothing a foreign source wrote. When it is durable,
+    /// [`Sealer::erase_sealed`] does it. Returns the leaves.
+    ///
+    /// # Errors
+    /// As [`Sealer::push`].
+    pub fn push_erasure(
+        &mut self,
+        erasable: &Erasable,
+        who: &str,
+        reason: &str,
+    ) -> Result<Vec<u64>, SealError> {
+        let mut leaves = Vec::new();
+        for (event, ranges, count) in erasable.leaves(who, reason) {
+            leaves.push(self.push_own(event)?);
+            self.erasing = self.erasing.union(&ranges);
+            self.erased += count;
+        }
+        Ok(leaves)
+    }
+
+    /// The leaves whose payloads are to be erased: a leaf says so, and [`Sealer::note_erased`] was not told
+    /// yet that it is done.
+    pub fn erasing(&self) -> &Ranges {
+        &self.erasing
+    }
+
+    /// How many payloads of this log were erased on request.
+    pub fn erased(&self) -> u64 {
+        self.erased
+    }
+
+    /// Erases the payloads of [`Sealer::erasing`] in the ledger. The leaf that says so must be durable before.
+    ///
+    /// # Errors
+    /// [`SealError::Ledger`]; done again it goes on where it stopped.
+    pub fn erase_sealed(&mut self) -> Result<(), SealError> {
+        let places = erase::places(self.ledger.read(0)?, &self.erasing)?;
+        Ok(self.ledger.erase(&places)?)
+    }
+
+    /// Notes with the next commit that what was to be erased is erased everywhere.
+    ///
+    /// # Errors
+    /// As [`Sealer::commit`].
+    pub fn note_erased(&mut self) -> Result<(), SealError> {
+        self.write_waiting()?;
+        self.group.push(kind::ERASED, &[])?;
+        self.erasing = Ranges::default();
+        Ok(())
+    }
+
     /// The digest of the configuration in force from now on.
     pub fn set_policy(&mut self, policy: String) {
         self.settings.policy = policy;
@@ -1037,6 +1106,21 @@ impl Recovery {
                         .map_err(|error| what(error.to_string()))?;
                     self.rotating = Some(rotation.key);
                 }
+                if view.is(Kind::PayloadErased) {
+                    let detail = view.detail_map();
+                    let ranges = detail
+                        .get("ranges")
+                        .and_then(|ranges| Ranges::deserialize(ranges).ok());
+                    let count = detail.get("count").and_then(serde_json::Value::as_u64);
+                    state.erasing = state.erasing.union(&ranges.ok_or_else(|| wrong(seq))?);
+                    state.erased += count.unwrap_or(0);
+                }
+            }
+            Replayed::Record {
+                kind: kind::ERASED, ..
+            } => {
+                let state = self.state.as_mut().ok_or_else(|| wrong(0))?;
+                state.erasing = Ranges::default();
             }
             Replayed::Record {
                 kind: kind::TO_SIGN,
@@ -1072,6 +1156,18 @@ impl Recovery {
         }
         Ok(())
     }
+}
+
+/// The salt of the commitment to a leaf's original bytes: derived, never stored. That of one leaf tells nothing
+/// about those of others.
+pub(crate) fn raw_salt(key: &hmac::Key, origin: &str, seq: u64) -> [u8; 32] {
+    let mut name = hmac::Context::with_key(key);
+    name.update(b"jurat/raw-salt/v1\0");
+    name.update(origin.as_bytes());
+    name.update(&seq.to_le_bytes());
+    let mut salt = [0; 32];
+    salt.copy_from_slice(name.sign().as_ref());
+    salt
 }
 
 /// A serialised part of ours, then the owner's bytes.

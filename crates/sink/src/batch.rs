@@ -1,9 +1,12 @@
 //! Cutting a ledger into uploads.
 
-use jurat_event::Kind;
+use std::io::Read as _;
+
+use jurat_event::{Kind, Ranges};
 use jurat_ledger::{LedgerError, Reader};
 use jurat_proof::{
-    Checkpoint, EntryView, LEAVES_MAX, Note, Record, leaf_hash, parse_leaves, write_record,
+    Checkpoint, EntryView, LEAVES_MAX, Note, Record, RecordReader, leaf_hash, parse_leaves,
+    write_record,
 };
 
 /// The most raw bytes of one upload, checkpoint included.
@@ -185,10 +188,7 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
         return Ok(None);
     };
     raw.truncate(draft.len);
-    let mut body = Vec::with_capacity(draft.len / 3);
-    for frame in raw.chunks(FRAME_BYTES) {
-        body.extend_from_slice(&zstd::bulk::compress(frame, LEVEL).map_err(BatchError::Compress)?);
-    }
+    let body = compress(&raw)?;
     Ok(Some(Batch {
         from,
         to,
@@ -201,3 +201,70 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
         rotates,
     }))
 }
+
+fn compress(raw: &[u8]) -> Result<Vec<u8>, BatchError> {
+    let mut body = Vec::with_capacity(raw.len() / 3);
+    for frame in raw.chunks(FRAME_BYTES) {
+        body.extend_from_slice(&zstd::bulk::compress(frame, LEVEL).map_err(BatchError::Compress)?);
+    }
+    Ok(body)
+}
+
+/// An upload without some payloads.
+#[derive(Clone, Debug)]
+pub struct Thinned {
+    /// Records, compressed.
+    pub body: Vec<u8>,
+    /// The leaves whose payload it held.
+    pub gone: Ranges,
+}
+
+/// Writes an upload anew without the payloads of the leaves that `erased` names; `None` when it holds none
+/// of them.
+///
+/// # Errors
+/// [`BatchError::Record`] when it is not an upload, or one of more than [`THINNED_BYTES_MAX`].
+pub fn without_payloads(
+    body: &[u8],
+    erased: &mut dyn FnMut(&EntryView<'_>) -> bool,
+) -> Result<Option<Thinned>, BatchError> {
+    let mut raw = Vec::new();
+    let mut decoder = zstd::stream::read::Decoder::new(body).map_err(|_| BatchError::Record)?;
+    decoder
+        .window_log_max(WINDOW_LOG_MAX)
+        .map_err(|_| BatchError::Record)?;
+    let read = decoder.take(THINNED_BYTES_MAX + 1).read_to_end(&mut raw);
+    if read.map_err(|_| BatchError::Record)? as u64 > THINNED_BYTES_MAX {
+        return Err(BatchError::Record);
+    }
+    let mut kept = Vec::with_capacity(raw.len());
+    let mut gone = Ranges::default();
+    let mut leaf = None;
+    for record in RecordReader::new(&raw) {
+        let record = record.map_err(|_| BatchError::Record)?;
+        match record {
+            Record::Entry(entry) => {
+                let view = EntryView::parse(entry).map_err(|_| BatchError::Record)?;
+                leaf = erased(&view).then_some(view.seq);
+            }
+            Record::Payload { .. } => {
+                if let Some(seq) = leaf {
+                    gone.push((seq, seq + 1));
+                    continue;
+                }
+            }
+            Record::Leaves { .. } | Record::Checkpoint(_) => leaf = None,
+        }
+        write_record(&mut kept, &record);
+    }
+    if gone.is_empty() {
+        return Ok(None);
+    }
+    let body = compress(&kept)?;
+    Ok(Some(Thinned { body, gone }))
+}
+
+/// The longest upload that is written anew, uncompressed: one that was set aside may hold more than is sent.
+pub const THINNED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A frame's window may not need more memory than this many bits say: 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;

@@ -77,6 +77,9 @@ pub struct FrontierAnswer {
     /// As in [`Accepted`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub payloads_missing: u64,
+    /// As in [`Accepted`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub witnessed: u64,
     /// Withheld leaves, from and up to, that may still come late.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub withheld: Vec<(u64, u64)>,
@@ -98,6 +101,10 @@ pub struct Accepted {
     /// Payloads of this log that never came. Likewise.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub payloads_missing: u64,
+    /// The size that the collector's witness has cosigned, when it is above the archived one: a head below
+    /// it is archived and not witnessed anew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub witnessed: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -483,7 +490,9 @@ pub fn check_accepted(
     }
     let holds_all = accepted.leaves_withheld == 0 && accepted.payloads_missing == 0;
     let archive = holds_all.then_some(("archive", archive));
-    for (role, key) in [("witness", witness)].into_iter().chain(archive) {
+    // Only the archive's cosignature lets the outbox go; a witness says nothing new of an older size.
+    let witness = (accepted.witnessed <= accepted.size).then_some(("witness", witness));
+    for (role, key) in witness.into_iter().chain(archive) {
         let key = VerifierKey::parse(key).map_err(|error| format!("{role}: {error}"))?;
         if Cosignature::find(&note, &key)
             .map_err(|error| format!("{role}: {error}"))?

@@ -10,7 +10,10 @@ mod collector;
 mod file;
 pub mod line;
 
-pub use batch::{Batch, BatchError, Take, UPLOAD_BYTES_MAX, read_batch};
+pub use batch::{
+    Batch, BatchError, THINNED_BYTES_MAX, Take, Thinned, UPLOAD_BYTES_MAX, read_batch,
+    without_payloads,
+};
 pub use collector::{
     Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity,
     Predecessor, Refusal, SetUp, check_accepted, check_receipt, understand,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use jurat_proof::{Content, Digest, Leaf, leaf_hash, sha256};
+use jurat_proof::{Content, Digest, EntryView, Leaf, leaf_hash, sha256};
 use serde::{Deserialize, Serialize};
 
 /// The proof that every line carries.
@@ -108,6 +108,9 @@ pub struct Audit {
 enum Expected {
     /// The digest of everything that the log determines in it.
     Line(Digest),
+    /// The same of a line without its payload: that is not here any more, and what the line holds of it cannot
+    /// be judged.
+    Bare(Digest),
     /// Only the leaf hash: the leaf is withheld, and its line need not be there.
     Hash(Digest),
 }
@@ -165,10 +168,17 @@ impl Audit {
         let line = leaf.content.map(|content| {
             self.body.clear();
             write_body(content.entry, content.payload, &mut self.body);
-            says(&leaf.hash, &content.chain, &content.prev_chain, &self.body)
+            let says = says(&leaf.hash, &content.chain, &content.prev_chain, &self.body);
+            let commits =
+                || EntryView::parse(content.entry).is_ok_and(|view| view.context.is_some());
+            if content.payload.is_none() && commits() {
+                Expected::Bare(says)
+            } else {
+                Expected::Line(says)
+            }
         });
         self.expected
-            .push(line.map_or(Expected::Hash(leaf.hash), Expected::Line));
+            .push(line.unwrap_or(Expected::Hash(leaf.hash)));
     }
 
     /// Takes the next line, without its line end.
@@ -192,17 +202,21 @@ impl Audit {
         };
         self.written.resize(self.expected.len(), false);
         self.written[at] = true;
-        let found = says(
-            &proof.leaf_hash,
-            &proof.chain_hash,
-            &proof.prev_chain_hash,
-            body,
-        );
+        let says = |body: &[u8]| {
+            let Proof {
+                leaf_hash,
+                chain_hash,
+                prev_chain_hash,
+                ..
+            } = &proof;
+            says(leaf_hash, chain_hash, prev_chain_hash, body)
+        };
         let covered = proof.batch > proof.seq
             && self.ends.contains(&proof.batch)
             && proof.judged == "verified";
         let as_sent = match expected {
-            Expected::Line(digest) => *digest == found,
+            Expected::Line(digest) => *digest == says(body),
+            Expected::Bare(digest) => *digest == says(&[bare(body), b"}"].concat()),
             Expected::Hash(hash) => *hash == proof.leaf_hash && entry_hash(body) == *hash,
         };
         if !as_sent || !covered {
@@ -222,7 +236,7 @@ impl Audit {
         self.written.resize(self.expected.len(), false);
         let leaves = self.expected.iter().zip(&self.written).enumerate();
         let unwritten = leaves
-            .filter(|(_, (expected, written))| matches!(expected, Expected::Line(_)) && !**written)
+            .filter(|(_, (expected, written))| !matches!(expected, Expected::Hash(_)) && !**written)
             .map(|(at, _)| self.from + at as u64)
             .collect();
         AuditReport {
@@ -238,12 +252,17 @@ impl Audit {
 
 /// The leaf hash of the entry that stands in a line.
 fn entry_hash(body: &[u8]) -> Digest {
+    leaf_hash(&[b"{", bare(body), b"}"].concat())
+}
+
+/// The entry's fields of a line, without what closes them.
+fn bare(body: &[u8]) -> &[u8] {
     // The payload comes last; an entry's own texts cannot hold an unescaped quote.
     let payload = body
         .windows(FULL_CONTEXT.len())
         .position(|part| part == FULL_CONTEXT);
     let end = payload.unwrap_or(body.len().saturating_sub(1));
-    leaf_hash(&[b"{", body.get(..end).unwrap_or_default(), b"}"].concat())
+    body.get(..end).unwrap_or_default()
 }
 
 /// The digest of everything in a line that the log determines.

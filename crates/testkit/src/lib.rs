@@ -2,13 +2,16 @@
 //! and peers. Never shipped.
 
 pub mod claude_cli;
+pub mod foreign_witness;
 mod messages_api;
 pub mod need;
 mod peer;
+mod search;
 mod sim_disk;
 mod xorshift;
 
 pub use messages_api::{MessagesApi, Turn};
 pub use peer::{Answer, Peer, Receipts, Script, Sent};
+pub use search::{contains, files_with, holds, unpacked};
 pub use sim_disk::{Fault, SimDisk};
 pub use xorshift::Repeatable;

@@ -1,7 +1,7 @@
 //! The decision. Pure but for the signature: who keeps the book makes it durable before the answer leaves.
 
 use jurat_proof::{
-    Cosignature, Digest, ForkProof, Frontier, Note, Signer, SignerError, VerifierKey,
+    Cosignature, Digest, ForkProof, Frontier, Note, Signature, Signer, SignerError, VerifierKey,
     verify_consistency,
 };
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ pub fn judge(
         // Said already in this very second: nothing new to store.
         let key = signer.verifier_key();
         let lines = stored.signatures.iter().filter(|line| key.made(line));
-        return answer(Answer::Cosigned(lines.map(|line| line.line()).collect()));
+        return answer(Answer::Cosigned(lines.map(Signature::line).collect()));
     }
     let cosignature = Cosignature::sign(signer, time, &note.text)?;
     let line = cosignature.line();

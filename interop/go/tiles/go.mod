@@ -1,4 +1,4 @@
-module jurat.example/interop/tiles
+module jurat/interop/tiles
 
 go 1.26.0
 

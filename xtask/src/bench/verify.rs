@@ -121,10 +121,6 @@ fn write(path: &Path, trust: &Path, events: u64) -> Result<()> {
         witness.verifier_key(),
         archive.verifier_key()
     );
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a file that lives for the benchmark"
-    )]
     fs::write(trust, text)?;
     // The head stands at the front, so the leaves are made twice, the same both times.
     let mut made = Made::default();

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod delivery;
+mod erase;
 mod keylife;
 mod past;
+mod reveal;
 mod room;
 mod site;
 mod sources;

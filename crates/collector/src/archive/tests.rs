@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::siem::Projection;
 
+mod erase;
+mod witnessing;
+
 pub(crate) const ORIGIN: &str = "example.org/jurat/d/0";
 const UPLOADS: usize = 5;
 

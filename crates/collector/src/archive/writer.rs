@@ -1,20 +1,23 @@
 //! The one that writes: what was asked meanwhile becomes durable in one group.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jurat_disk::Time;
-use jurat_event::Kind;
+use jurat_event::{Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
-use jurat_proof::{Frontier, leaf_hash, verify_reenrolment};
+use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, verify_reenrolment};
 use jurat_sink::{Accepted, Predecessor};
+use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
 
+use super::witnessing::Witnessed;
 use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepared};
-use super::{head_of, kind, pack};
+use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
+use crate::erase::Erasure;
 use crate::life::{Life, Revoked};
 use crate::own_log::OwnLog;
 
@@ -31,6 +34,10 @@ pub(crate) enum Ask {
     },
     /// Enrol a device.
     Enrol(Box<Device>),
+    /// Remember what the witness cosigned, or the fork that it found.
+    Witness(Box<Witnessed>),
+    /// Keep the cosignatures of others under a checkpoint of the own log.
+    OwnCosigned(String),
     /// Begin a device's next epoch.
     Reenrol(Box<Device>, Again),
     /// Let the key of a device's newest epoch count no more.
@@ -45,6 +52,8 @@ pub(crate) enum Ask {
     Returned { origin: Arc<str> },
     /// Name the settings in force, when they are others than before.
     Policy { digest: String },
+    /// Put uploads without some payloads in the place of those with them, and erase those.
+    Erase(Box<Erasure>),
 }
 
 /// What a device says of the epoch that it ends.
@@ -60,6 +69,11 @@ impl Ask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
+            Self::Erase(erasure) => {
+                let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
+                bodies.sum::<usize>() + 16 * 1024
+            }
+            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
             _ => 16 * 1024,
         }
     }
@@ -77,12 +91,18 @@ pub(crate) enum Done {
     Enrolled,
     /// The id is taken. Nothing of it was stored.
     Taken,
+    /// What the witness says.
+    Witnessed(Answer),
+    /// It is kept.
+    Kept,
     /// It stands in this leaf of the own log, now or since before.
     Said(u64),
     /// There was nothing to say.
     Nothing,
     /// There is no such device.
     Unknown,
+    /// The payloads of these leaves are erased, and these leaves of the own log say so.
+    Erased { ranges: Ranges, leaves: Vec<u64> },
 }
 
 /// The longest reason of a revocation that is kept.
@@ -112,6 +132,9 @@ fn enrolled(device: &Device) -> Map<String, serde_json::Value> {
     detail
 }
 
+/// The most ranges that one leaf names.
+const RANGES_MAX: usize = 256;
+
 /// Owns the archive's ledger and the device table.
 pub(crate) struct Writer {
     archive: Arc<Archive>,
@@ -120,6 +143,8 @@ pub(crate) struct Writer {
     devices_end: u64,
     own: OwnLog,
     own_signed: u64,
+    /// Records that were erased since the archive was opened: what was made of them before does not count.
+    erased: BTreeSet<u64>,
 }
 
 /// A group that is being put together.
@@ -133,7 +158,9 @@ struct Round {
     nonces: BTreeMap<String, u64>,
     devices: Group,
     enrolled: Vec<Arc<Device>>,
+    own_cosigned: Option<String>,
     accepted: u64,
+    erasing: Vec<(u64, u32)>,
 }
 
 impl Writer {
@@ -151,6 +178,7 @@ impl Writer {
             devices_end,
             own,
             own_signed: 0,
+            erased: BTreeSet::new(),
         }
     }
 
@@ -179,7 +207,9 @@ impl Writer {
             nonces: BTreeMap::new(),
             devices: Group::new(),
             enrolled: Vec::new(),
+            own_cosigned: None,
             accepted: 0,
+            erasing: Vec::new(),
         };
         if round.own.size() == 0 && !asked.is_empty() {
             // As in every log, the first leaf names the log.
@@ -197,6 +227,11 @@ impl Writer {
                     refused,
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
+                Ask::Witness(witnessed) => self.witness(&mut round, *witnessed)?,
+                Ask::OwnCosigned(note) => {
+                    round.own_cosigned = Some(note);
+                    Done::Kept
+                }
                 Ask::Reenrol(device, again) => self.reenrol(&mut round, *device, &again)?,
                 Ask::Revoke { device, reason } => self.revoke(&mut round, &device, &reason)?,
                 Ask::AllowReenrolment { device } => self.allow(&mut round, &device)?,
@@ -204,9 +239,10 @@ impl Writer {
                 Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
                 Ask::Returned { origin } => self.silent(&mut round, &origin, None)?,
                 Ask::Policy { digest } => self.policy(&mut round, digest)?,
+                Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
         }
-        if round.group.is_empty() && round.lives.is_empty() && round.devices.is_empty() {
+        if round.is_empty() {
             return Ok(done);
         }
         // The table first: what a crash leaves there without its leaf does not count, and is erased.
@@ -233,9 +269,11 @@ impl Writer {
                 .iter()
                 .map(|(name, time)| (Cow::Borrowed(name.as_str()), *time))
                 .collect(),
+            own_cosigned: round.own_cosigned.as_deref().map(Cow::Borrowed),
             own_size: round.own.size(),
             own_roots: Cow::Borrowed(round.own.roots()),
             devices_end,
+            erasing: (!round.erasing.is_empty()).then(|| round.erasing.clone()),
         };
         let state = serde_json::to_vec(&change).unwrap_or_default();
         let mut group = std::mem::take(&mut round.group);
@@ -248,10 +286,15 @@ impl Writer {
         state.stats.archive_bytes = state.end;
         state.stats.own_leaves = self.own.frontier.size();
         state.stats.accepted += round.accepted;
+        if round.own_cosigned.is_some() {
+            state.own_cosigned = round.own_cosigned;
+        }
         for (origin, line) in round.lines {
             let (size, fork) = (line.size, line.fork.is_some());
+            state.origins.insert(origin_hash(&origin), origin.clone());
             let before = state.lines.insert(origin, line);
-            state.stats.logs += u64::from(before.is_none());
+            let is_new = before.as_ref().is_none_or(|line| line.size == 0);
+            state.stats.logs += u64::from(is_new && size > 0);
             state.stats.leaves += size - before.as_ref().map_or(0, |line| line.size);
             let forked = before.is_some_and(|line| line.fork.is_some());
             state.stats.forks += u64::from(fork && !forked);
@@ -274,7 +317,68 @@ impl Writer {
             }
             state.lives.insert(origin, life);
         }
+        drop(state);
+        self.erase(round.erasing)?;
         Ok(done)
+    }
+
+    /// Erases records that the state names, which stays so until it is done: a crash in between is made good
+    /// when the archive is opened.
+    pub(super) fn erase(&mut self, places: Vec<(u64, u32)>) -> Result<(), ArchiveError> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.ledger.erase(&places)?;
+        self.erased
+            .extend(places.iter().map(|(position, _)| *position));
+        let (own, devices_end) = (&self.own.frontier, self.devices_end);
+        let change = Change {
+            own_size: own.size(),
+            own_roots: Cow::Borrowed(own.roots()),
+            devices_end,
+            erasing: Some(Vec::new()),
+            ..Change::default()
+        };
+        let state = serde_json::to_vec(&change).unwrap_or_default();
+        let mut snapshot = || self.archive.snapshot(None, own, devices_end);
+        self.ledger
+            .append(&mut Group::new(), &state, &mut snapshot)?;
+        let mut state = self.archive.state();
+        state.end = self.ledger.end();
+        state.stats.archive_bytes = state.end;
+        Ok(())
+    }
+
+    /// New records in the place of old ones, and leaves in the own log that say so.
+    fn thin(&self, round: &mut Round, erasure: Erasure) -> Result<Done, ArchiveError> {
+        let places = erasure.uploads.iter().map(|upload| upload.place);
+        let mut before = round.erasing.iter().map(|(position, _)| *position);
+        if places.clone().any(|(position, _)| {
+            self.erased.contains(&position) || before.any(|known| known == position)
+        }) {
+            return Ok(Done::Stale);
+        }
+        round.erasing.extend(places);
+        let mut ranges = Ranges::default();
+        for upload in &erasure.uploads {
+            let header = serde_json::to_vec(&upload.header).unwrap_or_default();
+            let parts: [&[u8]; 3] = [&(header.len() as u32).to_le_bytes(), &header, &upload.body];
+            round.group.push(kind::UPLOAD, &parts)?;
+            ranges = ranges.union(&upload.gone);
+        }
+        let mut leaves = Vec::new();
+        for pairs in ranges.pairs().chunks(RANGES_MAX) {
+            let mut detail = Map::new();
+            detail.insert("origin".into(), erasure.origin.clone().into());
+            detail.insert("ranges".into(), json!(pairs));
+            let count = pairs.iter().map(|(from, to)| to - from).sum::<u64>();
+            detail.insert("count".into(), count.into());
+            detail.insert("who".into(), erasure.who.clone().into());
+            detail.insert("reason".into(), erasure.reason.clone().into());
+            leaves.push(round.own.size());
+            self.own_entry(round, Kind::PayloadErased, detail)?;
+        }
+        Ok(Done::Erased { ranges, leaves })
     }
 
     fn check(&self) -> Result<(), ArchiveError> {
@@ -311,13 +415,7 @@ impl Writer {
             return Ok(Done::Refused(refused));
         }
         let now = self.line(round, origin);
-        // The very line that it was judged against, not one that looks like it.
-        let same = match (&now, &upload.before) {
-            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
+        if !is_same(now.as_ref(), upload.before.as_ref()) {
             return Ok(Done::Stale);
         }
         let header = serde_json::to_vec(&upload.header).unwrap_or_default();
@@ -368,22 +466,51 @@ impl Writer {
             return Ok(Done::Refused(refused));
         }
         let fork: String = fork.chars().take(4_000).collect();
-        let mut detail = Map::new();
-        detail.insert("origin".into(), origin.into());
-        detail.insert("witnessed".into(), witnessed.into());
-        detail.insert("contradicts".into(), fork.clone().into());
-        // Two signed heads of one size and two roots show it to anybody; that a head does not fit the
-        // entries that came with it, only this collector saw.
-        let sizes = [witnessed, &fork].map(|note| head_of(note).map(|head| head.size));
-        let transferable = sizes[0].is_some() && sizes[0] == sizes[1];
-        detail.insert("transferable".into(), transferable.into());
-        self.own_entry(round, Kind::ForkProof, detail)?;
+        let proof = fork_proof(witnessed, &fork);
+        self.fork_leaf(round, origin, witnessed, &fork, proof.is_some())?;
         let line = Line {
-            fork: Some(fork),
+            fork: Some(proof.unwrap_or(fork)),
             ..Line::clone(&line)
         };
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Refused(refused))
+    }
+
+    fn fork_leaf(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        witnessed: &str,
+        contradicts: &str,
+        transferable: bool,
+    ) -> Result<(), ArchiveError> {
+        let mut detail = Map::new();
+        detail.insert("origin".into(), origin.into());
+        detail.insert("witnessed".into(), witnessed.into());
+        detail.insert("contradicts".into(), contradicts.into());
+        detail.insert("transferable".into(), transferable.into());
+        self.own_entry(round, Kind::ForkProof, detail)
+    }
+
+    /// What the witness cosigned or found moves only the log that it was judged against.
+    fn witness(&self, round: &mut Round, witnessed: Witnessed) -> Result<Done, ArchiveError> {
+        let Witnessed {
+            origin,
+            before,
+            line,
+            answer,
+        } = witnessed;
+        if !is_same(self.line(round, &origin).as_ref(), before.as_ref()) {
+            return Ok(Done::Stale);
+        }
+        if let Some(fork) = &line.fork
+            && let Ok(proof) = ForkProof::parse(fork.as_bytes())
+        {
+            let (first, second) = (proof.first.encode(), proof.second.encode());
+            self.fork_leaf(round, &origin, &first, &second, true)?;
+        }
+        round.lines.insert(origin.into(), Arc::new(line));
+        Ok(Done::Witnessed(answer))
     }
 
     fn enrol(&self, round: &mut Round, device: Device) -> Result<Done, ArchiveError> {
@@ -392,11 +519,11 @@ impl Writer {
         }
         let detail = enrolled(&device);
         self.own_entry(round, Kind::DeviceEnrolled, detail)?;
-        self.row(round, device)?;
+        Self::row(round, device)?;
         Ok(Done::Enrolled)
     }
 
-    fn row(&self, round: &mut Round, device: Device) -> Result<(), ArchiveError> {
+    fn row(round: &mut Round, device: Device) -> Result<(), ArchiveError> {
         let record = serde_json::to_vec(&device.row).unwrap_or_default();
         round.devices.push(devices::DEVICE, &[&record])?;
         round.enrolled.push(Arc::new(device));
@@ -417,11 +544,13 @@ impl Writer {
         // The answer to this very request was lost: it is given again, with new secrets.
         if newest.row.origin == device.row.origin
             && newest.key == device.key
-            && self.line(round, &newest.row.origin).is_none()
+            && self
+                .line(round, &newest.row.origin)
+                .is_none_or(|line| line.size == 0)
             && refused_for_good(&self.life(round, &newest.row.origin)).is_none()
         {
             device.previous.clone_from(&newest.previous);
-            self.row(round, device)?;
+            Self::row(round, device)?;
             return Ok(Done::Enrolled);
         }
         if newest.row.origin != named.origin {
@@ -469,7 +598,7 @@ impl Writer {
             .lives
             .insert(named.origin.as_str().into(), Arc::new(life));
         device.previous = Some(newest);
-        self.row(round, device)?;
+        Self::row(round, device)?;
         Ok(Done::Enrolled)
     }
 
@@ -657,25 +786,59 @@ impl Writer {
         }
         state.end = self.ledger.end();
         state.stats.archive_bytes = state.end;
+        state.own_note = Some(note.encode());
         drop(state);
         self.own_signed = self.own.frontier.size();
         Ok(())
     }
 }
 
+impl Round {
+    fn is_empty(&self) -> bool {
+        self.group.is_empty()
+            && self.lines.is_empty()
+            && self.lives.is_empty()
+            && self.devices.is_empty()
+            && self.own_cosigned.is_none()
+    }
+}
+
+/// Whether this is the very line that was judged against, not one that looks like it.
+fn is_same(now: Option<&Arc<Line>>, before: Option<&Arc<Line>>) -> bool {
+    match (now, before) {
+        (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// A fork proof that convinces a stranger, where two notes alone can.
+fn fork_proof(witnessed: &str, contradicts: &str) -> Option<String> {
+    let [first, second] = [witnessed, contradicts].map(|note| Note::parse(note.as_bytes()).ok());
+    Some(ForkProof::find(&first?, &second?, &[])?.encode())
+}
+
 impl Archive {
     /// Everything as it is after these lines. The lock is held for a copy of pointers only.
     fn snapshot(&self, round: Option<&Round>, own: &Frontier, devices_end: u64) -> Vec<u8> {
         let now = self.host.clock.now().unix_s();
-        let (mut lines, mut lives, mut policy, nonces) = {
+        let (mut lines, mut lives, mut policy, nonces, mut cosigned) = {
             let state = self.state();
+            let cosigned = state.own_cosigned.clone();
             let (lines, lives) = (state.lines.clone(), state.lives.clone());
-            (lines, lives, state.policy.clone(), state.nonces.clone())
+            (
+                lines,
+                lives,
+                state.policy.clone(),
+                state.nonces.clone(),
+                cosigned,
+            )
         };
         if let Some(round) = round {
             lines.extend(round.lines.clone());
             lives.extend(round.lives.clone());
             policy = round.policy.clone().or(policy);
+            cosigned = round.own_cosigned.clone().or(cosigned);
         }
         let whole = Change {
             lines: lines
@@ -692,9 +855,13 @@ impl Archive {
                 .filter(|(_, time)| **time + NONCE_WINDOW_S > now)
                 .map(|(name, time)| (Cow::Borrowed(name.as_str()), *time))
                 .collect(),
+            own_cosigned: cosigned.as_deref().map(Cow::Borrowed),
             own_size: own.size(),
             own_roots: Cow::Borrowed(own.roots()),
             devices_end,
+            erasing: round
+                .filter(|round| !round.erasing.is_empty())
+                .map(|round| round.erasing.clone()),
         };
         pack(&whole)
     }

@@ -133,7 +133,7 @@ proptest! {
                 };
                 prop_assert_eq!(judged.frontier.size(), *size as u64);
                 prop_assert_eq!(judged.root, root_of(&leaves[..*size]));
-                prop_assert_eq!(judged.payloads_missing, 0);
+                prop_assert_eq!(judged.missing.leaves(), 0);
                 missing += judged.leaves_withheld;
                 known = Known { frontier: judged.frontier, chain: judged.chain, key: judged.key, before: None };
                 // The same again, or an earlier one, is not taken twice.

@@ -4,6 +4,7 @@
 mod keylife;
 mod tiles;
 mod withheld;
+mod witness;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -151,13 +152,18 @@ struct Raw<'a> {
 
 impl Bench {
     async fn start() -> Self {
-        Self::start_at(Host::real()).await
+        Self::start_with(Host::real(), |_| {}).await
     }
 
     async fn start_at(host: Host) -> Self {
+        Self::start_with(host, |_| {}).await
+    }
+
+    async fn start_with(host: Host, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings =
+        let mut settings =
             Settings::dev(&host, dir.path(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        change(&mut settings);
         let token = std::fs::read_to_string(&settings.token_file).unwrap();
         let running = Builder::new(settings)
             .host(host.clone())
@@ -269,12 +275,17 @@ impl Bench {
     }
 
     async fn restart(self) -> Self {
-        let settings = Settings::dev(
+        self.restart_with(|_| {}).await
+    }
+
+    async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::dev(
             &self.host,
             self.dir.path(),
             SocketAddr::from(([127, 0, 0, 1], 0)),
         )
         .unwrap();
+        change(&mut settings);
         self.running.stop().await.unwrap();
         let running = Builder::new(settings)
             .host(self.host.clone())

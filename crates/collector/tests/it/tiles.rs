@@ -155,6 +155,17 @@ async fn logs_are_read_with_the_token_and_only_the_own_logs_hashes_without() {
         let got = bench.get(&path, Some(&token)).await;
         assert_eq!((got.status, &*got.cache), (404, ""), "{path}");
     }
+    // Compressed for who asks for it.
+    let path = format!("/logs/{device}/tile/entries/000.p/4");
+    let plain = bench.get(&path, Some(&token)).await.body;
+    let request = bench.http.get(format!("{}{path}", bench.url));
+    let request = request
+        .bearer_auth(&token)
+        .header("accept-encoding", "gzip, zstd");
+    let packed = request.send().await.unwrap();
+    assert_eq!(packed.headers()["content-encoding"], "zstd");
+    let packed = packed.bytes().await.unwrap();
+    assert_eq!(zstd::stream::decode_all(&packed[..]).unwrap(), plain);
     // Both checkpoints are signed, and what was served is what a folder holds.
     let note = bench.fetch(own).await.remove("checkpoint").unwrap();
     assert_eq!(Note::parse(&note).unwrap().is_signed_by(&key), Ok(true));
@@ -313,7 +324,7 @@ async fn the_tlog_tiles_crate_reads_our_logs_and_proves_every_leaf() {
 #[tokio::test(flavor = "multi_thread")]
 async fn go_sumdb_and_transparency_dev_read_an_exported_folder() {
     let name = "tiles read by golang.org/x/mod and transparency-dev/formats";
-    let Some(go) = jurat_testkit::need::program(name, "go", "golang") else {
+    let Some(go) = jurat_testkit::need::go(name) else {
         return;
     };
     let mut bench = Bench::start().await;
@@ -322,7 +333,7 @@ async fn go_sumdb_and_transparency_dev_read_an_exported_folder() {
         bench.upload(&raw).await.unwrap();
     }
     wait_for_own(&bench, 4).await;
-    let program = bench.dir.path().join("judge");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-tiles");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../interop/go/tiles");
     let built = Command::new(go)
         .args(["build", "-mod=readonly", "-o"])

@@ -264,10 +264,8 @@ fn no_statement_is_left_behind_when_there_is_nothing_to_say() {
         assert_eq!((code, left), (Some(1), false), "{args:?}: {said}");
         assert!(said.contains(why), "{args:?}: {said}");
     };
-    refused(
-        &["--cose", "0"],
-        "no checkpoint signed by this device's key",
-    );
+    // Enrolled, and nothing sealed yet.
+    refused(&["--cose", "0"], "ledger");
     fleet.append("p/a.jsonl", "{\"type\":\"summary\",\"summary\":\"one\"}\n");
     fleet.run_once();
     refused(&["--cose", "1000"], "leaf 1000 is not under the head of");

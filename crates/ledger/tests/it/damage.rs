@@ -93,14 +93,17 @@ fn an_erased_record_reads_as_zeros_and_the_ledger_stays_whole() {
     };
     let mut ledger = open(&mut |_| {});
     let mut group = Group::new();
-    for body in [b"keep", b"gone", b"keep"] {
+    for body in [b"keep", b"gone", b"half"] {
         group.push(1, &[body]).unwrap();
     }
     ledger.append(&mut group, b"", &mut Vec::new).unwrap();
     let mut reader = ledger.read(0).unwrap();
     reader.next_record().unwrap();
-    let position = reader.next_record().unwrap().unwrap().position;
-    ledger.erase(position).unwrap();
+    let mut next = || reader.next_record().unwrap().unwrap().position;
+    let places = [(next(), 0), (next(), 2)];
+    ledger.erase(&places).unwrap();
+    // Once more changes nothing.
+    ledger.erase(&places).unwrap();
     drop(ledger);
     let ledger = open(&mut |_| {});
     let mut reader = ledger.read(0).unwrap();
@@ -113,12 +116,55 @@ fn an_erased_record_reads_as_zeros_and_the_ledger_stays_whole() {
         [
             (false, b"keep".to_vec()),
             (true, vec![0; 4]),
-            (false, b"keep".to_vec())
+            (true, b"ha\0\0".to_vec())
         ]
     );
     let report = fsck(&disk, Path::new(DIR)).unwrap();
     assert!(report.is_clean());
-    assert_eq!(report.segments[0].erased, 1);
+    assert_eq!(report.segments[0].erased, 2);
+}
+
+#[test]
+fn a_mark_of_erasure_of_which_a_power_cut_wrote_only_one_half_is_no_damage() {
+    let bytes = |disk: &SimDisk| {
+        let mut copy = Vec::new();
+        disk.corrupt(&last_segment(disk), |bytes| copy.clone_from(bytes));
+        copy
+    };
+    let disk = SimDisk::new();
+    let mut counter = Counter::open(&disk).unwrap();
+    counter.append(3).unwrap();
+    let before = bytes(&disk);
+    let mut reader = counter.ledger.read(0).unwrap();
+    reader.next_record().unwrap();
+    let position = reader.next_record().unwrap().unwrap().position;
+    counter.ledger.erase(&[(position, 0)]).unwrap();
+    let marked = bytes(&disk)[position as usize..][..16].to_vec();
+    drop(counter);
+    // A sector ends at one of these places, before its CRC.
+    for cut in 0..=12 {
+        for first in [true, false] {
+            disk.corrupt(&last_segment(&disk), |bytes| {
+                bytes.clone_from(&before);
+                let header = &mut bytes[position as usize..][..16];
+                let (new, old) = (&marked, header.to_vec());
+                for (at, byte) in header.iter_mut().enumerate() {
+                    *byte = if (at < cut) == first {
+                        new[at]
+                    } else {
+                        old[at]
+                    };
+                }
+            });
+            let counter = Counter::open(&disk).unwrap();
+            let mut reader = counter.ledger.read(0).unwrap();
+            let mut records = 0;
+            while reader.next_record().unwrap().is_some() {
+                records += 1;
+            }
+            assert_eq!(records, 3, "cut at {cut}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Sealing: what is sealed verifies, what is signed was durable, nothing acknowledged is lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod erase;
 mod faults;
 mod interleaved;
 mod rotation;

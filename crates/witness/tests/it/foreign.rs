@@ -1,93 +1,16 @@
 //! The witness of transparency-dev, in Go: it cosigns our log through our client, and its client gets a
 //! cosignature from our witness. What nobody here wrote judges both.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_proof::{Note, Policy, Signer as _};
-use jurat_testkit::need;
+use jurat_testkit::foreign_witness::{ForeignWitness, ask, program as judge};
 use jurat_witness::{SubmitError, Submitter};
 
 use crate::http::builder;
 use crate::{Log, honest, rewritten};
-
-/// Builds `interop/go/witness`; `None`, and the test is skipped, where Go or its modules are not to be had.
-fn judge(test: &str) -> Option<&'static Path> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let installed = [PathBuf::from("/usr/local/go/bin/go")];
-    let go = match installed.into_iter().find(|path| path.is_file()) {
-        Some(go) => go,
-        None => need::program(test, "go", "golang")?,
-    };
-    match BUILT.get_or_init(|| build(&go)) {
-        Ok(path) => Some(path),
-        Err(why) => {
-            need::skip(
-                test,
-                &format!("needs the Go modules of interop/go/witness: {why}"),
-            );
-            None
-        }
-    }
-}
-
-fn build(go: &Path) -> Result<PathBuf, String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../interop/go/witness");
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-witness");
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).unwrap();
-    for name in ["main.go", "go.mod", "go.sum"] {
-        fs::copy(source.join(name), dir.join(name)).unwrap();
-    }
-    let run = |args: &[&str]| {
-        let out = Command::new(go)
-            .args(args)
-            .current_dir(&dir)
-            .output()
-            .unwrap();
-        match out.status.success() {
-            true => Ok(()),
-            false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
-        }
-    };
-    run(&["mod", "vendor"])?;
-    let subtree = "vendor/github.com/transparency-dev/merkle/proof/subtree.go";
-    fs::copy(source.join("subtree.go.txt"), dir.join(subtree)).unwrap();
-    // From here on it is our program that does not build.
-    run(&["build", "-o", "judge", "."]).unwrap();
-    Ok(dir.join("judge"))
-}
-
-/// Ends with the test, however it ends.
-struct Serving(Child);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn ask(judge: &Path, args: &[&str], input: &str) -> String {
-    let mut child = Command::new(judge)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success(), "{args:?}");
-    String::from_utf8(out.stdout).unwrap()
-}
 
 #[tokio::test]
 async fn the_witness_of_transparency_dev_cosigns_our_log_through_our_client() {
@@ -97,18 +20,8 @@ async fn the_witness_of_transparency_dev_cosigns_our_log_through_our_client() {
     };
     let log = honest();
     let vkey = log.key().verifier_key().to_string();
-    let mut serving = Serving(
-        Command::new(judge)
-            .args(["serve", &vkey])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let mut first = String::new();
-    let stdout = serving.0.stdout.take().unwrap();
-    BufReader::new(stdout).read_line(&mut first).unwrap();
-    let (url, key) = first.trim().split_once(' ').unwrap();
+    let foreign = ForeignWitness::start(judge, &vkey);
+    let (url, key) = (foreign.url.as_str(), foreign.key.as_str());
     let policy = format!("log {vkey}\nwitness foreign {key} {url}\nquorum foreign\n");
     let policy = Policy::parse(policy.as_bytes()).unwrap();
     let made = jurat_key::tls::generate(&["localhost".into()]).unwrap();

@@ -1,0 +1,361 @@
+//! The operator erases, on a disk that stops at every single step.
+
+use jurat_event::{EraseRequest, Erased};
+use jurat_proof::{Context, Leaf, Report, context_hasher};
+use jurat_sink::line::Audit;
+use jurat_testkit::{contains, unpacked};
+
+use super::*;
+use crate::erase::{EraseError, Plan, erase_folder};
+
+const LEAVES_OF_UPLOAD: u64 = 4;
+
+fn payload(seq: u64) -> String {
+    format!("{{\"said\":\"what nobody is to know, number {seq:03}\"}}")
+}
+
+/// Uploads of a log whose leaves have payloads, but for the first and those that end a batch.
+fn uploads(key: &SoftwareKey) -> Vec<Vec<u8>> {
+    let mut frontier = Frontier::default();
+    let mut chain = Chain::new(ORIGIN);
+    let mut numbers = [0; 2];
+    let mut out = Vec::new();
+    for _ in 0..UPLOADS {
+        let mut raw = Vec::new();
+        for place in 0..LEAVES_OF_UPLOAD {
+            let seq = frontier.size();
+            let mut entry = json!({"salt":"c2FsdHNhbHRzYWx0c2FsdA","boot":"b","time":"2026-01-01T00:00:00Z","kind":"other","seq":seq});
+            let mut content = None;
+            if seq == 0 {
+                entry["kind"] = "log.opened".into();
+                entry["detail"] = json!({ "origin": ORIGIN });
+            } else if place + 1 == LEAVES_OF_UPLOAD {
+                entry["kind"] = "batch.sealed".into();
+                let head = chain.0.to_string();
+                entry["detail"] = json!({ "count": LEAVES_OF_UPLOAD - 1, "chain": head });
+            } else {
+                let session = place as usize % 2;
+                entry["session"] = format!("s{session}").into();
+                entry["session_seq"] = numbers[session].into();
+                numbers[session] += 1;
+                let bytes = payload(seq);
+                let mut hasher = context_hasher(&[4; 32]);
+                hasher.update(bytes.as_bytes());
+                let (sha256, len) = (hasher.finish(), bytes.len() as u64);
+                entry["context"] = json!(Context {
+                    sha256,
+                    len,
+                    redactions: 0
+                });
+                content = Some(bytes);
+            }
+            let entry = format!("{{\"v\":1,{}", &entry.to_string()[1..]);
+            write_record(&mut raw, &Record::Entry(entry.as_bytes()));
+            if let Some(bytes) = &content {
+                let (salt, bytes) = (&[4; 32], bytes.as_bytes());
+                write_record(&mut raw, &Record::Payload { salt, bytes });
+            }
+            frontier.push(leaf_hash(entry.as_bytes()));
+            chain.push(&leaf_hash(entry.as_bytes()));
+        }
+        let checkpoint = Checkpoint {
+            origin: ORIGIN.into(),
+            size: frontier.size(),
+            root: frontier.root(),
+        };
+        let note = checkpoint.sign(key).unwrap().encode();
+        write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
+        out.push(zstd::bulk::compress(&raw, 1).unwrap());
+    }
+    out
+}
+
+/// A collector that holds them; the SIEM file has the lines of the first so many.
+fn filled(disk: &SimDisk, lines_of: usize) -> Open {
+    let mut open = open(disk).unwrap();
+    let key = key();
+    for (index, body) in uploads(&key).into_iter().enumerate() {
+        if index == lines_of {
+            open.siem.round().unwrap();
+        }
+        let nonce = (format!("d/nonce-{index:016}"), 1_790_000_000);
+        let judged = open
+            .archive
+            .judge(ORIGIN, key.verifier_key(), &nonce, &body.into());
+        let Judgement::Store(ask) = judged.unwrap() else {
+            panic!()
+        };
+        open.writer.commit(vec![ask]).unwrap();
+    }
+    open
+}
+
+/// In the first upload, over the end of one, and a session's of which one is named already.
+fn request() -> EraseRequest {
+    EraseRequest {
+        ranges: vec![(1, 3), (6, 9)].into(),
+        sessions: vec!["s1".into()],
+        who: "operator".into(),
+        reason: "asked for".into(),
+    }
+}
+
+/// The leaves with a payload that the request names.
+fn named() -> Vec<u64> {
+    let has = |seq: &u64| *seq > 0 && !(seq + 1).is_multiple_of(LEAVES_OF_UPLOAD);
+    let named = |seq: &u64| matches!(seq, 1..3 | 6..9) || seq % LEAVES_OF_UPLOAD == 1;
+    let all = 0..UPLOADS as u64 * LEAVES_OF_UPLOAD;
+    all.filter(has).filter(named).collect()
+}
+
+fn erase(open: &mut Open, request: &EraseRequest) -> Result<Erased, EraseError> {
+    let archive = open.archive.clone();
+    let mut plan = Plan::new(&archive, ORIGIN, request)?;
+    let mut parts = Vec::new();
+    while let Some(ask) = plan.next()? {
+        match open.writer.commit(vec![ask])?.pop() {
+            Some(Done::Erased { ranges, leaves }) => parts.push((ranges, leaves)),
+            _ => panic!("not erased"),
+        }
+    }
+    Ok(plan.finish(parts))
+}
+
+/// Every byte of the archive, unpacked, too.
+fn archived(disk: &SimDisk) -> Vec<u8> {
+    let dir = Path::new("/c/archive");
+    let names = disk.list(dir).unwrap();
+    let read = |name: &String| jurat_disk::read(disk, &dir.join(name), u64::MAX).unwrap();
+    unpacked(&names.iter().flat_map(read).collect::<Vec<_>>())
+}
+
+fn exported(archive: &Archive, see: &mut dyn FnMut(&Leaf<'_>)) -> Report {
+    let [witness, archive_key, _] = archive.verifier_keys();
+    let trust = format!(
+        "log {}\nwitness w {witness}\narchive a {archive_key}\nquorum 1\n",
+        key().verifier_key()
+    );
+    let mut bundle = Vec::new();
+    let (all, nothing) = (Selection::All, Withhold::default());
+    crate::export(archive, ORIGIN, &all, &nothing, &mut bundle).unwrap();
+    match verify(
+        bundle.as_slice(),
+        Some(&Trust::parse(&trust).unwrap()),
+        None,
+        see,
+    ) {
+        Verdict::Verified(report) => *report,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The log as tiles.
+fn tiles(disk: &SimDisk) -> BTreeMap<String, Vec<u8>> {
+    let mut tiles = BTreeMap::new();
+    let shared = Arc::new(disk.clone());
+    crate::export_tiles(shared, Path::new("/c"), ORIGIN, |name, bytes| {
+        tiles.insert(name.to_owned(), bytes.to_vec());
+        Ok(())
+    })
+    .unwrap();
+    assert!(tiles.len() > 2);
+    tiles
+}
+
+/// Payloads that the bundle does not hold.
+fn missing(report: &Report) -> u64 {
+    let payloads = report.payloads;
+    payloads.withheld + payloads.erased
+}
+
+/// The leaves of the own log that say so, with what they name.
+fn said(archive: &Archive) -> Vec<u64> {
+    let mut named = Vec::new();
+    let mut reader = archive.reader(0, archive.end()).unwrap();
+    while let Some(item) = reader.next_record().unwrap() {
+        if item.kind == kind::OWN_ENTRY {
+            let entry: Value = serde_json::from_slice(item.body).unwrap();
+            if entry["kind"] == "payload.erased" {
+                assert_eq!(entry["detail"]["origin"], ORIGIN);
+                assert_eq!(
+                    (&entry["detail"]["who"], &entry["severity"]),
+                    (&"operator".into(), &"medium".into())
+                );
+                let ranges: Vec<(u64, u64)> =
+                    serde_json::from_value(entry["detail"]["ranges"].clone()).unwrap();
+                named.extend(ranges.into_iter().flat_map(|(from, to)| from..to));
+            }
+        }
+    }
+    named
+}
+
+/// All of it is as it should be after an erasure that was done.
+fn check_erased(disk: &SimDisk, root: Digest, what: &str) {
+    let mut opened = open(disk).unwrap();
+    opened.siem.round().unwrap();
+    let bytes = archived(disk);
+    for seq in 0..UPLOADS as u64 * LEAVES_OF_UPLOAD {
+        let has = seq > 0 && !(seq + 1).is_multiple_of(LEAVES_OF_UPLOAD);
+        let gone = named().contains(&seq);
+        let found = contains(&bytes, payload(seq).as_bytes());
+        assert_eq!(found, has && !gone, "{what}: payload {seq}");
+    }
+    assert_eq!(said(&opened.archive), named(), "{what}");
+    let mut audit = Audit::default();
+    let report = exported(&opened.archive, &mut |leaf| audit.leaf(leaf));
+    assert_eq!(missing(&report), named().len() as u64, "{what}");
+    assert_eq!((report.root, report.axes.complete), (root, false), "{what}");
+    assert_eq!(report.axes.archive.names.len(), 1, "{what}");
+    // Lines that were written before hold what they held; every leaf has one.
+    let siem = jurat_disk::read(disk, Path::new("/c/siem.jsonl"), u64::MAX).unwrap();
+    for line in siem
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        audit.line(line);
+    }
+    let audited = audit.finish();
+    assert!(audited.is_clean(), "{what}: {audited:?}");
+}
+
+#[test]
+fn wherever_the_power_goes_an_erasure_is_said_and_done_or_neither_and_the_bundle_verifies() {
+    for lines_of in [0, 2, UPLOADS] {
+        let clean = SimDisk::new();
+        let mut opened = filled(&clean, lines_of);
+        let whole = exported(&opened.archive, &mut |_| {});
+        assert_eq!((missing(&whole), whole.axes.complete), (0, true));
+        let tiled = tiles(&clean);
+        let first = clean.steps();
+        let erased = erase(&mut opened, &request()).unwrap();
+        let steps = clean.steps();
+        assert_eq!(
+            (erased.count, erased.gone_before),
+            (named().len() as u64, 0)
+        );
+        // Once more there is nothing to do.
+        let again = erase(&mut opened, &request()).unwrap();
+        assert_eq!((again.count, again.gone_before), (0, named().len() as u64));
+        drop(opened);
+        check_erased(&clean, whole.root, "no fault");
+        assert_eq!(
+            tiles(&clean),
+            tiled,
+            "entries and hashes are what they were"
+        );
+        let mut done = [0; 2];
+        for step in first..steps {
+            for seed in 0..2 {
+                let what = format!("lines of {lines_of}, step {step}, seed {seed}");
+                let disk = SimDisk::new();
+                let mut opened = filled(&disk, lines_of);
+                disk.fail_at(step, Fault::Crash);
+                assert!(erase(&mut opened, &request()).is_err(), "{what}");
+                drop(opened);
+                disk.crash(&Repeatable::new(seed));
+                // Opening completes what was begun, wherever it is stopped once more.
+                for again in 0..4 {
+                    disk.fail_at(disk.steps() + again, Fault::Crash);
+                    let _ = open(&disk);
+                    disk.crash(&Repeatable::new(seed + again));
+                }
+                let opened = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let begun = !said(&opened.archive).is_empty();
+                done[usize::from(begun)] += 1;
+                let gone = if begun { named().len() } else { 0 };
+                let report = exported(&opened.archive, &mut |_| {});
+                assert_eq!(missing(&report), gone as u64, "{what}");
+                assert_eq!(report.root, whole.root, "{what}");
+                let held = contains(&archived(&disk), payload(1).as_bytes());
+                assert_eq!(held, !begun, "{what}");
+                drop(opened);
+                let mut opened = open(&disk).unwrap();
+                let asked = erase(&mut opened, &request()).unwrap();
+                assert_eq!(asked.count, (named().len() - gone) as u64, "{what}");
+                drop(opened);
+                check_erased(&disk, whole.root, &what);
+            }
+        }
+        assert!(done.iter().all(|count| *count > 0), "{done:?}");
+    }
+}
+
+#[test]
+fn two_erasures_planned_from_the_same_record_do_not_bring_back_what_the_first_one_took() {
+    let disk = SimDisk::new();
+    let mut opened = filled(&disk, 0);
+    let archive = opened.archive.clone();
+    let one = |leaf| EraseRequest {
+        ranges: vec![(leaf, leaf + 1)].into(),
+        sessions: Vec::new(),
+        ..request()
+    };
+    let (first, second) = (one(1), one(2));
+    let ask = |request| {
+        Plan::new(&archive, ORIGIN, request)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+    };
+    let done = opened
+        .writer
+        .commit(vec![ask(&first), ask(&second)])
+        .unwrap();
+    assert!(matches!(
+        done.as_slice(),
+        [Done::Erased { .. }, Done::Stale]
+    ));
+    let late = ask(&second);
+    assert_eq!(erase(&mut opened, &second).unwrap().count, 1);
+    let done = opened.writer.commit(vec![late]).unwrap();
+    assert!(matches!(done.as_slice(), [Done::Stale]));
+    for leaf in [1, 2] {
+        assert!(!contains(&archived(&disk), payload(leaf).as_bytes()));
+    }
+}
+
+#[test]
+fn an_erasure_of_what_is_not_there_or_under_a_running_collector_is_refused() {
+    let disk = SimDisk::new();
+    let opened = filled(&disk, 0);
+    let ask = |device: &str, request: &EraseRequest| {
+        erase_folder(&host(&disk), Path::new("/c"), device, request)
+    };
+    assert!(matches!(ask("d", &request()), Err(EraseError::Running(_))));
+    drop(opened);
+    let refused = [
+        ask("e", &request()),
+        ask(
+            "d",
+            &EraseRequest {
+                ranges: vec![(0, 1_000)].into(),
+                ..request()
+            },
+        ),
+        ask(
+            "d",
+            &EraseRequest {
+                sessions: vec!["s2".into()],
+                ..request()
+            },
+        ),
+        ask(
+            "d",
+            &EraseRequest {
+                reason: String::new(),
+                ..request()
+            },
+        ),
+    ];
+    for refused in refused {
+        assert!(
+            matches!(refused, Err(EraseError::Refused(_))),
+            "{refused:?}"
+        );
+    }
+    assert!(said(&open(&disk).unwrap().archive).is_empty());
+    assert_eq!(ask(ORIGIN, &request()).unwrap().count, named().len() as u64);
+    assert!(!said(&open(&disk).unwrap().archive).is_empty());
+}

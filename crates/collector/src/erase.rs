@@ -1,0 +1,253 @@
+//! Erasing in the archive: the operator's, never a device's.
+//!
+//! An upload is written anew without the payloads; the new record, the leaf that says so and the note of what
+//! is to go become durable in one group, and only then the old record is erased in place. Readers take the new
+//! one in its place: its header is `late` and names the record that it stands for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use jurat_disk::Host;
+use jurat_event::{EraseRequest, Erased, Ranges};
+use jurat_ledger::{LedgerError, Reader};
+use jurat_proof::{Choice, EntryView, Record, RecordReader};
+use jurat_sink::without_payloads;
+
+use crate::archive::{Archive, ArchiveError, Ask, Done, UploadHeader, kind, split_upload};
+use crate::ingest::decompress;
+
+/// Why nothing was erased in an archive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EraseError {
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Another process has the archive open.
+    #[error("{0}: the collector runs; stop it, erase, and start it again")]
+    Running(std::path::PathBuf),
+    /// It cannot be done.
+    #[error("not erased: {0}")]
+    Refused(String),
+}
+
+/// An upload that is to stand in the place of an older record of it.
+pub(crate) struct Thin {
+    /// Where the older one stands, and how much of it stays: its header.
+    pub(crate) place: (u64, u32),
+    pub(crate) header: UploadHeader,
+    pub(crate) body: Vec<u8>,
+    pub(crate) gone: Ranges,
+}
+
+/// What the writer is asked: uploads of one log, who wants it, and why.
+pub(crate) struct Erasure {
+    pub(crate) origin: String,
+    pub(crate) who: String,
+    pub(crate) reason: String,
+    pub(crate) uploads: Vec<Thin>,
+}
+
+/// About how many bytes of uploads go into one group.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
+
+/// An erasure under way, upload by upload.
+pub(crate) struct Plan<'a> {
+    archive: &'a Archive,
+    origin: &'a str,
+    request: &'a EraseRequest,
+    choice: Choice<'a>,
+    /// The newest record of each upload that is left.
+    places: VecDeque<u64>,
+    /// Leaves of the request that have a payload, whether it is here or not.
+    wanted: u64,
+}
+
+impl<'a> Plan<'a> {
+    /// Looks at what is archived of a log, and refuses what does not exist.
+    pub(crate) fn new(
+        archive: &'a Archive,
+        origin: &'a str,
+        request: &'a EraseRequest,
+    ) -> Result<Self, EraseError> {
+        let refused = |why: String| Err(EraseError::Refused(why));
+        if let Err(why) = request.check() {
+            return refused(why);
+        }
+        let size = archive.frontier(origin)?.size;
+        if let Some((_, to)) = request.ranges.pairs().last()
+            && *to > size
+        {
+            return refused(format!("{size} leaves of {origin} are archived here"));
+        }
+        let mut newest = BTreeMap::new();
+        let mut reader = archive.reader(0, archive.end())?;
+        while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
+            if item.kind == kind::UPLOAD && !item.erased {
+                let (header, _) = split_upload(item.body)?;
+                if header.origin == origin {
+                    newest.insert(header.from, item.position);
+                }
+            }
+        }
+        let plan = Self {
+            archive,
+            origin,
+            request,
+            choice: Choice::new(request),
+            places: newest.into_values().collect(),
+            wanted: 0,
+        };
+        // Before anything is sealed: is every session there?
+        if !request.sessions.is_empty() {
+            let mut choice = Choice::new(request);
+            let mut raw = Vec::new();
+            for position in &plan.places {
+                plan.read(*position, |_, body, _| {
+                    decompress(body, &mut raw)
+                        .map_err(|refused| ArchiveError::Damaged(refused.refusal.message))
+                })?;
+                for record in RecordReader::new(&raw).flatten() {
+                    if let Record::Entry(entry) = record
+                        && let Ok(view) = EntryView::parse(entry)
+                    {
+                        choice.takes(&view);
+                    }
+                }
+            }
+            if let Some(session) = choice.unknown_session() {
+                return refused(format!("no leaf of session {session:?} is archived here"));
+            }
+        }
+        Ok(plan)
+    }
+
+    fn read<T>(
+        &self,
+        position: u64,
+        take: impl FnOnce(UploadHeader, &[u8], usize) -> Result<T, ArchiveError>,
+    ) -> Result<T, ArchiveError> {
+        let mut reader = self.archive.reader(position, self.archive.end())?;
+        let item = reader.next_record()?;
+        let whole = item.map_or(&[][..], |item| item.body);
+        let (header, body) = split_upload(whole)?;
+        take(header, body, whole.len() - body.len())
+    }
+
+    /// The next part of it, for the writer; `None` when nothing is left.
+    pub(crate) fn next(&mut self) -> Result<Option<Ask>, ArchiveError> {
+        let mut uploads = Vec::new();
+        let mut bytes = 0;
+        while bytes < GROUP_BYTES
+            && let Some(position) = self.places.pop_front()
+        {
+            let (mut choice, mut wanted) = (self.choice.clone(), self.wanted);
+            let thin = self.read(position, |header, body, front| {
+                let thinned = without_payloads(body, &mut |entry| {
+                    let taken = choice.takes(entry);
+                    wanted += u64::from(taken && entry.context.is_some());
+                    taken
+                });
+                let damaged =
+                    |error: jurat_sink::BatchError| ArchiveError::Damaged(error.to_string());
+                let Some(thinned) = thinned.map_err(damaged)? else {
+                    return Ok(None);
+                };
+                Ok(Some(Thin {
+                    place: (position, front as u32),
+                    header: UploadHeader {
+                        late: true,
+                        instead_of: Some(header.instead_of.unwrap_or(position)),
+                        ..header
+                    },
+                    body: thinned.body,
+                    gone: thinned.gone,
+                }))
+            })?;
+            (self.choice, self.wanted) = (choice, wanted);
+            if let Some(thin) = thin {
+                bytes += thin.body.len();
+                uploads.push(thin);
+            }
+        }
+        if uploads.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Ask::Erase(Box::new(Erasure {
+            origin: self.origin.to_owned(),
+            who: self.request.who.clone(),
+            reason: self.request.reason.clone(),
+            uploads,
+        }))))
+    }
+
+    /// What it came to, given what the writer said of its parts.
+    pub(crate) fn finish(&self, parts: Vec<(Ranges, Vec<u64>)>) -> Erased {
+        let mut erased = Erased::default();
+        for (ranges, leaves) in parts {
+            erased.count += ranges.leaves();
+            erased.ranges = erased.ranges.union(&ranges);
+            erased.leaves.extend(leaves);
+        }
+        erased.gone_before = self.wanted.saturating_sub(erased.count);
+        erased
+    }
+}
+
+/// Erases payloads in the folder of a collector that does not run. The log is named by the device's id, or by
+/// its origin where the device has several.
+///
+/// # Errors
+/// [`EraseError`]. What was erased before an error stays erased, and said; asked again it goes on.
+pub fn erase_folder(
+    host: &Host,
+    dir: &Path,
+    device: &str,
+    request: &EraseRequest,
+) -> Result<Erased, EraseError> {
+    let origin = origin_of(host, dir, device)?;
+    // The collector's own names begin with the same domain as those that it gives.
+    let domain = origin.split("/jurat/").next().unwrap_or_default();
+    let (archive, mut writer) = match Archive::open(host.clone(), dir, domain, 0, 0) {
+        Err(ArchiveError::Ledger(LedgerError::Locked { .. })) => {
+            return Err(EraseError::Running(dir.to_path_buf()));
+        }
+        opened => opened?,
+    };
+    let mut plan = Plan::new(&archive, &origin, request)?;
+    let mut parts = Vec::new();
+    while let Some(ask) = plan.next()? {
+        if let Some(Done::Erased { ranges, leaves }) = writer.commit(vec![ask])?.pop() {
+            parts.push((ranges, leaves));
+        }
+    }
+    writer.seal_own_log()?;
+    Ok(plan.finish(parts))
+}
+
+/// The one log of this device, or of this name.
+fn origin_of(host: &Host, dir: &Path, device: &str) -> Result<String, EraseError> {
+    let archived = dir.join("archive");
+    let mut reader = Reader::open(host.disk.clone(), &archived, 0).map_err(ArchiveError::from)?;
+    let mut origins: Vec<Arc<str>> = Vec::new();
+    while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
+        if item.kind == kind::UPLOAD {
+            let origin = split_upload(item.body)?.0.origin;
+            let mine = origin == device || origin.split('/').nth(2) == Some(device);
+            if mine && !origins.iter().any(|known| **known == *origin) {
+                origins.push(origin.into());
+            }
+        }
+    }
+    match origins.as_slice() {
+        [origin] => Ok(origin.to_string()),
+        [] => Err(EraseError::Refused(format!(
+            "nothing of {device:?} is archived here"
+        ))),
+        several => Err(EraseError::Refused(format!(
+            "{device:?} has several logs here, name one: {}",
+            several.join(", ")
+        ))),
+    }
+}
