@@ -19,7 +19,7 @@ use jurat_sink::{Collector, CollectorError, Identity, SetUp};
 use jurat_testkit::need;
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, JURAT, copy};
+use crate::fleet::{Fleet, JURAT, copy, wait_for};
 use crate::mutate::{Case, Owned, entry_of, load, replaced};
 
 const TEST: &str =
@@ -94,7 +94,7 @@ impl Scene {
         fleet.append("p/a.jsonl", &steps(0..5));
         fleet.append("p/b.jsonl", &steps(100..103));
         fleet.run_once();
-        copy(&fleet.path("device"), &fleet.path("earlier"));
+        copy_state(&fleet.path("device"), &fleet.path("earlier"));
         // Something was hidden from the recorder, and something was redacted.
         fs::write(fleet.path("agent/projects/p/b.jsonl"), steps(103..104)).unwrap();
         fleet.append("p/a.jsonl", &line(5, &json!({"password": "correct horse"})));
@@ -271,6 +271,16 @@ fn run(fleet: &Fleet, config: &str, state: &str, args: &[&str]) -> Output {
         .args(args)
         .output()
         .unwrap()
+}
+
+/// Copies a state folder; keys that others could read would not be used.
+fn copy_state(from: &Path, to: &Path) {
+    copy(from, to);
+    for key in fs::read_dir(from.join("keys")).unwrap() {
+        let key = key.unwrap();
+        let mode = key.metadata().unwrap().permissions();
+        fs::set_permissions(to.join("keys").join(key.file_name()), mode).unwrap();
+    }
 }
 
 fn good(out: &Output) {
@@ -818,7 +828,7 @@ fn heads(scene: &mut Scene) {
         "a stale cosignature pasted under the head",
         "tampered: cosignature.signature",
         |scene, case| {
-            let older = load(&scene.export_earlier());
+            let older = load(&export(&scene.fleet, "earlier", &[]));
             let mut note = note_of(case);
             note.signatures.truncate(1);
             note.signatures
@@ -862,13 +872,19 @@ fn heads(scene: &mut Scene) {
             if let Owned::Entry(entry) = &mut event {
                 let mut value: Value = serde_json::from_slice(entry).unwrap();
                 value["kind"] = "key.rotated".into();
-                value["detail"] = rotation(scene, case, &own);
+                value["detail"] = Rotation::detail(&scene.key.verifier_key(), &own)
+                    .unwrap()
+                    .into();
                 *entry = entry_of(value);
             }
             let whole = case.records.len();
             add_batch(case);
             case.records.insert(whole, event);
-            case.resign(&own);
+            case.resign(&scene.key);
+            let mut note = note_of(case);
+            let head = Checkpoint::parse(&note.text).unwrap();
+            note.signatures.extend(head.sign(&own).unwrap().signatures);
+            case.front.checkpoint = note.encode().into_bytes();
         },
     );
     scene.in_bundle(
@@ -894,14 +910,22 @@ fn heads(scene: &mut Scene) {
         &case.store(),
     );
 
-    let since = Instant::now();
     let mut case = load(&scene.archived);
-    let mut receipt = Receipt::parse(case.front.receipt.as_ref().unwrap()).unwrap();
-    let mut value: Value = serde_json::from_slice(&receipt.entry).unwrap();
-    receipt.index -= 1;
-    value["seq"] = receipt.index.into();
-    receipt.entry = entry_of(value);
+    let receipt = Line::to(scene).receipt(scene.seen.size);
     case.front.receipt = Some(receipt.encode().into_bytes());
+    let (said, verdict) = scene.judge(&case.store());
+    assert!(
+        said == "verified" && !verdict["logged"].is_null(),
+        "{verdict}"
+    );
+
+    let since = Instant::now();
+    let mut forged = receipt;
+    forged.index -= 1;
+    let mut value: Value = serde_json::from_slice(&forged.entry).unwrap();
+    value["seq"] = forged.index.into();
+    forged.entry = entry_of(value);
+    case.front.receipt = Some(forged.encode().into_bytes());
     scene.present(
         "a receipt that says the head was logged earlier",
         "tampered: receipt.inclusion",
@@ -910,30 +934,18 @@ fn heads(scene: &mut Scene) {
     );
 
     let since = Instant::now();
-    let mut case = load(&scene.archived);
-    let receipt = load(&export(
-        &scene.fleet,
-        "device",
-        &[
-            &collector(&scene.fleet, &scene.origin)[..],
-            &["--range", "0..2"],
-        ]
-        .concat(),
-    ));
-    assert!(receipt.front.manifest.size < scene.seen.size);
-    case.front.receipt = receipt.front.receipt;
+    let older = load(&export(&scene.fleet, "earlier", &[]))
+        .front
+        .manifest
+        .size;
+    let receipt = Line::to(scene).receipt(older);
+    case.front.receipt = Some(receipt.encode().into_bytes());
     scene.present(
         "the receipt of an older head under the newest",
         "tampered: receipt.head",
         since,
         &case.store(),
     );
-}
-
-impl Scene {
-    fn export_earlier(&self) -> Vec<u8> {
-        export(&self.fleet, "earlier", &[])
-    }
 }
 
 /// One more batch: an event that never was, and its seal.
@@ -953,12 +965,6 @@ fn cosign(case: &mut Case, id: Option<[u8; 4]>) {
     line.key_id = id.unwrap_or(line.key_id);
     note.signatures.push(line);
     case.front.checkpoint = note.encode().into_bytes();
-}
-
-fn rotation(scene: &Scene, _case: &Case, own: &SoftwareKey) -> Value {
-    Rotation::detail(&scene.key.verifier_key(), own)
-        .unwrap()
-        .into()
 }
 
 /// What the manipulations look like to the running product: the agent that is started on them, and
@@ -990,7 +996,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
 
     // The collector cannot be reached while an earlier copy goes on in another way.
     let state = scene.fleet.path("fork");
-    copy(&scene.fleet.path("earlier"), &state);
+    copy_state(&scene.fleet.path("earlier"), &state);
     let known = fs::read_to_string(state.join("enrolment.json")).unwrap();
     let port = format!(":{}", scene.fleet.port);
     fs::write(state.join("enrolment.json"), known.replace(&port, ":1")).unwrap();
@@ -1011,7 +1017,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    crate::fleet::wait_for("another history is signed", || {
+    wait_for("another history is signed", || {
         let heads = scene.heads("fork");
         heads.last().is_some_and(|head| head.size > scene.seen.size)
     });
@@ -1045,7 +1051,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
         &words,
     );
 
-    copy(&scene.fleet.path("device"), &scene.fleet.path("swapped"));
+    copy_state(&scene.fleet.path("device"), &scene.fleet.path("swapped"));
     fs::remove_dir_all(scene.fleet.path("swapped/ledger")).unwrap();
     copy(
         &scene.fleet.path("neighbour/ledger"),
@@ -1060,7 +1066,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
         &words,
     );
 
-    copy(&scene.fleet.path("device"), &scene.fleet.path("flipped"));
+    copy_state(&scene.fleet.path("device"), &scene.fleet.path("flipped"));
     let segment = fs::read_dir(scene.fleet.path("flipped/ledger"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -1082,37 +1088,41 @@ fn live(scene: &mut Scene) -> Vec<Row> {
         "one byte flipped in the ledger's file",
         since,
         "`jurat ledger fsck`",
-        "damage",
+        "DAMAGED at byte",
         &words,
     );
 
-    // The cursor says that everything was delivered: the agent asks where the collector stands.
-    copy(&scene.fleet.path("device"), &scene.fleet.path("kept"));
+    // The cursor says that everything was delivered: what is new looks as if it had been sent.
     let cursor = scene.fleet.path("device/cursors/collector.json");
     let mut edited: Value = serde_json::from_slice(&fs::read(&cursor).unwrap()).unwrap();
     edited["size"] = 1_000_000.into();
-    edited["position"] = 1_000_000_000.into();
     fs::write(&cursor, edited.to_string()).unwrap();
     scene.fleet.append("p/a.jsonl", &steps(12..13));
+    agent(scene, "device");
     let since = Instant::now();
-    let (done, words) = agent(scene, "device");
-    assert!(done, "{words}");
+    let mut case = scene.ledger("device");
+    case.records.retain(|record| {
+        !matches!(record, Owned::Note(note) if Note::parse(note).unwrap().signatures.len() > 1)
+    });
+    let Some(Owned::Note(head)) = case.records.pop() else {
+        unreachable!("a ledger that was sealed ends in a head")
+    };
+    let size = scene.heads("device").last().unwrap().size;
+    assert!(size > scene.seen.size);
+    case.front = Front::whole(&scene.origin, size, &head);
+    scene.present(
+        "the cursor edited so that new events look sent, the newest own head presented",
+        "unverifiable: quorum",
+        since,
+        &case.store(),
+    );
+
+    // Past the agent, with the device's own key and token.
     let archived = export(
         &scene.fleet,
         "device",
         &collector(&scene.fleet, &scene.origin),
     );
-    let arrived = load(&archived).front.manifest.size > scene.seen.size;
-    assert!(arrived, "what the cursor passed over is not in the archive");
-    row(
-        "the cursor edited to say that all was delivered",
-        since,
-        "agent",
-        "delivered all the same",
-        "delivered all the same",
-    );
-
-    // Past the agent, with the device's own key and token.
     let mut case = load(&archived);
     edit(&mut case, "\"step 2\"", |value| {
         value["object"] = "ls".into()
@@ -1121,7 +1131,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
     let mut raw = Vec::new();
     write_record(&mut raw, &Record::Checkpoint(&case.front.checkpoint));
     let since = Instant::now();
-    let words = upload(scene, &raw);
+    let words = Line::to(scene).upload(&raw);
     row(
         "another history of the archived length sent to the collector",
         since,
@@ -1137,7 +1147,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
     }
     write_record(&mut raw, &Record::Checkpoint(&case.front.checkpoint));
     let since = Instant::now();
-    let words = upload(scene, &raw);
+    let words = Line::to(scene).upload(&raw);
     row(
         "the beginning of another history sent to the collector",
         since,
@@ -1165,35 +1175,63 @@ impl Scene {
     }
 }
 
-/// The code with which the collector answers.
-fn upload(scene: &Scene, raw: &[u8]) -> String {
-    let state = scene.fleet.path("device");
-    let enrolment = enrolment(&state);
-    let secret = |name: &str| Secret::load(&scene.host, &state.join("keys").join(name)).unwrap();
-    let (token, hmac) = (secret("token.key").to_base64(), secret("hmac.key"));
-    let ca = enrolment["ca"].as_str().map(str::as_bytes);
-    let set_up = SetUp {
-        url: enrolment["url"].as_str().unwrap().to_owned(),
-        tls: tls::client(ca).unwrap(),
-        timeout: Duration::from_secs(30),
-    };
-    let who = Identity {
-        device: enrolment["device"].as_str().unwrap(),
-        token: &token,
-        key: hmac.expose(),
-    };
-    let body = zstd::bulk::compress(raw, 1).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let answer = runtime.block_on(async {
-        let collector = Collector::new(set_up).unwrap();
-        collector.upload(&scene.host, &who, body).await
-    });
-    match answer {
-        Err(CollectorError::Refused { refusal, .. }) => refusal.code,
-        Err(CollectorError::Conflict { .. }) => "size_conflict".to_owned(),
-        other => format!("{other:?}"),
+/// A line to the collector past the agent, with the device's own token and key.
+struct Line {
+    runtime: tokio::runtime::Runtime,
+    collector: Collector,
+    host: Host,
+    device: String,
+    token: String,
+    hmac: Secret,
+}
+
+impl Line {
+    fn to(scene: &Scene) -> Self {
+        let state = scene.fleet.path("device");
+        let enrolment = enrolment(&state);
+        let text = |name: &str| enrolment[name].as_str().unwrap().to_owned();
+        let secret = |name: &str| Secret::load(&scene.host, &state.join("keys").join(name));
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        let set_up = SetUp {
+            url: text("url"),
+            tls: tls::client(Some(text("ca").as_bytes())).unwrap(),
+            timeout: Duration::from_secs(30),
+        };
+        Self {
+            collector: Collector::new(set_up).unwrap(),
+            host: scene.host.clone(),
+            device: text("device"),
+            token: secret("token.key").unwrap().to_base64(),
+            hmac: secret("hmac.key").unwrap(),
+            runtime,
+        }
+    }
+
+    fn who(&self) -> Identity<'_> {
+        Identity {
+            device: &self.device,
+            token: &self.token,
+            key: self.hmac.expose(),
+        }
+    }
+
+    /// The code with which an upload is answered.
+    fn upload(&self, raw: &[u8]) -> String {
+        let body = zstd::bulk::compress(raw, 1).unwrap();
+        let who = self.who();
+        let answer = self.collector.upload(&self.host, &who, body);
+        match self.runtime.block_on(answer) {
+            Err(CollectorError::Refused { refusal, .. }) => refusal.code,
+            Err(CollectorError::Conflict { .. }) => "size_conflict".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn receipt(&self, size: u64) -> Receipt {
+        let who = self.who();
+        let answer = self.collector.receipt(&self.host, &who, size);
+        let text = self.runtime.block_on(answer).unwrap();
+        Receipt::parse(&text.expect("the collector gives receipts")).unwrap()
     }
 }
