@@ -184,6 +184,10 @@ async fn deliver_rest(host: &Host, home: &Path, uplink: &Uplink) -> (u64, Option
                 let why = format!("the collector answered with size {}", accepted.size);
                 return (cursor.size, Some(why));
             }
+            // An upload that the endpoint sent when it ended may have arrived meanwhile.
+            Err(CollectorError::Conflict { size }) if size > cursor.size => {
+                cursor = Cursor { position: 0, size };
+            }
             Err(error) => return (cursor.size, Some(describe(&error))),
         }
     }

@@ -154,8 +154,17 @@ impl Uploader {
     async fn deliver(&self, heads: &watch::Sender<Head>) {
         let asked = timeout(Duration::from_secs(5), self.uplink.frontier(&self.host)).await;
         let frontier = asked.ok().and_then(Result::ok);
+        let held = frontier.as_ref().map(|frontier| frontier.size);
         self.tell(Delivery::Frontier(frontier));
         let mut cursor = load_cursor(&self.host, &self.cursor_path);
+        if held.is_some_and(|held| held < cursor.size) {
+            // Somebody edited the cursor, or the collector lost something. From the front: what it holds is
+            // found again by its answer.
+            cursor = Cursor::default();
+            self.store(cursor);
+            let (position, size) = (cursor.position, cursor.size);
+            self.tell(Delivery::Located { position, size });
+        }
         let first_ms = self.patience.retry_ms;
         let longest_ms = self.patience.retry_max_ms;
         // A collector that refuses this device, or that cannot be understood, is asked again this often.

@@ -262,3 +262,17 @@ fn what_is_refused_for_good_is_set_aside_its_hashes_go_on_and_it_may_come_late()
     );
     site.assert_whole("late");
 }
+
+#[test]
+fn a_cursor_that_is_ahead_of_the_collector_hides_nothing() {
+    let mut site = Site::start(quick());
+    site.write(10);
+    site.run(Finish::WhenDelivered, |_| false).unwrap();
+    let path = site.state().join("cursors/collector.json");
+    assert!(path.exists());
+    std::fs::write(&path, r#"{"position":1000000000000,"size":1000000000}"#).unwrap();
+    site.write(10);
+    let status = site.run(Finish::WhenDelivered, |_| false).unwrap();
+    assert!(status.delivered < 1_000, "{status:?}");
+    site.assert_whole("the cursor was edited");
+}
