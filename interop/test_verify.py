@@ -609,10 +609,7 @@ class Checks(unittest.TestCase):
     def test_rotations_and_erasures(self):
         for changed in {"from": OTHER.key}, {"from": HARDWARE.key}, {"key": HARDWARE.key}, {"key": DEVICE.key}, {"key": COLLECTOR.key}, {"proof": b64(bytes(64))}, {"key": None}:
             self.stream("rotation", 5, good().rotate(**changed))
-        self.stream("rotation.batch", 6, good().rotate().said("t"))
-        self.stream("rotation.batch", 6, good().rotate().hidden(1))
-        self.stream("rotation.batch", 7, good().rotate().batch().said("t"))
-        self.stream("rotation.batch", 6, good().rotate().rotate())
+        self.stream("rotation.pending", 6, good().rotate().rotate())
         log = good().rotate().batch().head((DEVICE,)).said("t").batch().head((DEVICE,))
         self.stream("head.key", 9, log, checkpoint=log.signed((NEXT,)))
         for ranges in [[0, 99]], [[3, 2]], [[2, 3, 4]], None, 7, [[2, True]]:

@@ -518,7 +518,7 @@ class Stream:
         self.seen = {}  # roots that the log had, as the leaf hashes give them
         self.failure = self.changed = None
         self.keys = [key for key in trust.logs if key.name == origin]
-        self.rotations, self.retired, self.pending, self.sealed = [], {}, None, False
+        self.rotations, self.retired, self.pending = [], {}, None
         self.times, self.begins = {name: [] for name in trust.witnesses}, {}
         self.first_time = self.last_kind = self.boot = None
         self.boots, self.isolations, self.custody = set(), set(), False
@@ -586,11 +586,9 @@ class Stream:
             require(self.batch_from is None or same(detail.get("count"), self.n - self.batch_from), "batch.count")
             require(detail.get("chain") == self.chain.hex(), "batch.chain")
             self.batch_from, self.chain_known = self.n + 1, True
-        if self.pending:
-            require(kind == "batch.sealed" and not self.sealed, "rotation.batch")
-            self.sealed = True
         if kind == "key.rotated":
-            self.pending, self.sealed = self.rotation(detail), False
+            require(not self.pending, "rotation.pending")
+            self.pending = self.rotation(detail)
         self.count(entry, kind, detail)
         self.waiting, self.last_kind = entry.get("context"), kind
         self.here += 1
@@ -698,7 +696,6 @@ class Stream:
         for leaf in those:
             self.compare(leaf)
         require(place == self.n, "leaves.place")
-        require(not self.pending, "rotation.batch")
         self.settle()
         self.gap("%d leaves withheld" % len(those))
         self.hash_records += 1

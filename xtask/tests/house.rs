@@ -121,6 +121,55 @@ fn every_link_between_the_documents_leads_somewhere() {
     }
 }
 
+#[test]
+fn every_test_that_a_document_names_stands_in_the_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut documents = Vec::new();
+    collect(&root.join("docs"), ".md", &mut documents);
+    let mut named = 0;
+    for path in documents {
+        let text = std::fs::read_to_string(&path).unwrap();
+        // [`name`](file)
+        for (before, after) in text.match_indices("`](").map(|(at, _)| text.split_at(at)) {
+            let name = before.rsplit('`').next().unwrap_or_default();
+            let file = after[3..].split(')').next().unwrap_or_default();
+            if !file.ends_with(".rs") && !file.ends_with(".py") {
+                continue;
+            }
+            let source = std::fs::read_to_string(path.parent().unwrap().join(file)).unwrap();
+            let is_there = [format!("fn {name}("), format!("def {name}(")]
+                .iter()
+                .any(|words| source.contains(words));
+            assert!(is_there, "{}: no {name} in {file}", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named} tests are named");
+}
+
+#[test]
+fn the_threat_model_names_a_test_for_whatever_it_calls_detected() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/threat-model.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut rows = text
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip_while(|line| !line.starts_with("| other user"));
+    let count = rows.by_ref().fold(0, |count, row| {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [_, _, detected, _, _, test] = cells.as_slice() else {
+            panic!("six cells: {row}")
+        };
+        let says_no = detected.contains("**no");
+        assert!(
+            test.contains(".rs)") || test.contains("no test yet") || says_no,
+            "{row}"
+        );
+        count + 1
+    });
+    assert!(count > 20, "{count} rows");
+}
+
 fn collect(dir: &Path, ending: &str, out: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -371,8 +371,6 @@ fn first_signer<'a>(
 struct Pending {
     rotation: Rotation,
     leaf: u64,
-    /// The batch that holds it has ended.
-    sealed: bool,
 }
 
 /// The records, as they are read.
@@ -591,15 +589,10 @@ impl<'a> Stream<'a> {
 
     /// A change of key stands at the end of its batch, whose checkpoint makes it count.
     fn rotation(&mut self, seq: u64, view: &EntryView<'_>) {
-        let sealed = view.is(Kind::BatchSealed);
-        if let Some(pending) = &mut self.pending {
-            let follows = sealed && !pending.sealed;
-            pending.sealed = true;
-            self.check(seq, Check::RotationBatch, follows);
-        }
         if !view.is(Kind::KeyRotated) {
             return;
         }
+        self.check(seq, Check::RotationPending, self.pending.is_none());
         let detail: Map<String, Value> = view.detail_map().into_iter().collect();
         let from = detail.get("from").and_then(Value::as_str);
         let from = from.and_then(|from| VerifierKey::parse(from).ok());
@@ -611,7 +604,6 @@ impl<'a> Stream<'a> {
         self.pending = parsed.map(|rotation| Pending {
             rotation,
             leaf: seq,
-            sealed: false,
         });
     }
 
@@ -648,10 +640,6 @@ impl<'a> Stream<'a> {
         self.first = false;
         if let Err(error) = self.replay.leaves(from, withheld) {
             self.check(error.seq(), error.check(), false);
-            return;
-        }
-        if self.pending.is_some() {
-            self.check(seq, Check::RotationBatch, false);
         }
     }
 

@@ -1124,22 +1124,17 @@ fn records() -> Vec<Case> {
             "tampered 9 rotation",
         ),
         says(
-            "rotation.leaf_before_the_batch",
+            "rotation.second_before_the_head",
             log.clone()
                 .rotated(&KEYS.device, &KEYS.next)
-                .said("t", 0)
+                .rotated(&KEYS.device, &KEYS.stranger)
                 .batch(),
-            "6 rotation.batch",
+            "6 rotation.pending",
         ),
-        says(
-            "rotation.leaf_after_the_batch",
-            pending().said("t", 0),
-            "7 rotation.batch",
-        ),
-        says(
-            "rotation.hashes_after_the_batch",
-            pending().hidden(2),
-            "7 rotation.batch",
+        case(
+            "rotation.head_overtaken",
+            pending().said("t", 0).hidden(2).batch().bundle(0),
+            "verified",
         ),
         case(
             "rotation.old_key_goes_on",

@@ -1,6 +1,7 @@
 //! The real binary: sessions end to end, crashes, the real Claude Code, what a user sees.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod attacks;
 mod corpus;
 mod crash;
 mod fleet;

@@ -1,33 +1,35 @@
 //! One thing is changed in a bundle and everything that can be repaired is repaired: what each
 //! region yields (`docs/formats/bundle.md` has the same table).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufReader;
 
 use jurat_disk::Host;
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{
-    BundleReader, BundleWriter, Chain, Checkpoint, Front, Frontier, Manifest, Note, Reason, Record,
+    BundleReader, BundleWriter, Chain, Checkpoint, Front, Frontier, Note, Reason, Record,
     RecordReader, Trust, Verdict, leaf_hash, verify,
 };
 use serde_json::Value;
 
 use crate::fleet::Fleet;
 
-struct Case {
-    manifest: Manifest,
-    note: Vec<u8>,
-    records: Vec<Owned>,
+/// A log taken apart: what stands before its leaves, and the records.
+#[derive(Clone)]
+pub(crate) struct Case {
+    pub(crate) front: Front,
+    pub(crate) records: Vec<Owned>,
 }
 
 #[derive(Clone)]
-enum Owned {
+pub(crate) enum Owned {
     Entry(Vec<u8>),
     Payload([u8; 32], Vec<u8>),
     Note(Vec<u8>),
 }
 
-fn load(bytes: &[u8]) -> Case {
+pub(crate) fn load(bytes: &[u8]) -> Case {
     let (mut reader, front) = BundleReader::open(BufReader::new(bytes)).unwrap();
     let mut records = Vec::new();
     while let Some(part) = reader.next_part().unwrap() {
@@ -40,21 +42,19 @@ fn load(bytes: &[u8]) -> Case {
             });
         }
     }
-    Case {
-        manifest: front.manifest,
-        note: front.checkpoint,
-        records,
-    }
+    Case { front, records }
+}
+
+/// An entry begins with its version, whatever order a map has.
+pub(crate) fn entry_of(mut value: Value) -> Vec<u8> {
+    value.as_object_mut().unwrap().remove("v");
+    format!("{{\"v\":1,{}", &value.to_string()[1..]).into_bytes()
 }
 
 impl Case {
     /// Writes the bundle; leaf hashes are computed from the entries as they now are.
-    fn store(&self) -> Vec<u8> {
-        let front = Front {
-            manifest: self.manifest.clone(),
-            ..Front::whole("", 0, &self.note)
-        };
-        let mut writer = BundleWriter::new(Vec::new(), &front).unwrap();
+    pub(crate) fn store(&self) -> Vec<u8> {
+        let mut writer = BundleWriter::new(Vec::new(), &self.front).unwrap();
         for record in &self.records {
             match record {
                 Owned::Entry(entry) => writer.record(&Record::Entry(entry)).unwrap(),
@@ -67,43 +67,71 @@ impl Case {
         writer.finish().unwrap()
     }
 
-    /// Repairs everything that can be computed, and signs anew with the stolen key.
-    fn resign(&mut self, key: &SoftwareKey) {
-        let mut chain = Chain::new(&self.manifest.origin);
+    /// Repairs everything that can be computed, and signs every head anew with the stolen key.
+    pub(crate) fn resign(&mut self, key: &SoftwareKey) {
+        let origin = self.front.manifest.origin.clone();
+        let mut chain = Chain::new(&origin);
         let mut frontier = Frontier::default();
         let mut count = 0_u64;
-        for record in &mut self.records {
-            let Owned::Entry(entry) = record else {
-                continue;
+        let mut sessions: BTreeMap<String, u64> = BTreeMap::new();
+        let mut records = Vec::new();
+        let head = |frontier: &Frontier| {
+            let head = Checkpoint {
+                origin: origin.clone(),
+                size: frontier.size(),
+                root: frontier.root(),
             };
-            let mut value: Value = serde_json::from_slice(entry).unwrap();
+            head.sign(key).unwrap().encode().into_bytes()
+        };
+        for record in self.records.drain(..) {
+            let entry = match record {
+                Owned::Entry(entry) => entry,
+                Owned::Payload(..) => {
+                    records.push(record);
+                    continue;
+                }
+                Owned::Note(_) => continue,
+            };
+            let as_it_was: Value = serde_json::from_slice(&entry).unwrap();
+            let mut value = as_it_was.clone();
             value["seq"] = frontier.size().into();
-            if value["kind"] == "batch.sealed" {
+            if let Some(session) = value["session"].as_str().map(str::to_owned) {
+                let number = sessions.entry(session.clone()).or_default();
+                value["session_seq"] = (*number).into();
+                *number += 1;
+                if value["kind"] == "session.ended" {
+                    value["detail"]["count"] = (*number).into();
+                    sessions.remove(&session);
+                }
+            }
+            let sealed = value["kind"] == "batch.sealed";
+            if sealed {
                 value["detail"]["chain"] = chain.0.to_string().into();
                 value["detail"]["count"] = count.into();
                 count = 0;
             } else {
                 count += 1;
             }
-            value.as_object_mut().unwrap().remove("v");
-            *entry = format!("{{\"v\":1,{}", &value.to_string()[1..]).into_bytes();
-            let leaf = leaf_hash(entry);
+            // What needs no repair keeps its bytes: it is the leaf that was witnessed.
+            let entry = if value == as_it_was {
+                entry
+            } else {
+                entry_of(value)
+            };
+            let leaf = leaf_hash(&entry);
             chain.push(&leaf);
             frontier.push(leaf);
+            records.push(Owned::Entry(entry));
+            if sealed {
+                records.push(Owned::Note(head(&frontier)));
+            }
         }
-        self.records
-            .retain(|record| !matches!(record, Owned::Note(_)));
-        let origin = self.manifest.origin.clone();
-        let checkpoint = Checkpoint {
-            origin,
-            size: frontier.size(),
-            root: frontier.root(),
-        };
-        self.manifest.size = frontier.size();
-        self.note = checkpoint.sign(key).unwrap().encode().into_bytes();
+        self.records = records;
+        self.front = Front::whole(&origin, frontier.size(), &head(&frontier));
     }
 
-    fn entry(&mut self, text: &str) -> &mut Vec<u8> {
+    /// The first entry that holds this text.
+    pub(crate) fn entry(&mut self, text: &str) -> &mut Vec<u8> {
         let found = self.records.iter_mut().find_map(|record| match record {
             Owned::Entry(entry)
                 if entry
@@ -118,7 +146,7 @@ impl Case {
     }
 }
 
-fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub(crate) fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     assert!(text.contains(from), "{from}");
     text.replacen(from, to, 1).into_bytes()
@@ -143,7 +171,7 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
     let trust = Trust::parse(&fs::read_to_string(fleet.path("device/trust.txt")).unwrap()).unwrap();
     let host = Host::real();
     let seed = Secret::load(&host, &fleet.path("device/keys/log.key")).unwrap();
-    let origin = load(&good).manifest.origin;
+    let origin = load(&good).front.manifest.origin;
     let stolen = SoftwareKey::log(&seed, &origin).unwrap();
     let judge = |bytes: &[u8]| verify(bytes, Some(&trust), None, &mut |_| {});
     assert!(matches!(judge(&good), Verdict::Verified(_)));
@@ -214,18 +242,18 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
         while !matches!(case.records.pop(), Some(Owned::Entry(_))) {}
     });
     tampered("the manifest's size", false, &|case| {
-        case.manifest.size -= 1
+        case.front.manifest.size -= 1
     });
     tampered("another log's manifest", false, &|case| {
-        case.manifest.origin.push('x')
+        case.front.manifest.origin.push('x')
     });
 
     // The note itself: a signature that does not fit its text is tampering, a missing one is not proof.
     let note = |change: &dyn Fn(&mut Note)| {
         let mut case = load(&good);
-        let mut note = Note::parse(&case.note).unwrap();
+        let mut note = Note::parse(&case.front.checkpoint).unwrap();
         change(&mut note);
-        case.note = note.encode().into_bytes();
+        case.front.checkpoint = note.encode().into_bytes();
         judge(&case.store())
     };
     assert!(matches!(
@@ -278,7 +306,7 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
     let Verdict::Verified(honest) = judge(&good) else {
         panic!("the bundle verifies")
     };
-    let mut words = std::collections::BTreeMap::new();
+    let mut words = BTreeMap::new();
     for at in (0..good.len()).step_by(101) {
         let mut bytes = good.clone();
         bytes[at] ^= 0x20;
