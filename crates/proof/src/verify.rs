@@ -629,7 +629,6 @@ impl<'a> Stream<'a> {
         withheld: &[[u8; 32]],
         hashes: &mut std::slice::Iter<'_, Digest>,
     ) {
-        let seq = self.replay.size();
         for hash in withheld {
             self.list(hashes.next(), &Digest(*hash));
         }

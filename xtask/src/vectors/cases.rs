@@ -1519,7 +1519,7 @@ fn others() -> Vec<Case> {
         ),
         receipt_text(
             "receipt.malformed_of_a_stranger",
-            { receipt_of(b"{}".to_vec(), LOG_OF_LOGS, &[stranger()]).encode() },
+            receipt_of(b"{}".to_vec(), LOG_OF_LOGS, &[stranger()]).encode(),
             "malformed",
         ),
         receipt_text("receipt.origin", other_origin.encode(), "origin"),
