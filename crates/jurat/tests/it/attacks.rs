@@ -113,11 +113,7 @@ impl Scene {
         let (size, root) = (seen.size, seen.root);
         let log = enrolment["log"].as_str().unwrap();
         let trust = fleet.path("auditor.txt");
-        fs::write(
-            &trust,
-            format!("{pinned}collector {log}\nseen {origin} {size} {root}\n"),
-        )
-        .unwrap();
+        fs::write(&trust, format!("{pinned}seen {origin} {size} {root}\n")).unwrap();
 
         // A neighbour, of whom the auditor was not asked; its log is the longer one.
         fs::create_dir_all(fleet.path("there/projects/p")).unwrap();

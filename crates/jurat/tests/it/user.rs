@@ -119,7 +119,7 @@ fn errors_name_the_thing_and_the_fix() {
         2,
         &["never ran", "jurat run"],
     );
-    check(&["verify", "/nowhere/x.jurat"], 1, &["/nowhere/x.jurat"]);
+    check(&["verify", "/nowhere/x.jurat"], 2, &["/nowhere/x.jurat"]);
     check(&["serve"], 1, &["--dev", "--config"]);
     let config = dir.path().join("bad.toml");
     fs::write(&config, "[seal]\nbatch_evnts = 3\n").unwrap();
