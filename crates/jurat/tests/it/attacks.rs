@@ -1136,23 +1136,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
         "another history of the archived length sent to the collector",
         since,
         "collector",
-        "fork",
-        &words,
-    );
-    let mut raw = Vec::new();
-    for record in &case.records[..4] {
-        if let Owned::Entry(entry) = record {
-            write_record(&mut raw, &Record::Entry(entry));
-        }
-    }
-    write_record(&mut raw, &Record::Checkpoint(&case.front.checkpoint));
-    let since = Instant::now();
-    let words = Line::to(scene).upload(&raw);
-    row(
-        "the beginning of another history sent to the collector",
-        since,
-        "collector",
-        "size_conflict",
+        "root_mismatch",
         &words,
     );
     rows
