@@ -69,8 +69,8 @@ enum Command {
     /// The folder holds the key and the book of what was cosigned. Never restore it from a backup, and never
     /// run a copy of it: a witness that forgets could cosign a fork. If it is lost, begin anew with another name.
     ///
-    /// Clients send POST /add-checkpoint; everyone may read /<SHA-256 of the origin>/checkpoint and
-    /// /<SHA-256 of the origin>/fork-proof.
+    /// Clients send POST /add-checkpoint; everyone may read /HASH/checkpoint and
+    /// /HASH/fork-proof, with HASH the SHA-256 of the origin in hex.
     #[command(after_help = "\
 Example, for one log, behind a proxy that speaks TLS:
   jurat witness --dir /var/lib/jurat-witness --name witness.example.org/w1 \\

@@ -111,7 +111,6 @@ impl Scene {
         let seen = Checkpoint::parse(&note.text).unwrap();
         let pinned = fs::read_to_string(fleet.path("device/trust.txt")).unwrap();
         let (size, root) = (seen.size, seen.root);
-        let log = enrolment["log"].as_str().unwrap();
         let trust = fleet.path("auditor.txt");
         fs::write(&trust, format!("{pinned}seen {origin} {size} {root}\n")).unwrap();
 
@@ -843,14 +842,14 @@ fn heads(scene: &mut Scene) {
     );
     scene.in_bundle(
         "a key of the attacker's rotated in, without a head of the old key over it",
-        "tampered: rotation.batch",
+        "unverifiable: quorum",
         |scene, case| {
             let own = SoftwareKey::log(&Secret::from_bytes([9; 32]), &scene.origin).unwrap();
             let mut event = made_up(case);
             if let Owned::Entry(entry) = &mut event {
                 let mut value: Value = serde_json::from_slice(entry).unwrap();
                 value["kind"] = "key.rotated".into();
-                value["detail"] = Rotation::detail(&scene.key.verifier_key(), &own)
+                value["detail"] = Rotation::detail(scene.key.verifier_key(), &own)
                     .unwrap()
                     .into();
                 *entry = entry_of(value);

@@ -145,7 +145,7 @@ fn errors_name_the_thing_and_the_fix() {
             "--trust",
             trust.to_str().unwrap(),
         ],
-        1,
+        2,
         &["line 1"],
     );
 }
