@@ -1,5 +1,5 @@
 //! The mathematics an auditor builds alone: entry, leaf, tree, chain, checkpoint, proofs, upload
-//! records, bundle, and [`verify`] which turns evidence and a trust policy into a [`Verdict`].
+//! records, bundle, and [`verify()`] which turns evidence and a trust policy into a [`Verdict`].
 //!
 //! Promise: pure functions and values. The same bytes and the same trust give the same verdict on
 //! every machine, today and in ten years; no clock, socket, file or device is asked.
