@@ -671,7 +671,9 @@ class Stream:
         head = parsed(Head, body, "head.malformed")
         require(head.origin == self.origin, "head.origin")
         require((head.size, head.root) == (self.n, self.tree.root()), "head.root")
-        require(signers(head, self.accepted(), "head.signature"), "head.key")
+        # The head that makes a rotation count is the old key's last one, also where it stands twice.
+        keys = [key for key in self.keys if self.retired.get(key.vkey, self.n) == self.n]
+        require(signers(head, keys, "head.signature"), "head.key")
         if self.pending:
             self.retired[self.pending.old] = self.n
             if self.pending.key.vkey not in [key.vkey for key in self.keys]:

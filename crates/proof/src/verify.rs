@@ -291,6 +291,18 @@ impl Keys {
         first_signer(self.now(), note)
     }
 
+    /// Those that may sign a head of this size, and those that were rotated away before it. The head that
+    /// makes a rotation count is the old key's last one, also where it stands twice.
+    fn at(&self, size: u64) -> (Vec<&VerifierKey>, Vec<&VerifierKey>) {
+        let last = |key: &VerifierKey| {
+            let mut rotated = self.rotated.iter();
+            rotated.any(|(from, _, at, _)| from == key && *at == size)
+        };
+        self.accepted
+            .iter()
+            .partition(|key| !self.retired.contains(key) || last(key))
+    }
+
     fn rotate(&mut self, rotation: Rotation, size: u64, leaf: u64) {
         let Rotation { from, key } = rotation;
         if !self.accepted.contains(&key) {
@@ -303,15 +315,7 @@ impl Keys {
     /// Whose signature makes the bundle's head, of this size, count.
     fn final_signer(&self, note: &Note, size: u64) -> Result<VerifierKey, Verdict> {
         let bad = |()| ensure(Check::CheckpointSignature, false).map(|()| None);
-        // The head that makes a rotation count is the old key's last one, also where it stands twice.
-        let last = |key: &VerifierKey| {
-            let mut rotated = self.rotated.iter();
-            rotated.any(|(from, _, at, _)| from == key && *at == size)
-        };
-        let (accepted, retired): (Vec<_>, Vec<_>) = self
-            .accepted
-            .iter()
-            .partition(|key| !self.retired.contains(key) || last(key));
+        let (accepted, retired) = self.at(size);
         if let Some(key) = first_signer(accepted.into_iter(), note).or_else(bad)? {
             return Ok(key);
         }
@@ -660,7 +664,7 @@ impl<'a> Stream<'a> {
         if !self.check(size, Check::HeadRoot, same) {
             return;
         }
-        let signer = self.keys.signer(&note);
+        let signer = first_signer(self.keys.at(size).0.into_iter(), &note);
         if !self.check(size, Check::HeadSignature, signer.is_ok()) {
             return;
         }

@@ -239,6 +239,11 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
             "verified",
         ),
         case(
+            "rotation.head_twice",
+            twice_headed().bundle_under(0, &twice_headed().signed_by(&[next(), witness(1, 60)])),
+            "verified",
+        ),
+        case(
             "rotation.new_key_in_trust",
             rotated().bundle_under(0, &rotated().signed_by(&[next()])),
             "verified",
@@ -437,6 +442,14 @@ fn withheld() -> Log {
 
 fn pending() -> Log {
     good().rotated(&KEYS.device, &KEYS.next).batch()
+}
+
+/// As an archive has it: the device's head, and once more with cosignatures.
+fn twice_headed() -> Log {
+    let log = pending()
+        .head(&[device()])
+        .head(&[device(), witness(1, 30)]);
+    log.said("t", 0).batch()
 }
 
 fn twice() -> Log {

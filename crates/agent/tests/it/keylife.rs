@@ -142,6 +142,10 @@ fn a_key_rotated_while_nothing_runs_signs_from_then_on_and_the_old_one_is_gone_o
     let keys = [first, rotated.key, again.key.clone()];
     assert_eq!(Site::history(&state, &origin), keys);
     assert_eq!(site.key_at_collector(), again.key);
+    // Who trusts the first key alone follows them all, from the archive and from the device.
+    let found = site.report().keys.into_iter().map(|span| span.key);
+    assert_eq!(found.collect::<Vec<_>>(), keys);
+    site.assert_whole("the key was rotated twice");
     assert_eq!(
         site.refused("unknown_key") + site.refused("bad_rotation"),
         0
