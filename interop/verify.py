@@ -524,7 +524,7 @@ class Stream:
         self.boots, self.isolations, self.custody = set(), set(), False
         self.batch_from = first if first == 0 else None  # None: the count is not known
         self.open, self.sessions, self.sessions_more = {}, {}, 0  # open: next number, and after how many hash records
-        self.hash_records = 0
+        self.hash_records, self.runs_unseen = 0, False
         self.waiting = None  # the context of the last leaf, when its payload did not come yet
         self.here, self.withheld, self.payloads, self.lacking = 0, 0, 0, 0
         self.missing, self.erased = Runs(), Runs()
@@ -599,6 +599,7 @@ class Stream:
         expected, after = run or (0, 0)
         unseen = after < self.hash_records or run is None and self.first > 0
         require(number == expected or unseen, "session.gap")
+        self.runs_unseen |= run is None and unseen
         if kind == "session.ended":
             require(same(detail.get("count"), number + 1), "session.count")
             self.open.pop(name, None)
@@ -749,15 +750,23 @@ def verify(file, trust, now):
     signer = signer_of(head, stream)
     check_places(head, stream)
     later = check_later(later, head, stream.accepted(), trust)
-    for origin, size, _ in trust.seen:
-        if origin == head.origin and size > (later or {"size": head.size})["size"]:
-            raise Unverifiable("behind", size=size)
+    later, later_root = later if later else (None, None)
+    asked = trust.rules.get("quorum", "none") != "none"
+    for origin, size, root in trust.seen:
+        if origin == head.origin:
+            same_size = later is not None and later["size"] == size
+            require(not same_size or later_root == root, "seen.root")
+            # What its key alone signed, a log that was rewritten can have as well.
+            reached = later is not None and later["size"] > size and asked and trust.agrees("quorum", later["names"])
+            if size > head.size and not same_size and not reached or size < first and not asked:
+                raise Unverifiable("behind", size=size)
     archives = times_of(head, trust.archives, "cosignature.signature")
     names = stream.watch(head, "cosignature.signature", "cosignature.order")
     logged, outside = check_receipt(receipt, head, trust)
-    for key, leaf in trust.revoked:
-        if key.vkey == signer.vkey and not (logged and logged["leaf"] < leaf):
-            raise Unverifiable("revoked", key=key.vkey)
+    for name in chain_of(signer.vkey, stream, trust):
+        for key, leaf in trust.revoked:
+            if key.vkey == name and not (logged and logged["leaf"] < leaf):
+                raise Unverifiable("revoked", key=name)
     for of, rule, found in ("head", "quorum", names), ("receipt", "outside", outside):
         if not trust.agrees(rule, found):
             raise Unverifiable("quorum", of=of, found=sorted(found))
@@ -765,6 +774,18 @@ def verify(file, trust, now):
     if now is not None and latest > now + FUTURE_S:
         raise Unverifiable("future", time=latest)
     return report(head, stream, trust, signer, names, archives, logged, later)
+
+
+def chain_of(last, stream, trust):
+    """The signing key and, unless the trust file names it, those on whose word it counts."""
+    named, chain = [key.vkey for key in trust.logs], [last]
+    for turn, _ in reversed(stream.rotations):
+        if last in named:
+            break
+        if turn.key.vkey == last:
+            last = turn.old
+            chain.append(last)
+    return chain
 
 
 def signer_of(head, stream):
@@ -815,7 +836,7 @@ def check_later(data, head, accepted, trust):
     if not signed:
         return None
     require(consistent(head.size, head.root, later.size, later.root, proof), "later.consistency")
-    return {"size": later.size, "names": list(names)}
+    return {"size": later.size, "names": list(names)}, later.root
 
 
 def check_receipt(data, head, trust):
@@ -858,7 +879,7 @@ def report(head, stream, trust, key, names, archives, logged, later):
     doubts = [
         (True, "truth"), (True, "unseen"), (stream.withheld, "withheld"), (True, "software_key"), (not separate, "shared"),
         (True, "no_witness" if not names else "same_host" if len(same_host) == len(names) else "collusion"),
-        (logged is None, "not_logged"), (chain is None, "chain"), (names and exposure is None, "exposure"),
+        (logged is None, "not_logged"), (stream.runs_unseen, "runs"), (chain is None, "chain"), (names and exposure is None, "exposure"),
         (unseen, "seen"), (stream.missing.full or stream.erased.full, "erasures"),
     ]
     return {

@@ -154,6 +154,8 @@ pub struct Summary {
     pub sessions: BTreeMap<String, SessionSummary>,
     /// Runs of sessions that `sessions` does not list.
     pub sessions_more: u64,
+    /// A run of a session began where earlier leaves were not seen: it may not be the session's first.
+    pub runs_unseen: bool,
 }
 
 /// What a replay saw of a session.
@@ -403,6 +405,7 @@ impl Replay {
         let expected = known.map_or(Some(0), |open| open.next);
         // Leaves of it may stand where this replay did not look.
         let unseen = known.map_or(self.unseen, |open| open.hidden != self.hidden);
+        self.summary.runs_unseen |= known.is_none() && self.unseen;
         if Check::SessionGap.fails(Some(found) != expected && !unseen) {
             let session = session.to_owned();
             return Err(ReplayError::Session {

@@ -128,12 +128,8 @@ fn try_verify(
     let signer = keys.final_signer(&note, head.size)?;
     read.places(&head)?;
     let later = later(&front, &head, trust, &keys)?;
-    let reached = later.as_ref().map_or(head.size, |later| later.size);
-    for (_, size, _) in trust.seen_of(&origin) {
-        if Check::Behind.fails(*size > reached) {
-            return Err(Verdict::unverifiable(Reason::Behind { size: *size }));
-        }
-    }
+    seen_before(trust, &head, front.manifest.from, later.as_ref())?;
+    let later = later.map(|(later, _)| later);
     let mut latest = read.latest;
 
     let witnessed = cosigners(&note, &trust.witnesses)
@@ -143,7 +139,7 @@ fn try_verify(
     let mut watches = read.watches;
     ensure(Check::CosignatureOrder, watch(&mut watches, &witnessed))?;
     let logged = logged(&front, &head, trust, &mut latest)?;
-    revocation(trust, &signer, logged.as_ref())?;
+    revocation(trust, &keys.chain(trust, &signer), logged.as_ref())?;
     let witnesses = names(&witnessed, &trust.witnesses);
     quorum(trust, &trust.quorum, Signed::Head, &witnesses)?;
     let outside = logged.as_ref().map_or(&[][..], |logged| &logged.names);
@@ -191,6 +187,7 @@ fn try_verify(
         complete,
     };
     let from = front.manifest.from;
+    let runs = summary.runs_unseen;
     let mut report = Report {
         origin,
         from,
@@ -231,7 +228,7 @@ fn try_verify(
     let unseen = trust
         .seen_of(&report.origin)
         .any(|(_, size, _)| *size < from || *size > report.size);
-    report.not_proven = not_proven(&report, unseen, read.erasures_full);
+    report.not_proven = not_proven(&report, unseen, runs, read.erasures_full);
     Ok(report)
 }
 
@@ -332,6 +329,24 @@ impl Keys {
             Some(key) if Check::Key.holds(false) => Ok(key.clone()),
             _ => Err(Verdict::unverifiable(Reason::UnknownKey { origin })),
         }
+    }
+
+    /// The signing key and, unless the trust file names it, those on whose word it counts: back to the first
+    /// that the trust file names.
+    fn chain(&self, trust: &Trust, signer: &VerifierKey) -> Vec<VerifierKey> {
+        let named = |key: &VerifierKey| trust.keys_of(&self.origin).any(|named| named == key);
+        let mut chain = vec![signer.clone()];
+        let mut last = signer;
+        for (from, to, ..) in self.rotated.iter().rev() {
+            if named(last) {
+                break;
+            }
+            if to == last {
+                chain.push(from.clone());
+                last = from;
+            }
+        }
+        chain
     }
 
     /// How the signing key came to be, as far as it is here.
@@ -745,7 +760,7 @@ fn later(
     head: &Checkpoint,
     trust: &Trust,
     keys: &Keys,
-) -> Result<Option<Later>, Verdict> {
+) -> Result<Option<(Later, Digest)>, Verdict> {
     let Some(bytes) = &front.later else {
         return Ok(None);
     };
@@ -761,10 +776,9 @@ fn later(
     }
     let goes_on = verify_consistency(head.size, after.size, &head.root, &after.root, &proof);
     ensure(Check::LaterConsistency, goes_on.is_ok())?;
-    Ok(Some(Later {
-        size: after.size,
-        names: names(&times.unwrap_or_default(), &trust.witnesses),
-    }))
+    let names = names(&times.unwrap_or_default(), &trust.witnesses);
+    let size = after.size;
+    Ok(Some((Later { size, names }, after.root)))
 }
 
 /// The text of `later`.
@@ -849,12 +863,45 @@ fn logged(
     }))
 }
 
-fn revocation(trust: &Trust, key: &VerifierKey, logged: Option<&Logged>) -> Result<(), Verdict> {
-    for (revoked, leaf) in &trust.revoked {
-        let before = logged.is_some_and(|logged| logged.leaf < *leaf);
-        if revoked == key && Check::Revoked.fails(!before) {
-            let key = key.to_string();
-            return Err(Verdict::unverifiable(Reason::Revoked { key }));
+/// A head that was seen is this log's own, and this bundle, or a later head that was witnessed, reaches it.
+fn seen_before(
+    trust: &Trust,
+    head: &Checkpoint,
+    from: u64,
+    later: Option<&(Later, Digest)>,
+) -> Result<(), Verdict> {
+    // What its key alone signed, a log that was rewritten can have as well.
+    let asked = trust.quorum != Quorum::None;
+    let witnessed = |later: &Later| asked && trust.is_met(&trust.quorum, &later.names);
+    for (_, size, root) in trust.seen_of(&head.origin) {
+        let same_size = later.filter(|(later, _)| later.size == *size);
+        ensure(
+            Check::SeenRoot,
+            same_size.is_none_or(|(_, found)| found == root),
+        )?;
+        let reached = later.is_some_and(|(later, _)| later.size > *size && witnessed(later));
+        let ahead = *size > head.size && same_size.is_none() && !reached;
+        let before = *size < from && !asked;
+        if Check::Behind.fails(ahead || before) {
+            return Err(Verdict::unverifiable(Reason::Behind { size: *size }));
+        }
+    }
+    Ok(())
+}
+
+/// A key that was revoked gives its word to no other, either.
+fn revocation(
+    trust: &Trust,
+    chain: &[VerifierKey],
+    logged: Option<&Logged>,
+) -> Result<(), Verdict> {
+    for key in chain {
+        for (revoked, leaf) in &trust.revoked {
+            let before = logged.is_some_and(|logged| logged.leaf < *leaf);
+            if revoked == key && Check::Revoked.fails(!before) {
+                let key = key.to_string();
+                return Err(Verdict::unverifiable(Reason::Revoked { key }));
+            }
         }
     }
     Ok(())
@@ -1025,7 +1072,7 @@ fn unix_seconds(time: &str) -> Option<u64> {
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
-fn not_proven(report: &Report, unseen: bool, erasures_full: bool) -> Vec<NotProven> {
+fn not_proven(report: &Report, unseen: bool, runs: bool, erasures_full: bool) -> Vec<NotProven> {
     let axes = &report.axes;
     let witness = if axes.witness.names.is_empty() {
         NotProven::NoWitness
@@ -1043,6 +1090,7 @@ fn not_proven(report: &Report, unseen: bool, erasures_full: bool) -> Vec<NotProv
         (NotProven::Shared, axes.isolation == Isolation::Shared),
         (witness, true),
         (NotProven::NotLogged, report.logged.is_none()),
+        (NotProven::Runs, runs),
         (NotProven::Chain, report.chain.is_none()),
         (NotProven::Exposure, exposed),
         (NotProven::Seen, unseen),

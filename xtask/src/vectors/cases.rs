@@ -375,12 +375,24 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
         )),
         case(
             "seen.later",
-            good().bundle(0).later(good().later(3, ORIGIN, &[device()])),
+            good()
+                .bundle(0)
+                .later(good().later(3, ORIGIN, &[device(), witness(1, 70)])),
             "verified",
         )
-        .trusting(&format!("seen {ORIGIN} 8 {}", good().root())),
+        .trusting(&format!("quorum 1\nseen {ORIGIN} 7 {}", good().root())),
         case("seen.before_the_range", two().bundle(5), "verified")
-            .trusting(&format!("seen {ORIGIN} 2 {}", good().root())),
+            .trusting(&format!("quorum 1\nseen {ORIGIN} 2 {}", good().root())),
+        case(
+            "revoked.successor_named",
+            rotated().bundle_under(0, &rotated().signed_by(&[next(), witness(1, 60)])),
+            "verified",
+        )
+        .trusting(&format!(
+            "log {}\nrevoked {} 9",
+            KEYS.next.verifier_text(),
+            KEYS.device.verifier_text()
+        )),
         case(
             "revoked.accepted_before",
             good().bundle(0).receipt(&good().receipt()),
@@ -1424,7 +1436,25 @@ fn places() -> Vec<Case> {
             bundle.clone().later(log.later(3, ORIGIN, &[device()])),
             "behind - -",
         )
-        .trusting(&format!("{}\n{}", seen(8, other_root), seen(9, other_root))),
+        .trusting(&format!("quorum 1\n{}", seen(9, other_root))),
+        case(
+            "seen.later_of_the_key_alone",
+            bundle.clone().later(log.later(3, ORIGIN, &[device()])),
+            "behind - -",
+        )
+        .trusting(&format!("quorum 1\n{}", seen(7, other_root))),
+        says(
+            "seen.later_fork",
+            bundle.clone().later(log.later(3, ORIGIN, &[device()])),
+            "- seen.root",
+        )
+        .trusting(&seen(8, other_root)),
+        case(
+            "seen.before_a_range_that_nobody_saw",
+            two().bundle(5),
+            "behind - -",
+        )
+        .trusting(&seen(2, other_root)),
     ]
 }
 
@@ -1553,6 +1583,12 @@ fn others() -> Vec<Case> {
         ),
         receipt_text("receipt.inclusion", short_path.encode(), "inclusion"),
         case("revoked", bundle.clone(), "revoked - -").trusting(&format!("revoked {device_key} 9")),
+        case(
+            "revoked.gives_no_word",
+            rotated().bundle_under(0, &rotated().signed_by(&[next(), witness(1, 60)])),
+            "revoked - -",
+        )
+        .trusting(&format!("revoked {device_key} 9")),
         case(
             "revoked.accepted_too_late",
             bundle.clone().receipt(&receipt),
