@@ -236,7 +236,7 @@ class Head:
             self.lines.append((name, raw[:4], raw[4:]))
         self.origin, size, root = text.split("\n")
         self.size, self.root = decimal(size), unbase64(root)
-        need(len(self.lines) <= MAX_LINES and self.origin and len(self.root) == 32)
+        need(len(self.lines) <= MAX_LINES and self.origin and len(self.root) == 32 and self.size < 1 << 63)
 
     def time(self, key, check):
         """When this key signed (0 for a key that gives no time), None when it did not; a bad line of it is Tampered(check)."""

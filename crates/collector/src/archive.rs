@@ -69,6 +69,15 @@ pub enum ArchiveError {
     /// The SIEM file cannot be opened.
     #[error(transparent)]
     Sink(#[from] FileSinkError),
+    /// The keys have cosigned, and the archive is gone.
+    #[error(
+        "{path}: the keys beside it have cosigned, and what they cosigned is gone; is the disk mounted? \
+         A collector that begins anew takes an empty folder and another domain or new keys"
+    )]
+    Forgotten {
+        /// Where the archive was.
+        path: PathBuf,
+    },
     /// An earlier commit failed; open the archive anew.
     #[error("an earlier commit failed; the archive must be opened anew")]
     Failed,
@@ -385,11 +394,17 @@ impl Archive {
                 doing: "creating the keys' folder",
                 source,
             })?;
-        let keys = Keys::open(&host, &key_dir, domain)?;
         let first = pack(&Change::default());
         let mut whole = Change::default();
         let mut damaged = None;
         let archive_dir = dir.join("archive");
+        // Whoever forgets what he cosigned could cosign a fork, and would take every device for a stranger.
+        let names = host.disk.list(&archive_dir).unwrap_or_default();
+        let begun = names.iter().any(|name| name.ends_with(".jl"));
+        let key = key_dir.join("witness.key");
+        if !begun && host.disk.open(&key, jurat_disk::Mode::Read).is_ok() {
+            return Err(ArchiveError::Forgotten { path: archive_dir });
+        }
         let ledger = Ledger::open(
             host.disk.clone(),
             host.rng.clone(),
@@ -426,6 +441,8 @@ impl Archive {
         if let Some(what) = damaged {
             return Err(ArchiveError::Damaged(what));
         }
+        // After the archive: keys without an archive are those of one that was lost.
+        let keys = Keys::open(&host, &key_dir, domain)?;
         let own = Frontier::from_parts(whole.own_size, whole.own_roots.into_owned())
             .ok_or_else(|| ArchiveError::Damaged("the own log's frontier".into()))?;
         let (device_ledger, devices) =

@@ -218,8 +218,10 @@ pub fn erase_folder(
     let mut plan = Plan::new(&archive, &origin, request)?;
     let mut parts = Vec::new();
     while let Some(ask) = plan.next()? {
-        if let Some(Done::Erased { ranges, leaves }) = writer.commit(vec![ask])?.pop() {
-            parts.push((ranges, leaves));
+        match writer.commit(vec![ask])?.pop() {
+            Some(Done::Erased { ranges, leaves }) => parts.push((ranges, leaves)),
+            // There is no other writer: what is not erased must not be said to be.
+            _ => return Err(ArchiveError::Failed.into()),
         }
     }
     writer.seal_own_log()?;

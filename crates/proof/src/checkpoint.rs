@@ -6,6 +6,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::note::ALG_COSIGNATURE;
 use crate::{Digest, Note, NoteError, Signature, Signer, SignerError, VerifierKey};
 
+/// The first size that no checkpoint may have.
+const SIZE_END: u64 = 1 << 63;
+
 /// A tree head: origin, size, root. Extension lines are never written, and accepted only from the logs
 /// of others ([`Checkpoint::parse_foreign`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +51,9 @@ impl Checkpoint {
         if origin.is_empty() || !plain || (size.len() > 1 && size.starts_with('0')) {
             return Err(NoteError::Malformed("origin or size"));
         }
-        let size = size.parse().map_err(|_| NoteError::Malformed("size"))?;
+        // No log has as many leaves, and sums of sizes stay numbers.
+        let size = size.parse().ok().filter(|size| *size < SIZE_END);
+        let size = size.ok_or(NoteError::Malformed("size"))?;
         let root = BASE64
             .decode(root)
             .ok()

@@ -501,6 +501,10 @@ impl Writer {
             line,
             answer,
         } = witnessed;
+        // Revoked or closed while it was being judged: judged again, it is refused.
+        if refused_for_good(&self.life(round, &origin)).is_some() {
+            return Ok(Done::Stale);
+        }
         if !is_same(self.line(round, &origin).as_ref(), before.as_ref()) {
             return Ok(Done::Stale);
         }
