@@ -409,6 +409,10 @@ impl Agent {
             match input {
                 Input::Delivery(Delivery::Frontier(frontier)) => {
                     let Some(frontier) = frontier else { break };
+                    // An edited cursor must not look as if everything had been delivered.
+                    if frontier.size < self.cursor.size {
+                        self.cursor = Cursor::default();
+                    }
                     let head = self.sealer.head();
                     let longer = frontier.size > head.size;
                     // What was witnessed has to be this ledger's own past, however long it has grown.
