@@ -405,6 +405,11 @@ fn tiles_of_another_archive_are_not_taken_for_this_ones() {
     for name in disk.list(Path::new("/c/devices")).unwrap() {
         disk.remove(&Path::new("/c/devices").join(name)).unwrap();
     }
+    // Beside keys that have cosigned it would be refused.
+    let keys = Path::new("/c/keys");
+    for name in disk.list(keys).unwrap() {
+        disk.remove(&keys.join(name)).unwrap();
+    }
     let mut open = open(&disk);
     open.accept(0..2);
     let [device_files, own_files] = read_both(&open.store).unwrap();
