@@ -316,7 +316,7 @@ pub(crate) struct ExportArgs {
     /// With --collector: the device's id, or the origin of its log; not needed when there is only one
     #[arg(long, value_name = "ID", requires = "collector")]
     pub(crate) device: Option<String>,
-    /// Only this session: the leaves of others are hashes, and the session is still proven complete
+    /// Only this session: the leaves of others are hashes, and its runs are still proven without a gap
     #[arg(long, value_name = "ID", group = "wanted")]
     pub(crate) session: Option<String>,
     /// Only the leaves FROM up to (not with) TO, widened to what was cosigned
