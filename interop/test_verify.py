@@ -497,7 +497,12 @@ class Checks(unittest.TestCase):
         seen = TRUST + "seen %s %%d %s\n" % (ORIGIN, sha(b"x").hex())
         self.expect(tampered("seen.root"), log.bundle(), seen % 4)
         self.expect(unverifiable("behind", size=6), log.bundle(), seen % 6)
-        self.assertEqual(run(log.bundle(later=later(log, 1)), seen % 6)["not_proven"][-1], "seen")
+        asked = seen % 6 + "quorum w2\n"
+        witnessed = log.signed((DEVICE,), (W2, T0))
+        self.expect(unverifiable("behind", size=6), log.bundle(checkpoint=witnessed), asked)
+        self.expect(unverifiable("behind", size=6), log.bundle(checkpoint=witnessed, later=later(log, 2, signers=((DEVICE,),))), asked)
+        self.expect(tampered("seen.root"), log.bundle(checkpoint=witnessed, later=later(log, 1)), asked)
+        self.assertEqual(run(log.bundle(checkpoint=witnessed, later=later(log, 2)), asked)["not_proven"][-1], "seen")
 
     def test_later_heads(self):
         log = good()
