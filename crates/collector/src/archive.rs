@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
 use crate::devices::{self, Device};
-use crate::ingest::{Judged, Known, Refused, begins_at, decompress, judge};
+use crate::ingest::{Judged, Known, Refused, another_root, begins_at, decompress, judge};
 use crate::life::Life;
 use crate::own_log::OwnLog;
 
@@ -703,13 +703,17 @@ impl Archive {
                     let size = known.frontier.size();
                     judge_late(&raw, origin, late, withheld, size)
                 }
-                None => judge(&raw, origin, &known).and_then(|judged| {
+                None => {
                     let ahead = before.as_deref().and_then(Line::must_pass);
-                    if let (Some(judged), Some(ahead)) = (&judged, ahead) {
-                        witnessing::passes(&raw, &known.frontier, judged, ahead)?;
-                    }
-                    Ok(judged)
-                }),
+                    let judged = judge(&raw, origin, &known);
+                    let judged = judged.map_err(|refused| witnessing::weigh(refused, ahead));
+                    judged.and_then(|judged| {
+                        if let (Some(judged), Some(ahead)) = (&judged, ahead) {
+                            witnessing::passes(&raw, &known.frontier, judged, ahead)?;
+                        }
+                        Ok(judged)
+                    })
+                }
             }
         });
         // A buffer that a rare huge upload filled is given back; the others stay warm.
@@ -1014,11 +1018,7 @@ fn judge_late(
         return Err(Refused::conflict(size));
     };
     if judged.frontier.size() == withheld.to && judged.root != withheld.root {
-        let message = format!("another root was witnessed at size {}", withheld.to);
-        return Err(Refused {
-            fork: Some(judged.note.encode()),
-            ..Refused::new(422, "fork", message)
-        });
+        return Err(another_root(&judged.note, withheld.to));
     }
     if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
         return Err(Refused::conflict(size));

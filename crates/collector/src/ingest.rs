@@ -15,7 +15,8 @@ pub struct Refused {
     pub status: u16,
     /// The answer.
     pub refusal: Refusal,
-    /// The signed head that contradicts what was witnessed, where there is one.
+    /// The signed head that contradicts what was witnessed, where there is one. Of [`ROOT_MISMATCH`]: the
+    /// head that was signed, of which only the log's own heads say whether it contradicts them.
     pub fork: Option<String>,
 }
 
@@ -96,6 +97,9 @@ pub(crate) struct Known {
     /// The key that signed the known head, when it was rotated there.
     pub(crate) before: Option<VerifierKey>,
 }
+
+/// The code of a refusal whose entries do not give the root that was signed: no fork by itself.
+pub(crate) const ROOT_MISMATCH: &str = "root_mismatch";
 
 /// The most changes of the boot, and of the key, in one upload that are looked at.
 const CHANGES_MAX: usize = 64;
@@ -225,12 +229,14 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 let (note, checkpoint) = signed(bytes, origin, &key)?;
                 let (found, root) = (replay.frontier().size(), replay.frontier().root());
                 if checkpoint.size == found && checkpoint.root != root {
-                    let message = format!(
-                        "the signed head at size {found} is not consistent with the head witnessed at size {size}"
-                    );
+                    if found == size && size > 0 {
+                        return Err(another_root(&note, size));
+                    }
+                    let message =
+                        format!("the entries do not give the signed root at size {found}");
                     return Err(Refused {
                         fork: Some(note.encode()),
-                        ..Refused::new(422, "root_mismatch", message)
+                        ..Refused::new(422, ROOT_MISMATCH, message)
                     });
                 }
                 if checkpoint.size != found {
@@ -295,14 +301,19 @@ fn check_resubmission(raw: &[u8], origin: &str, known: &Known) -> Result<(), Ref
             && checkpoint.size == known.frontier.size()
             && checkpoint.root != known.frontier.root()
         {
-            let message = format!("another root was witnessed at size {}", checkpoint.size);
-            return Err(Refused {
-                fork: Some(note.encode()),
-                ..Refused::new(422, "fork", message)
-            });
+            return Err(another_root(&note, checkpoint.size));
         }
     }
     Ok(())
+}
+
+/// A signed head that contradicts the one that was witnessed at its size.
+pub(crate) fn another_root(note: &Note, size: u64) -> Refused {
+    let message = format!("another root was witnessed at size {size}");
+    Refused {
+        fork: Some(note.encode()),
+        ..Refused::new(422, "fork", message)
+    }
 }
 
 fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkpoint), Refused> {

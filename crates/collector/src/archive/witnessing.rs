@@ -9,9 +9,9 @@ use jurat_proof::{
 };
 use jurat_witness::{Answer, Decision, Logs, Request, Seen, judge};
 
-use super::{Archive, ArchiveError, Keys, Line, refused_for_good};
+use super::{Archive, ArchiveError, Keys, Line, head_of, refused_for_good};
 use crate::Refused;
-use crate::ingest::Judged;
+use crate::ingest::{Judged, ROOT_MISMATCH};
 
 /// What the witness cosigned or found out, with everything that its commit needs.
 pub(crate) struct Witnessed {
@@ -113,6 +113,23 @@ impl Line {
 
 /// The code of a refusal whose head leads past what the witness cosigned.
 const PASSED_BY: &str = "witnessed_otherwise";
+
+/// Entries that do not give the root of a genuine head are no fork: the right ones may still come. That
+/// head is one where the witness cosigned another root at its size.
+pub(super) fn weigh(mut refused: Refused, ahead: Option<&Seen>) -> Refused {
+    if refused.refusal.code == ROOT_MISMATCH {
+        let head = refused.fork.as_deref().and_then(head_of);
+        let contradicts = |ahead: &Seen| {
+            head.is_some_and(|head| head.size == ahead.size && head.root != ahead.root)
+        };
+        if ahead.is_some_and(contradicts) {
+            refused.refusal.code = PASSED_BY.into();
+        } else {
+            refused.fork = None;
+        }
+    }
+    refused
+}
 
 /// Whether an upload leads through the head that the witness cosigned before its leaves came.
 ///

@@ -613,21 +613,41 @@ async fn a_fork_proof_says_whether_it_convinces_others() {
     assert_eq!(bench.said("fork.proof")[0]["transferable"], true);
     assert_eq!(bench.device().await.epochs[0].standing, [Standing::Forked]);
     bench.running.stop().await.unwrap();
+}
 
-    // A signed head that does not fit the entries that came with it convinces only who saw them.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_entries_under_a_genuine_head_are_refused_and_do_not_close_the_log() {
     let mut bench = Bench::start().await;
     let first = bench.log.batch(3, "a");
     bench.upload(&first).await.unwrap();
-    let mut raw = bench.log.batch(1, "a");
+    let right = bench.log.batch(1, "a");
+    let head = bench.log.note(&bench.log.origin, &bench.log.key);
+    // Other entries of the same length, whose own head is exchanged for the genuine one.
     let mut other = Log::new(&bench.enrolled.origin);
-    other.batch(5, "c");
-    assert_eq!(other.frontier.size(), bench.log.frontier.size());
-    let note = bench.log.note(&bench.log.origin, &bench.log.key);
-    raw.truncate(raw.len() - note.len() - 5);
-    let note = other.note(&other.origin, &other.key);
-    write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
-    assert_eq!(code(bench.upload(&raw).await), "root_mismatch");
-    assert_eq!(bench.said("fork.proof")[0]["transferable"], false);
+    other.batch(3, "a");
+    let mut wrong = other.batch(1, "b");
+    wrong.truncate(wrong.len() - head.len() - 5);
+    write_record(&mut wrong, &Record::Checkpoint(head.as_bytes()));
+    assert_eq!(code(bench.upload(&wrong).await), "root_mismatch");
+    let stats = bench.running.with_archive(jurat_collector::Archive::stats);
+    assert_eq!((stats.forks, stats.refused["root_mismatch"]), (0, 1));
+    assert!(bench.said("fork.proof").is_empty());
+    let accepted = bench.upload(&right).await.unwrap();
+    let signatures = accepted
+        .note
+        .lines()
+        .filter(|line| line.starts_with('\u{2014}'));
+    assert_eq!(
+        signatures.count(),
+        3,
+        "the device's, the witness's, the archive's"
+    );
+    // Two heads that contradict each other still do.
+    let mut forked = Log::new(&bench.enrolled.origin);
+    forked.batch(3, "a");
+    let another = forked.batch(1, "c");
+    assert_eq!(code(bench.upload(&another).await), "fork");
+    assert_eq!(bench.device().await.epochs[0].standing, [Standing::Forked]);
     bench.running.stop().await.unwrap();
 }
 

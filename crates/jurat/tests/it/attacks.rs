@@ -1115,7 +1115,7 @@ fn live(scene: &mut Scene) -> Vec<Row> {
         "another history of the archived length sent to the collector",
         since,
         "collector",
-        "root_mismatch",
+        "fork",
         &words,
     );
     rows

@@ -157,6 +157,45 @@ fn an_upload_that_does_not_lead_through_the_witnessed_head_is_a_fork_and_is_arch
 }
 
 #[test]
+fn a_head_that_contradicts_the_witnessed_one_is_a_fork_whatever_entries_it_comes_with() {
+    for (leaves, forks) in [(rewritten(3), 1), (leaves(), 0)] {
+        let disk = SimDisk::new();
+        let mut opened = open(&disk).unwrap();
+        opened.show(&request(&self::leaves(), 0, 4)).unwrap();
+        opened.accept(0).unwrap();
+        // The last entry is that of neither head.
+        let raw = zstd::stream::decode_all(uploads(&key())[1].1.as_slice()).unwrap();
+        let mut wrong = Vec::new();
+        for record in RecordReader::new(&raw).flatten() {
+            if let Record::Entry(entry) = record {
+                let entry = String::from_utf8(entry.to_vec()).unwrap();
+                let entry = entry.replace("\"count\":1", "\"count\": 1");
+                write_record(&mut wrong, &Record::Entry(entry.as_bytes()));
+            }
+        }
+        let note = head(ORIGIN, &leaves[..4], &key()).encode();
+        write_record(&mut wrong, &Record::Checkpoint(note.as_bytes()));
+        let body = Bytes::from(zstd::bulk::compress(&wrong, 1).unwrap());
+        let nonce = ("d/nonce-nonce-nonce".into(), 1_790_000_000);
+        let judged = opened
+            .archive
+            .judge(ORIGIN, key().verifier_key(), &nonce, &body)
+            .unwrap();
+        match judged {
+            Judgement::Store(ask) => {
+                let done = opened.writer.commit(vec![ask]).unwrap().pop();
+                assert!(matches!(done, Some(Done::Refused(_))));
+                assert_eq!(fork_leaf(&opened.archive)["detail"]["transferable"], true);
+            }
+            Judgement::Answer(answer) => {
+                assert_eq!(answer.unwrap_err().refusal.code, "root_mismatch");
+            }
+        }
+        assert_eq!(opened.archive.stats().forks, forks);
+    }
+}
+
+#[test]
 fn a_fork_that_was_shown_to_the_witness_stands_in_the_own_log_and_stops_both_cosigners() {
     let disk = SimDisk::new();
     let mut opened = open(&disk).unwrap();
