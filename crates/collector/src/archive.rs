@@ -142,6 +142,9 @@ struct Line {
     /// The key that signed `note`, when it was rotated there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_before: Option<String>,
+    /// The keys that were rotated away, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<String>,
     /// Payloads that never came, and that no leaf says were erased: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
@@ -172,11 +175,13 @@ impl Line {
 
     fn known(&self, enrolled: &VerifierKey) -> Option<Known> {
         let before = self.key_before.as_deref().map(VerifierKey::parse);
+        let retired = self.retired.iter().map(|key| VerifierKey::parse(key));
         Some(Known {
             frontier: self.frontier()?,
             chain: Chain(self.chain),
             key: self.key(enrolled)?,
             before: before.transpose().ok()?,
+            retired: retired.collect::<Result<_, _>>().ok()?,
         })
     }
 
@@ -692,6 +697,7 @@ impl Archive {
                 chain: Chain::new(origin),
                 key: key.clone(),
                 before: None,
+                retired: Vec::new(),
             },
         };
         let mut raw = self.buffers().pop().unwrap_or_default();
@@ -791,10 +797,14 @@ impl Archive {
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
             line.late = last.late;
+            line.retired.clone_from(&last.retired);
             line.time = last.time;
             line.fork.clone_from(&last.fork);
             line.follow(last);
         }
+        let rotated = judged.rotations.iter();
+        line.retired
+            .extend(rotated.map(|(rotation, _)| rotation.from.to_string()));
         line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
         let may_come = judged.leaves_withheld == size - judged.from;
@@ -984,6 +994,7 @@ impl Line {
             chain: Chain(withheld.chain),
             key: key_or(withheld.key.as_deref(), enrolled)?,
             before: None,
+            retired: Vec::new(),
         };
         Some((withheld.clone(), known))
     }

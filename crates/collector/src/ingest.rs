@@ -96,7 +96,12 @@ pub(crate) struct Known {
     pub(crate) key: VerifierKey,
     /// The key that signed the known head, when it was rotated there.
     pub(crate) before: Option<VerifierKey>,
+    /// The keys that were rotated away.
+    pub(crate) retired: Vec<VerifierKey>,
 }
+
+/// The most rotations of one log: its keys are remembered, so that none comes back.
+const ROTATIONS_MAX: usize = 256;
 
 /// The code of a refusal whose entries do not give the root that was signed: no fork by itself.
 pub(crate) const ROOT_MISMATCH: &str = "root_mismatch";
@@ -162,6 +167,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     let size = known.frontier.size();
     let mut key = known.key.clone();
     let mut rotations = Vec::new();
+    let mut retired = known.retired.clone();
     // Under no head yet.
     let mut rotating: Option<Rotation> = None;
     let mut boots: Vec<String> = Vec::new();
@@ -204,8 +210,12 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                     if rotating.is_some() || rotations.len() >= CHANGES_MAX {
                         return Err(bad("no head between two rotations, or too many".into()));
                     }
+                    if retired.len() >= ROTATIONS_MAX {
+                        return Err(bad("too many rotations; begin another epoch".into()));
+                    }
                     let detail = view.detail_map().into_iter().collect();
                     let rotation = Rotation::parse(origin, &key, &detail)
+                        .and_then(|rotation| rotation.unless_back_to(&retired))
                         .map_err(|error| bad(format!("leaf {}: {error}", view.seq)))?;
                     rotating = Some(rotation);
                 }
@@ -251,6 +261,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 // The head over the leaf is the last of the old key.
                 if let Some(rotation) = rotating.take() {
                     key = rotation.key.clone();
+                    retired.push(rotation.from.clone());
                     rotations.push((rotation, found));
                 }
             }

@@ -40,6 +40,9 @@ pub enum RotationError {
     /// The new key is the old one.
     #[error("a rotation to the key that signs now")]
     Unchanged,
+    /// The new key signed before, and was rotated away.
+    #[error("a rotation to a key that was rotated away before")]
+    Retired,
     /// The new key did not sign it.
     #[error("the proof of the new key does not verify")]
     Proof,
@@ -100,6 +103,17 @@ impl Rotation {
             return Err(RotationError::Proof);
         }
         Ok(Self { from, key })
+    }
+
+    /// This rotation, unless it leads back: a key that was rotated away never comes back.
+    ///
+    /// # Errors
+    /// [`RotationError::Retired`].
+    pub fn unless_back_to(self, retired: &[VerifierKey]) -> Result<Self, RotationError> {
+        if retired.contains(&self.key) {
+            return Err(RotationError::Retired);
+        }
+        Ok(self)
     }
 }
 

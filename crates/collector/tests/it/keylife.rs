@@ -250,6 +250,39 @@ async fn a_rotation_that_does_not_hold_stores_nothing_and_the_old_key_stays() {
     bench.running.stop().await.unwrap();
 }
 
+/// The verifier calls a log tampered that does this: nothing must be accepted that can never be verified.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_rotated_away_never_comes_back_in_one_upload_or_after_a_restart() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let log = |bench: &Bench, seed| Log {
+        origin: origin.clone(),
+        key: key(seed, &origin),
+        frontier: bench.log.frontier.clone(),
+        chain: bench.log.chain,
+        in_batch: 0,
+    };
+    let mut back = log(&bench, 5);
+    let mut raw = back.rotation(key(6, &origin));
+    raw.extend(back.rotation(key(5, &origin)));
+    assert_eq!(code(bench.upload(&raw).await), "bad_rotation");
+    for next in [6, 7] {
+        let raw = bench.log.rotation(key(next, &origin));
+        bench.upload(&raw).await.unwrap();
+        bench = bench.restart().await;
+    }
+    for before in [5, 6] {
+        let raw = log(&bench, 7).rotation(key(before, &origin));
+        assert_eq!(code(bench.upload(&raw).await), "bad_rotation", "{before}");
+    }
+    let raw = bench.log.rotation(key(8, &origin));
+    bench.upload(&raw).await.unwrap();
+    assert_eq!(bench.said("key.rotated").len(), 3);
+    bench.running.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_that_was_withheld_cannot_come_late() {
     let mut bench = Bench::start().await;
