@@ -53,6 +53,9 @@ pub(crate) struct Room {
     uploads: Arc<Semaphore>,
     /// Uploads that are judged: each holds its records uncompressed, and one core.
     judging: Arc<Semaphore>,
+    /// Checkpoints that are shown to the witness, until they are answered: anyone may, so they take no room
+    /// of those who upload.
+    witnessing: Arc<Semaphore>,
     /// Requests for tiles: each holds up to an upload's records.
     pub(crate) reading: Arc<Semaphore>,
 }
@@ -62,12 +65,16 @@ const UPLOADS_KIB_MAX: u32 = 256 * 1024;
 /// What an upload takes of it at least: no more than 256 are under way.
 const UPLOAD_KIB_MIN: u32 = 1024;
 
+/// The most checkpoints that are judged or wait for the disk.
+const WITNESSING_MAX: usize = 16;
+
 impl Room {
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
             judging: Arc::new(Semaphore::new(cores)),
+            witnessing: Arc::new(Semaphore::new(WITNESSING_MAX)),
             reading: Arc::new(Semaphore::new(cores)),
         }
     }
@@ -440,13 +447,12 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
 
 impl Witness for Api {
     async fn add_checkpoint(self: Arc<Self>, body: Bytes) -> Answer {
+        let Ok(_room) = self.room.witnessing.try_acquire() else {
+            return Answer::Unavailable;
+        };
         for _ in 0..ROUNDS {
-            let Ok(judging) = self.room.judging.clone().acquire_owned().await else {
-                break;
-            };
             let (api, body) = (self.clone(), body.clone());
             let judged = tokio::task::spawn_blocking(move || {
-                let _judging = judging;
                 api.archive.judge_checkpoint(&api.foreign, &body)
             });
             let ask = match judged.await {
@@ -477,7 +483,15 @@ impl Witness for Api {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use jurat_key::SoftwareKey;
+    use jurat_proof::{Checkpoint, Frontier, Signer as _};
+    use jurat_testkit::SimDisk;
+
     use super::*;
+    use crate::archive::tests::host;
+    use crate::queue::queue;
 
     fn headers(len: usize) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -502,5 +516,55 @@ mod tests {
             drop(held);
             assert!(room.take(&headers).is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn strangers_who_show_checkpoints_fill_a_room_of_their_own_and_none_of_the_uploads() {
+        let disk = SimDisk::new();
+        let host = host(&disk);
+        let dir = Path::new("/c");
+        let (archive, _writer) = Archive::open(host.clone(), dir, "example.org", 10, 0).unwrap();
+        // A disk that never answers: nobody reads this inbox.
+        let (queue, inbox) = queue();
+        let log = SoftwareKey::log(&Secret::from_bytes([9; 32]), "elsewhere.example/log").unwrap();
+        let mut foreign = Logs::default();
+        foreign.add(log.verifier_key().clone()).unwrap();
+        let secret = || Secret::from_bytes([1; 32]);
+        let api = Arc::new(Api {
+            tiles: Arc::new(TileStore::new(archive.clone(), host.disk.clone(), dir)),
+            host,
+            archive,
+            queue,
+            enrol_token: secret(),
+            admin_token: secret(),
+            fingerprint_key: secret(),
+            domain: "example.org".into(),
+            room: Room::new(),
+            read_token: secret(),
+            public_logs: false,
+            foreign,
+            failed: watch::channel(None).0,
+        });
+        let empty = Checkpoint {
+            origin: log.verifier_key().name.clone(),
+            size: 0,
+            root: Frontier::default().root(),
+        };
+        let body = jurat_witness::Request::encode(0, &[], &empty.sign(&log).unwrap());
+        let show = || tokio::spawn(api.clone().add_checkpoint(body.clone().into()));
+        let waiting: Vec<_> = (0..WITNESSING_MAX).map(|_| show()).collect();
+        while api.room.witnessing.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(show().await.unwrap(), Answer::Unavailable);
+        let fresh = Room::new().judging.available_permits();
+        assert_eq!(api.room.judging.available_permits(), fresh);
+        assert!(api.room.take(&headers(100_000)).is_ok());
+        // Nobody will ever read it: who waited is told, and there is room again.
+        drop(inbox);
+        for shown in waiting {
+            assert_eq!(shown.await.unwrap(), Answer::Unavailable);
+        }
+        assert_eq!(api.room.witnessing.available_permits(), WITNESSING_MAX);
     }
 }

@@ -1,10 +1,12 @@
 //! The body of `add-checkpoint`, and its answers.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_proof::{Checkpoint, Digest, Note, NoteError};
+use jurat_proof::{Checkpoint, Digest, Note, NoteError, Signature};
 
-/// The most bytes of a request: 63 hashes, and a note with 16 signatures of ML-DSA size.
+/// The most bytes of a request: 63 hashes, and a note with 16 signatures of ML-DSA-44 size.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// The most hashes of a proof. `//= C2SP tlog-witness: not more than 63 consistency proof lines`
 pub const PROOF_LINES_MAX: usize = 63;
@@ -63,6 +65,12 @@ impl Request {
             proof.push(hash.ok_or(RequestError::Lines("a proof line is 32 bytes in base64"))?);
         }
         let note = Note::parse(note.as_bytes())?;
+        // Each line of a known key costs a verification: one is enough.
+        let mut keys = BTreeSet::new();
+        let line = |line: &'_ Signature| (line.name.clone(), line.key_id);
+        if !note.signatures.iter().map(line).all(|key| keys.insert(key)) {
+            return Err(RequestError::Lines("two signature lines of one key"));
+        }
         let head = Checkpoint::parse_foreign(&note.text)?;
         Ok(Self {
             old,
@@ -107,7 +115,7 @@ pub enum Answer {
     Forked,
     /// 422: the consistency proof does not hold.
     Unproven(String),
-    /// 503: nothing can be made durable now.
+    /// 503: too much is under way, or nothing can be made durable now.
     Unavailable,
 }
 
@@ -143,7 +151,7 @@ impl Answer {
             }
             Self::Unknown => "this witness was not told of a log of this origin\n".into(),
             Self::Forked => "this log contradicts itself and is not cosigned any more; the proof is at /<SHA-256 of the origin>/fork-proof\n".into(),
-            Self::Unavailable => "nothing can be made durable now\n".into(),
+            Self::Unavailable => "too much is under way, or nothing can be made durable now\n".into(),
         }
     }
 }
