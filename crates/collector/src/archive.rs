@@ -49,8 +49,10 @@ pub(crate) mod kind {
     pub(crate) const OWN_ENTRY: u8 = 3;
     /// A checkpoint of the collector's own log.
     pub(crate) const OWN_CHECKPOINT: u8 = 4;
-    /// A checkpoint of the collector's own log with the cosignatures of others.
+    /// A checkpoint of the collector's own log with the cosignatures that the policy's quorum asks for.
     pub(crate) const OWN_COSIGNED: u8 = 5;
+    /// Likewise with fewer.
+    pub(crate) const OWN_PARTLY: u8 = 6;
 }
 
 /// Why the archive could not do what was asked. The collector's fault, never the device's.
@@ -246,7 +248,7 @@ struct Change<'a> {
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nonces: BTreeMap<Cow<'a, str>, u64>,
-    /// The newest checkpoint of the own log that outside witnesses cosigned.
+    /// The newest checkpoint of the own log that the outside witnesses' quorum cosigned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own_cosigned: Option<Cow<'a, str>>,
     own_size: u64,
@@ -325,9 +327,11 @@ struct State {
     lines: BTreeMap<Arc<str>, Arc<Line>>,
     /// The origins by their SHA-256.
     origins: HashMap<Digest, Arc<str>>,
-    /// The newest checkpoint of the own log, and the newest one with cosignatures of others.
+    /// The newest checkpoint of the own log, the newest one that the outside witnesses' quorum cosigned, and
+    /// the newest one that fewer cosigned since the start.
     own_note: Option<String>,
     own_cosigned: Option<String>,
+    own_partly: Option<String>,
     lives: BTreeMap<Arc<str>, Arc<Life>>,
     policy: Option<String>,
     silence: Silence,
@@ -496,6 +500,7 @@ impl Archive {
             lines,
             own_note: None,
             own_cosigned: whole.own_cosigned.map(Cow::into_owned),
+            own_partly: None,
             lives,
             policy: whole.policy.map(Cow::into_owned),
             silence,

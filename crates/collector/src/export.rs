@@ -80,6 +80,11 @@ pub fn export_folder(
     }
 }
 
+#[cfg(test)]
+pub(crate) fn receipt(archive: &Archive, origin: &str, size: u64) -> Option<Vec<u8>> {
+    Archived::of(archive).receipt(origin, size).unwrap_or_default()
+}
+
 /// An archive up to a position, for reading.
 struct Archived {
     disk: Arc<dyn Disk>,
@@ -92,6 +97,7 @@ enum Own<'a> {
     Entry(&'a [u8]),
     Head(Note),
     Cosigned(Note),
+    Partly(Note),
 }
 
 impl Archived {
@@ -153,11 +159,11 @@ impl Archived {
         )?)
     }
 
-    /// The proof that the collector's own log holds this head, under its newest head, or under the newest one
-    /// that outside witnesses cosigned where there is such; `None` when no head covers it yet.
+    /// The proof that the collector's own log holds this head, under the newest head that covers it: rather one
+    /// that outside witnesses cosigned, and rather one that their quorum did; `None` when no head covers it yet.
     fn receipt(&self, origin: &str, size: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
         let mut found: Option<(u64, Vec<u8>)> = None;
-        let (mut newest, mut cosigned) = (None, None);
+        let (mut newest, mut cosigned, mut partly) = (None, None, None);
         let mut leaves = 0;
         self.own(&mut |own| match own {
             Own::Entry(entry) => {
@@ -168,6 +174,7 @@ impl Archived {
             }
             Own::Head(note) => newest = Some(note),
             Own::Cosigned(note) => cosigned = Some(note),
+            Own::Partly(note) => partly = Some(note),
         })?;
         let Some((index, entry)) = found else {
             return Ok(None);
@@ -176,7 +183,7 @@ impl Archived {
             let head = Checkpoint::parse(&note.as_ref()?.text).ok()?;
             (head.size > index).then_some(head)
         };
-        let Some((note, head)) = [cosigned, newest]
+        let Some((note, head)) = [cosigned, partly, newest]
             .into_iter()
             .find_map(|note| covers(&note).and_then(|head| Some((note?, head))))
         else {
@@ -208,6 +215,9 @@ impl Archived {
                 kind::OWN_COSIGNED => note()
                     .into_iter()
                     .for_each(|note| give(Own::Cosigned(note))),
+                kind::OWN_PARTLY => note()
+                    .into_iter()
+                    .for_each(|note| give(Own::Partly(note))),
                 _ => {}
             }
         }

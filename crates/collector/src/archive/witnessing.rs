@@ -254,15 +254,22 @@ impl Archive {
     /// this process signed one.
     pub fn own_checkpoint(&self) -> Option<String> {
         let state = self.state();
-        let (newest, cosigned) = (state.own_note.as_ref()?, state.own_cosigned.as_ref());
+        let newest = state.own_note.as_ref()?;
         let text = |note: &str| note.split("\n\n").next().map(str::to_owned);
-        let same = cosigned.filter(|cosigned| text(cosigned) == text(newest));
+        let mut cosigned = [&state.own_cosigned, &state.own_partly].into_iter().flatten();
+        let same = cosigned.find(|cosigned| text(cosigned) == text(newest));
         Some(same.unwrap_or(newest).clone())
     }
 
-    /// The newest checkpoint of the collector's own log that outside witnesses cosigned.
+    /// The newest checkpoint of the collector's own log that the outside witnesses' quorum cosigned.
     pub fn own_cosigned(&self) -> Option<String> {
         self.state().own_cosigned.clone()
+    }
+
+    /// That checkpoint, and the newest one that fewer cosigned: the better one first.
+    pub(crate) fn own_with_others(&self) -> [Option<String>; 2] {
+        let state = self.state();
+        [state.own_cosigned.clone(), state.own_partly.clone()]
     }
 
     /// Says how the outside witnesses are doing.

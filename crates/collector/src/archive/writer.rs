@@ -37,7 +37,7 @@ pub(crate) enum Ask {
     /// Remember what the witness cosigned, or the fork that it found.
     Witness(Box<Witnessed>),
     /// Keep the cosignatures of others under a checkpoint of the own log.
-    OwnCosigned(String),
+    OwnCosigned { note: String, quorum: bool },
     /// Begin a device's next epoch.
     Reenrol(Box<Device>, Again),
     /// Let the key of a device's newest epoch count no more.
@@ -69,7 +69,7 @@ impl Ask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
-            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
+            Self::Witness(_) | Self::OwnCosigned { .. } => 64 * 1024,
             Self::Erase(erasure) => {
                 let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
                 bodies.sum::<usize>() + 16 * 1024
@@ -159,6 +159,7 @@ struct Round {
     devices: Group,
     enrolled: Vec<Arc<Device>>,
     own_cosigned: Option<String>,
+    own_partly: Option<String>,
     accepted: u64,
     erasing: Vec<(u64, u32)>,
 }
@@ -208,6 +209,7 @@ impl Writer {
             devices: Group::new(),
             enrolled: Vec::new(),
             own_cosigned: None,
+            own_partly: None,
             accepted: 0,
             erasing: Vec::new(),
         };
@@ -228,9 +230,14 @@ impl Writer {
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
                 Ask::Witness(witnessed) => self.witness(&mut round, *witnessed)?,
-                Ask::OwnCosigned(note) => {
-                    round.group.push(kind::OWN_COSIGNED, &[note.as_bytes()])?;
-                    round.own_cosigned = Some(note);
+                Ask::OwnCosigned { note, quorum } => {
+                    let (kind, kept) = if quorum {
+                        (kind::OWN_COSIGNED, &mut round.own_cosigned)
+                    } else {
+                        (kind::OWN_PARTLY, &mut round.own_partly)
+                    };
+                    round.group.push(kind, &[note.as_bytes()])?;
+                    *kept = Some(note);
                     Done::Kept
                 }
                 Ask::Reenrol(device, again) => self.reenrol(&mut round, *device, &again)?,
@@ -287,9 +294,8 @@ impl Writer {
         state.stats.archive_bytes = state.end;
         state.stats.own_leaves = self.own.frontier.size();
         state.stats.accepted += round.accepted;
-        if round.own_cosigned.is_some() {
-            state.own_cosigned = round.own_cosigned;
-        }
+        state.own_cosigned = round.own_cosigned.or(state.own_cosigned.take());
+        state.own_partly = round.own_partly.or(state.own_partly.take());
         for (origin, line) in round.lines {
             let (size, fork) = (line.size, line.fork.is_some());
             state.origins.insert(origin_hash(&origin), origin.clone());

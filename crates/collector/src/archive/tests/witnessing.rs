@@ -286,7 +286,10 @@ fn witness_work(disk: &SimDisk, said: &mut Said) -> Result<(), ArchiveError> {
         let outside = SoftwareKey::cosigner(&Secret::from_bytes([8; 32]), "outside").unwrap();
         let line = Cosignature::sign(&outside, 1_790_000_000, &own.text).unwrap();
         own.signatures.push(line);
-        let kept = opened.writer.commit(vec![Ask::OwnCosigned(own.encode())])?;
+        let kept = opened.writer.commit(vec![Ask::OwnCosigned {
+            note: own.encode(),
+            quorum: true,
+        }])?;
         assert!(matches!(kept[..], [Done::Kept]));
         said.own = own.encode();
         assert_eq!(opened.archive.own_checkpoint(), Some(said.own.clone()));
