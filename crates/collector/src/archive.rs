@@ -18,14 +18,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
-use jurat_event::Ranges;
+use jurat_event::{EraseRequest, Ranges};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Rotation, Signer,
+    Chain, Checkpoint, Choice, Cosignature, Digest, EntryView, Frontier, Note, Record, RecordReader, Rotation, Signer,
     SignerError, VerifierKey,
 };
-use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
+use jurat_sink::{Accepted, BatchError, FileSinkError, FrontierAnswer, without_payloads};
 use jurat_witness::{Seen, origin_hash};
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,17 @@ struct Withheld {
     erased: Ranges,
 }
 
+/// Payloads that the operator erased before they came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Awaited {
+    /// The size of the log then: later leaves are not meant.
+    pub(crate) below: u64,
+    pub(crate) request: EraseRequest,
+}
+
+/// The most such orders of one log.
+const AWAITED_MAX: usize = 16;
+
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
 /// The most ranges of leaves of one log whose missing payload a later leaf can settle.
@@ -158,6 +169,9 @@ struct Line {
     leaves_withheld: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     withheld: Vec<Withheld>,
+    /// What of them must not be stored when it comes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    awaited: Vec<Awaited>,
     /// Uploads that came late instead of withheld ones.
     #[serde(default)]
     late: u64,
@@ -204,6 +218,23 @@ impl Line {
             let erased = withheld.erased.union(&erased.intersection(&mine));
             withheld.erased = erased.first(MISSING_RANGES_MAX);
         }
+    }
+
+    /// What came late without the payloads that the operator erased before, and which those are.
+    fn without_erased(
+        &self,
+        body: &Bytes,
+    ) -> Result<(Bytes, Vec<(EraseRequest, Ranges)>), BatchError> {
+        let (mut body, mut erased) = (body.clone(), Vec::new());
+        for Awaited { below, request } in &self.awaited {
+            let mut choice = Choice::new(request);
+            let mut means = |entry: &EntryView<'_>| entry.seq < *below && choice.takes(entry);
+            if let Some(thinned) = without_payloads(&body, &mut means)? {
+                body = thinned.body.into();
+                erased.push((request.clone(), thinned.gone));
+            }
+        }
+        Ok((body, erased))
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -380,6 +411,8 @@ pub(crate) struct Prepared {
     /// Each with the size of the head over it.
     rotations: Vec<(Rotation, u64)>,
     boots: Vec<String>,
+    /// Payloads that came and are not stored, because the operator erased them before: by whom, and why.
+    erased: Vec<(EraseRequest, Ranges)>,
 }
 
 impl Archive {
@@ -587,6 +620,13 @@ impl Archive {
         Ok(state.lines.get(origin).cloned())
     }
 
+    /// How many leaves of a log may still come, whose hashes are here.
+    pub(crate) fn withheld(&self, origin: &str) -> Result<u64, ArchiveError> {
+        let line = self.line(origin)?;
+        let withheld = line.iter().flat_map(|line| &line.withheld);
+        Ok(withheld.map(|withheld| withheld.to - withheld.from).sum())
+    }
+
     /// The position after the last durable group.
     pub(crate) fn end(&self) -> u64 {
         self.state().end
@@ -733,6 +773,13 @@ impl Archive {
         }
         Ok(match (judged, before) {
             (Ok(Some(judged)), Some(before)) if let Some((withheld, known)) = withheld => {
+                let body = match before.without_erased(body) {
+                    Ok(body) => body,
+                    Err(error) => {
+                        let refused = Refused::new(400, "malformed", error.to_string());
+                        return Ok(Judgement::Answer(Err(refused)));
+                    }
+                };
                 let upload =
                     self.prepare_late(origin, nonce, body, &known, before, &withheld, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
@@ -801,6 +848,7 @@ impl Archive {
             line.missing.clone_from(&last.missing);
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
+            line.awaited.clone_from(&last.awaited);
             line.late = last.late;
             line.retired.clone_from(&last.retired);
             line.time = last.time;
@@ -851,6 +899,7 @@ impl Archive {
             nonce: nonce.clone(),
             rotations: judged.rotations.clone(),
             boots: judged.boots.clone(),
+            erased: Vec::new(),
         })
     }
 
@@ -863,7 +912,7 @@ impl Archive {
         &self,
         origin: &str,
         nonce: &(String, u64),
-        body: &Bytes,
+        (body, erased): (Bytes, Vec<(EraseRequest, Ranges)>),
         known: &Known,
         before: Arc<Line>,
         withheld: &Withheld,
@@ -872,6 +921,9 @@ impl Archive {
         let damaged = |what: String| ArchiveError::Damaged(what);
         let mut line = Line::clone(&before);
         line.withheld.retain(|other| other.from != withheld.from);
+        let still = line.withheld.iter().map(|withheld| withheld.from).min();
+        line.awaited
+            .retain(|awaited| still.is_some_and(|from| from < awaited.below));
         line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
         line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
         line.miss(&judged.missing.without(&withheld.erased), &judged.erased);
@@ -895,12 +947,13 @@ impl Archive {
             header,
             before: Some(before),
             line,
-            body: body.clone(),
+            body,
             root: judged.root,
             nonce: nonce.clone(),
             rotations: Vec::new(),
             // They stand before others that came earlier.
             boots: Vec::new(),
+            erased,
         })
     }
 

@@ -116,7 +116,10 @@ impl<'a> Plan<'a> {
                     }
                 }
             }
-            if let Some(session) = choice.unknown_session() {
+            // One of which nothing came but hashes has no name here yet.
+            if let Some(session) = choice.unknown_session()
+                && archive.withheld(origin)? == 0
+            {
                 return refused(format!("no leaf of session {session:?} is archived here"));
             }
         }
@@ -195,6 +198,37 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Erases payloads of one log, part by part; each part is durable when `write` returns.
+pub(crate) fn carry_out(
+    archive: &Archive,
+    origin: &str,
+    request: &EraseRequest,
+    write: &mut dyn FnMut(Ask) -> Result<Done, EraseError>,
+) -> Result<Erased, EraseError> {
+    let awaited = archive.withheld(origin)?;
+    let mut plan = Plan::new(archive, origin, request)?;
+    if awaited > 0 {
+        let (origin, request) = (origin.to_owned(), request.clone());
+        if let Done::Refused(refused) = write(Ask::Await { origin, request })? {
+            return Err(EraseError::Refused(refused.refusal.message));
+        }
+        // What came late before that is archived like everything else.
+        plan = Plan::new(archive, plan.origin, plan.request)?;
+    }
+    let mut parts = Vec::new();
+    while let Some(ask) = plan.next()? {
+        match write(ask)? {
+            Done::Erased { ranges, leaves } => parts.push((ranges, leaves)),
+            // There is no other erasure: what is not erased must not be said to be.
+            _ => return Err(ArchiveError::Failed.into()),
+        }
+    }
+    Ok(Erased {
+        awaited,
+        ..plan.finish(parts)
+    })
+}
+
 /// Erases payloads in the folder of a collector that does not run. The log is named by the device's id, or by
 /// its origin where the device has several.
 ///
@@ -215,17 +249,13 @@ pub fn erase_folder(
         }
         opened => opened?,
     };
-    let mut plan = Plan::new(&archive, &origin, request)?;
-    let mut parts = Vec::new();
-    while let Some(ask) = plan.next()? {
-        match writer.commit(vec![ask])?.pop() {
-            Some(Done::Erased { ranges, leaves }) => parts.push((ranges, leaves)),
-            // There is no other writer: what is not erased must not be said to be.
-            _ => return Err(ArchiveError::Failed.into()),
-        }
-    }
+    let write = &mut |ask| {
+        let done = writer.commit(vec![ask])?.pop();
+        Ok(done.ok_or(ArchiveError::Failed)?)
+    };
+    let erased = carry_out(&archive, &origin, request, write)?;
     writer.seal_own_log()?;
-    Ok(plan.finish(parts))
+    Ok(erased)
 }
 
 /// The one log of this device, or of this name.

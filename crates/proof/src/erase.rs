@@ -33,7 +33,9 @@ impl<'a> Choice<'a> {
             taken |= mine;
         }
         taken |= entry.is(Kind::TranscriptPart)
-            && entry.of.is_some_and(|first| self.chosen.contains(first));
+            && entry
+                .of
+                .is_some_and(|first| self.ranges.contains(first) || self.chosen.contains(first));
         if taken {
             self.chosen.push((entry.seq, entry.seq + 1));
         }

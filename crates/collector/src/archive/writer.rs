@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jurat_disk::Time;
-use jurat_event::{Kind, Ranges};
+use jurat_event::{EraseRequest, Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
 use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, verify_reenrolment};
 use jurat_sink::{Accepted, Predecessor};
@@ -13,7 +13,7 @@ use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
 
 use super::witnessing::Witnessed;
-use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepared};
+use super::{AWAITED_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S, Prepared};
 use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
@@ -52,6 +52,11 @@ pub(crate) enum Ask {
     Returned { origin: Arc<str> },
     /// Name the settings in force, when they are others than before.
     Policy { digest: String },
+    /// Remember payloads that are to be erased although they did not come yet.
+    Await {
+        origin: String,
+        request: EraseRequest,
+    },
     /// Put uploads without some payloads in the place of those with them, and erase those.
     Erase(Box<Erasure>),
 }
@@ -247,6 +252,7 @@ impl Writer {
                 Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
                 Ask::Returned { origin } => self.silent(&mut round, &origin, None)?,
                 Ask::Policy { digest } => self.policy(&mut round, digest)?,
+                Ask::Await { origin, request } => self.wait(&mut round, &origin, request),
                 Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
         }
@@ -373,19 +379,57 @@ impl Writer {
             round.group.push(kind::UPLOAD, &parts)?;
             ranges = ranges.union(&upload.gone);
         }
+        let Erasure {
+            origin,
+            who,
+            reason,
+            ..
+        } = &erasure;
+        let leaves = self.erased_leaves(round, origin, [who, reason], &ranges)?;
+        Ok(Done::Erased { ranges, leaves })
+    }
+
+    /// The leaves in the own log that say who erased these payloads, and why.
+    fn erased_leaves(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        [who, reason]: [&str; 2],
+        ranges: &Ranges,
+    ) -> Result<Vec<u64>, ArchiveError> {
         let mut leaves = Vec::new();
         for pairs in ranges.pairs().chunks(RANGES_MAX) {
             let mut detail = Map::new();
-            detail.insert("origin".into(), erasure.origin.clone().into());
+            detail.insert("origin".into(), origin.into());
             detail.insert("ranges".into(), json!(pairs));
             let count = pairs.iter().map(|(from, to)| to - from).sum::<u64>();
             detail.insert("count".into(), count.into());
-            detail.insert("who".into(), erasure.who.clone().into());
-            detail.insert("reason".into(), erasure.reason.clone().into());
+            detail.insert("who".into(), who.into());
+            detail.insert("reason".into(), reason.into());
             leaves.push(round.own.size());
             self.own_entry(round, Kind::PayloadErased, detail)?;
         }
-        Ok(Done::Erased { ranges, leaves })
+        Ok(leaves)
+    }
+
+    /// What is erased before it came is left out when it comes.
+    fn wait(&self, round: &mut Round, origin: &str, request: EraseRequest) -> Done {
+        let Some(line) = self.line(round, origin) else {
+            return Done::Unknown;
+        };
+        let known = |awaited: &Awaited| awaited.request == request;
+        if line.awaited.iter().any(known) {
+            return Done::Kept;
+        }
+        if line.awaited.len() >= AWAITED_MAX {
+            let message = "too many orders wait for payloads of this log that did not come yet";
+            return Done::Refused(Refused::new(409, "too_many", message));
+        }
+        let mut line = Line::clone(&line);
+        let below = line.size;
+        line.awaited.push(Awaited { below, request });
+        round.lines.insert(origin.into(), Arc::new(line));
+        Done::Kept
     }
 
     fn check(&self) -> Result<(), ArchiveError> {
@@ -450,6 +494,10 @@ impl Writer {
             detail.insert("leaves_withheld".into(), line.leaves_withheld.into());
         }
         self.own_entry(round, Kind::FrontierAccepted, detail)?;
+        for (request, ranges) in &upload.erased {
+            let by: [&str; 2] = [&request.who, &request.reason];
+            self.erased_leaves(round, origin, by, ranges)?;
+        }
         let accepted = self.archive.answer(&line);
         round.lines.insert(origin.as_str().into(), Arc::new(line));
         round.nonces.extend([upload.nonce]);

@@ -6,7 +6,7 @@ use jurat_sink::line::Audit;
 use jurat_testkit::{contains, unpacked};
 
 use super::*;
-use crate::erase::{EraseError, Plan, erase_folder};
+use crate::erase::{EraseError, Plan, carry_out, erase_folder};
 
 const LEAVES_OF_UPLOAD: u64 = 4;
 
@@ -70,22 +70,49 @@ fn uploads(key: &SoftwareKey) -> Vec<Vec<u8>> {
     out
 }
 
+/// Hands over an upload: what the archive answers.
+fn hand_over(open: &mut Open, index: usize, body: Vec<u8>) -> Accepted {
+    let nonce = (format!("d/nonce-{index:016}"), 1_790_000_000);
+    let key = key();
+    let judged = open
+        .archive
+        .judge(ORIGIN, key.verifier_key(), &nonce, &body.into());
+    let Judgement::Store(ask) = judged.unwrap() else {
+        panic!()
+    };
+    match open.writer.commit(vec![ask]).unwrap().pop() {
+        Some(Done::Accepted(accepted)) => accepted,
+        _ => panic!("not accepted"),
+    }
+}
+
+/// An upload of nothing but the hashes of its leaves.
+fn only_hashes(body: &[u8]) -> Vec<u8> {
+    let raw = zstd::stream::decode_all(body).unwrap();
+    let (mut out, mut hashes) = (Vec::new(), Vec::new());
+    let from = begins_at(&raw).unwrap().unwrap();
+    for record in RecordReader::new(&raw).flatten() {
+        match record {
+            Record::Entry(entry) => hashes.push(leaf_hash(entry).0),
+            Record::Checkpoint(_) => {
+                let hashes = &hashes;
+                write_record(&mut out, &Record::Leaves { from, hashes });
+                write_record(&mut out, &record);
+            }
+            _ => {}
+        }
+    }
+    zstd::bulk::compress(&out, 1).unwrap()
+}
+
 /// A collector that holds them; the SIEM file has the lines of the first so many.
 fn filled(disk: &SimDisk, lines_of: usize) -> Open {
     let mut open = open(disk).unwrap();
-    let key = key();
-    for (index, body) in uploads(&key).into_iter().enumerate() {
+    for (index, body) in uploads(&key()).into_iter().enumerate() {
         if index == lines_of {
             open.siem.round().unwrap();
         }
-        let nonce = (format!("d/nonce-{index:016}"), 1_790_000_000);
-        let judged = open
-            .archive
-            .judge(ORIGIN, key.verifier_key(), &nonce, &body.into());
-        let Judgement::Store(ask) = judged.unwrap() else {
-            panic!()
-        };
-        open.writer.commit(vec![ask]).unwrap();
+        hand_over(&mut open, index, body);
     }
     open
 }
@@ -110,15 +137,9 @@ fn named() -> Vec<u64> {
 
 fn erase(open: &mut Open, request: &EraseRequest) -> Result<Erased, EraseError> {
     let archive = open.archive.clone();
-    let mut plan = Plan::new(&archive, ORIGIN, request)?;
-    let mut parts = Vec::new();
-    while let Some(ask) = plan.next()? {
-        match open.writer.commit(vec![ask])?.pop() {
-            Some(Done::Erased { ranges, leaves }) => parts.push((ranges, leaves)),
-            _ => panic!("not erased"),
-        }
-    }
-    Ok(plan.finish(parts))
+    carry_out(&archive, ORIGIN, request, &mut |ask| {
+        Ok(open.writer.commit(vec![ask])?.remove(0))
+    })
 }
 
 /// Every byte of the archive, unpacked, too.
@@ -358,4 +379,48 @@ fn an_erasure_of_what_is_not_there_or_under_a_running_collector_is_refused() {
     assert!(said(&open(&disk).unwrap().archive).is_empty());
     assert_eq!(ask(ORIGIN, &request()).unwrap().count, named().len() as u64);
     assert!(!said(&open(&disk).unwrap().archive).is_empty());
+}
+
+#[test]
+fn a_payload_that_was_erased_before_it_came_is_never_stored() {
+    for reopened in [false, true] {
+        let disk = SimDisk::new();
+        let mut opened = open(&disk).unwrap();
+        let bodies = uploads(&key());
+        // Of the second and the third upload only the hashes came.
+        for (index, body) in bodies.iter().enumerate() {
+            let withheld = [1, 2].contains(&index);
+            let body = if withheld { only_hashes(body) } else { body.clone() };
+            hand_over(&mut opened, index, body);
+        }
+        let erased = erase(&mut opened, &request()).unwrap();
+        assert_eq!(erased.awaited, 2 * LEAVES_OF_UPLOAD);
+        let here = |seq: &u64| !(LEAVES_OF_UPLOAD..3 * LEAVES_OF_UPLOAD).contains(seq);
+        let count = named().into_iter().filter(here).count();
+        assert_eq!(erased.count, count as u64);
+        if reopened {
+            drop(opened);
+            opened = open(&disk).unwrap();
+        }
+        let mut last = None;
+        for index in [2, 1] {
+            last = Some(hand_over(&mut opened, 10 + index, bodies[index].clone()));
+        }
+        let answer = last.unwrap();
+        assert_eq!((answer.leaves_withheld, answer.payloads_missing), (0, 0));
+        assert_eq!(opened.is_witnessed(&answer.note), [true, true]);
+        let mut said = said(&opened.archive);
+        said.sort_unstable();
+        assert_eq!(said, named(), "each once, whenever it came");
+        let bytes = archived(&disk);
+        for seq in 0..UPLOADS as u64 * LEAVES_OF_UPLOAD {
+            let has = seq > 0 && !(seq + 1).is_multiple_of(LEAVES_OF_UPLOAD);
+            let found = contains(&bytes, payload(seq).as_bytes());
+            assert_eq!(found, has && !named().contains(&seq), "payload {seq}");
+        }
+        // The order is done with: a later upload is archived as it comes.
+        assert!(opened.archive.state().lines[ORIGIN].awaited.is_empty());
+        let report = exported(&opened.archive, &mut |_| {});
+        assert_eq!(missing(&report), named().len() as u64);
+    }
 }

@@ -66,7 +66,7 @@ impl Open {
         }
     }
 
-    fn is_witnessed(&self, note: &str) -> [bool; 2] {
+    pub(super) fn is_witnessed(&self, note: &str) -> [bool; 2] {
         let note = Note::parse(note.as_bytes()).unwrap();
         let [witness, archive, _] = self.archive.verifier_keys();
         [witness, archive].map(|key| Cosignature::find(&note, &key).unwrap().is_some())
