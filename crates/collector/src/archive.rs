@@ -962,19 +962,9 @@ impl Archive {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
     }
 
-    /// The records of an upload whose first record, at this position, was erased.
+    /// The records of an upload whose record at this position was erased.
     pub(crate) fn instead_of(&self, position: u64) -> Result<Vec<u8>, ArchiveError> {
-        let mut newest = None;
-        let mut reader = self.reader(position, self.end())?;
-        while let Some(item) = reader.next_record()? {
-            if item.kind == kind::UPLOAD && !item.erased {
-                let (header, body) = split_upload(item.body)?;
-                if header.instead_of == Some(position) {
-                    newest = Some(body.to_vec());
-                }
-            }
-        }
-        newest.ok_or_else(|| ArchiveError::Damaged("an erased upload without another one".into()))
+        instead_of(&|from| self.reader(from, self.end()), position)
     }
 
     /// Where it is kept, and up to where it is durable.
@@ -1115,6 +1105,38 @@ fn unpack(bytes: &[u8]) -> std::io::Result<Change<'static>> {
     let mut json = Vec::new();
     decoder.take(SNAPSHOT_BYTES_MAX).read_to_end(&mut json)?;
     Ok(serde_json::from_slice(&json)?)
+}
+
+/// How often another erasure may come in between before a reader gives up.
+const ERASURES_MAX: usize = 16;
+
+/// The records of an upload whose record at this position was erased: the ones that were archived in its
+/// place before that, however new they are. `open` gives a reader up to the newest durable group.
+pub(crate) fn instead_of(
+    open: &dyn Fn(u64) -> Result<Reader, ArchiveError>,
+    position: u64,
+) -> Result<Vec<u8>, ArchiveError> {
+    for _ in 0..ERASURES_MAX {
+        let mut first = None;
+        let mut newest = None;
+        let mut reader = open(position)?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind != kind::UPLOAD {
+                continue;
+            }
+            let (header, body) = split_upload(item.body)?;
+            let first = *first.get_or_insert(header.instead_of.unwrap_or(position));
+            if header.instead_of == Some(first) && !item.erased {
+                newest = Some(body.to_vec());
+            }
+        }
+        if let Some(newest) = newest {
+            return Ok(newest);
+        }
+        // Erased again since the reader was opened: its successor stands after the end that it had.
+    }
+    let what = "an erased upload without another one; if an erasure is under way, try again when it is done";
+    Err(ArchiveError::Damaged(what.into()))
 }
 
 /// The header and the compressed records of an archived upload.

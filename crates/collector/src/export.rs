@@ -13,7 +13,7 @@ use jurat_proof::{
     inclusion_ranges, leaf_hash,
 };
 
-use crate::archive::{Archive, ArchiveError, kind, split_upload};
+use crate::archive::{Archive, ArchiveError, instead_of, kind, split_upload};
 use crate::ingest::decompress;
 use crate::tiles::says_accepted;
 
@@ -83,6 +83,23 @@ pub fn export_folder(
 #[cfg(test)]
 pub(crate) fn receipt(archive: &Archive, origin: &str, size: u64) -> Option<Vec<u8>> {
     Archived::of(archive).receipt(origin, size).unwrap_or_default()
+}
+
+/// The records of the upload at this place, or, where its payloads are erased meanwhile, of what came in its
+/// place: entries and heads are the same.
+pub(crate) fn upload_at(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    position: u64,
+) -> Result<Vec<u8>, ArchiveError> {
+    let open = |from| Ok(Reader::open(disk.clone(), dir, from)?);
+    let mut reader = Reader::new(disk.clone(), dir, position, position + 1)?;
+    if let Some(item) = reader.next_record()?
+        && !item.erased
+    {
+        return Ok(split_upload(item.body)?.1.to_vec());
+    }
+    instead_of(&open, position)
 }
 
 /// An archive up to a position, for reading.
@@ -232,29 +249,25 @@ impl Archived {
         give: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
     ) -> Result<(), ArchiveError> {
         let damaged = |what: String| ArchiveError::Damaged(what);
-        let unpack = |body: &[u8], raw: &mut Vec<u8>| {
-            decompress(split_upload(body)?.1, raw)
-                .map_err(|refused| damaged(refused.refusal.message))
-        };
         let mut raw = Vec::new();
         let mut mine = false;
         let mut reader = self.reader(0)?;
         while let Some(item) = reader.next_record()? {
             match item.kind {
                 kind::UPLOAD => {
-                    let (header, _) = split_upload(item.body)?;
+                    let (header, body) = split_upload(item.body)?;
                     mine = header.origin == origin;
                     if !mine || header.late {
                         continue;
                     }
-                    match late.get(&header.from) {
-                        Some(position) => {
-                            let mut reader = self.reader(*position)?;
-                            let item = reader.next_record()?;
-                            unpack(item.map_or(&[][..], |item| item.body), &mut raw)?;
-                        }
-                        None => unpack(item.body, &mut raw)?,
-                    }
+                    let late = late.get(&header.from).copied();
+                    let unpacked = if late.is_none() && !item.erased {
+                        decompress(body, &mut raw)
+                    } else {
+                        let place = late.unwrap_or(item.position);
+                        decompress(&upload_at(&self.disk, &self.dir, place)?, &mut raw)
+                    };
+                    unpacked.map_err(|refused| damaged(refused.refusal.message))?;
                     for record in RecordReader::new(&raw) {
                         let record = record.map_err(|error| damaged(error.to_string()))?;
                         if give(record).is_break() {

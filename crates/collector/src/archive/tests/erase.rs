@@ -424,3 +424,112 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
         assert_eq!(missing(&report), named().len() as u64);
     }
 }
+
+/// A disk on which something happens while a file is opened for reading, the so-manieth.
+struct Meddled {
+    disk: SimDisk,
+    opened: std::sync::atomic::AtomicUsize,
+    at: usize,
+    meddle: Mutex<Box<dyn FnMut() + Send>>,
+}
+
+impl Disk for Meddled {
+    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn open(
+        &self,
+        path: &Path,
+        mode: jurat_disk::Mode,
+    ) -> std::io::Result<Box<dyn jurat_disk::File>> {
+        let before = self.opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if before == self.at {
+            (self.meddle.lock().unwrap())();
+        }
+        self.disk.open(path, mode)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> std::io::Result<Box<dyn jurat_disk::Lock>> {
+        self.disk.lock(path)
+    }
+}
+
+#[test]
+fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
+    let untouched = SimDisk::new();
+    let root = exported(&filled(&untouched, 0).archive, &mut |_| {}).root;
+    let tiled = tiles(&untouched);
+    for at in 0.. {
+        let disk = SimDisk::new();
+        let mut opened = filled(&disk, 0);
+        let one = |from, to| EraseRequest {
+            ranges: vec![(from, to)].into(),
+            sessions: Vec::new(),
+            ..request()
+        };
+        // Every upload twice.
+        let meddle = move || {
+            for (from, to) in [(1, 6), (6, 20), (1, 20)] {
+                erase(&mut opened, &one(from, to)).unwrap();
+            }
+        };
+        let meddled = Arc::new(Meddled {
+            disk: disk.clone(),
+            opened: 0.into(),
+            at,
+            meddle: Mutex::new(Box::new(meddle)),
+        });
+        let mut bundle = Vec::new();
+        crate::export_folder(
+            meddled.clone(),
+            Path::new("/c"),
+            ORIGIN,
+            &Selection::All,
+            &Withhold::default(),
+            &mut bundle,
+        )
+        .unwrap_or_else(|error| panic!("at {at}: {error}"));
+        let trust = Trust::parse(&format!("log {}\n", key().verifier_key())).unwrap();
+        match verify(bundle.as_slice(), Some(&trust), None, &mut |_| {}) {
+            Verdict::Verified(report) => assert_eq!(report.root, root, "at {at}"),
+            other => panic!("at {at}: {other:?}"),
+        }
+        let met = meddled.opened.load(std::sync::atomic::Ordering::SeqCst) > at;
+        if !met {
+            assert!(at > 10, "there is something to come between");
+            break;
+        }
+    }
+    for at in 0.. {
+        let disk = SimDisk::new();
+        let mut opened = filled(&disk, 0);
+        let meddle = move || drop(erase(&mut opened, &request()).unwrap());
+        let meddled = Arc::new(Meddled {
+            disk: disk.clone(),
+            opened: 0.into(),
+            at,
+            meddle: Mutex::new(Box::new(meddle)),
+        });
+        let mut files = BTreeMap::new();
+        crate::export_tiles(meddled.clone(), Path::new("/c"), ORIGIN, |name, bytes| {
+            files.insert(name.to_owned(), bytes.to_vec());
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("at {at}: {error}"));
+        assert_eq!(files, tiled, "at {at}");
+        if meddled.opened.load(std::sync::atomic::Ordering::SeqCst) <= at {
+            break;
+        }
+    }
+}
