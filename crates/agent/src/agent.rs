@@ -748,7 +748,7 @@ impl Agent {
         }
         self.ring();
         Ok(Some(Answer::Erased(Erased {
-                awaited: 0,
+            awaited: 0,
             count: found.count,
             gone_before: found.gone,
             ranges: found.ranges,

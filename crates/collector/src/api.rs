@@ -198,7 +198,7 @@ async fn take_order(api: &Api, request: HttpRequest) -> Result<admin::Done, Refu
     tracing::info!(?order, "ordered");
     let unknown = format!("no device {} is enrolled here", order.device());
     let done = api.queue.ask(order.ask()).await?;
-    admin::Done::of(&done).ok_or_else(|| Refused::new(404, "unknown_device", unknown))
+    admin::Done::of(done)?.ok_or_else(|| Refused::new(404, "unknown_device", unknown))
 }
 
 async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Refused> {

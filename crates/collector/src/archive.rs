@@ -22,8 +22,8 @@ use jurat_event::{EraseRequest, Ranges};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Choice, Cosignature, Digest, EntryView, Frontier, Note, Record, RecordReader, Rotation, Signer,
-    SignerError, VerifierKey,
+    Chain, Checkpoint, Choice, Cosignature, Digest, EntryView, Frontier, Note, Record,
+    RecordReader, Rotation, Signer, SignerError, VerifierKey,
 };
 use jurat_sink::{Accepted, BatchError, FileSinkError, FrontierAnswer, without_payloads};
 use jurat_witness::{Seen, origin_hash};
@@ -1016,6 +1016,7 @@ impl State {
             epoch: device.epoch(),
             origin: row.origin.clone(),
             key: key.unwrap_or_else(|| row.key.clone()),
+            keys_before: line.map_or_else(Vec::new, |line| line.retired.clone()),
             enrolled_at: row.enrolled_at,
             heard_at: self.silence.heard_at(&row.origin).unwrap_or(heard_at),
             size: line.map_or(0, |line| line.size),

@@ -82,7 +82,9 @@ pub fn export_folder(
 
 #[cfg(test)]
 pub(crate) fn receipt(archive: &Archive, origin: &str, size: u64) -> Option<Vec<u8>> {
-    Archived::of(archive).receipt(origin, size).unwrap_or_default()
+    Archived::of(archive)
+        .receipt(origin, size)
+        .unwrap_or_default()
 }
 
 /// The records of the upload at this place, or, where its payloads are erased meanwhile, of what came in its
@@ -232,9 +234,7 @@ impl Archived {
                 kind::OWN_COSIGNED => note()
                     .into_iter()
                     .for_each(|note| give(Own::Cosigned(note))),
-                kind::OWN_PARTLY => note()
-                    .into_iter()
-                    .for_each(|note| give(Own::Partly(note))),
+                kind::OWN_PARTLY => note().into_iter().for_each(|note| give(Own::Partly(note))),
                 _ => {}
             }
         }

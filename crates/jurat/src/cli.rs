@@ -249,9 +249,10 @@ pub(crate) enum DevicesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Let the key of a device count no more
+    /// Let a key of a device count no more
     ///
-    /// A leaf of the collector's log says so: heads accepted before it still count, none after it does.
+    /// A leaf of the collector's log says so: heads accepted before it still count, none after it does. It is the
+    /// key that signs the device's newest log now, unless another one is named; `jurat devices show` lists them.
     Revoke {
         #[command(flatten)]
         operator: OperatorArgs,
@@ -260,6 +261,12 @@ pub(crate) enum DevicesCommand {
         /// Why; it stands in the collector's log
         #[arg(long)]
         reason: String,
+        /// A key of this epoch's log instead of the newest one's
+        #[arg(long, value_name = "N")]
+        epoch: Option<u64>,
+        /// This key, one that was rotated away, too: the whole verifier key, or its id
+        #[arg(long)]
+        key: Option<String>,
     },
     /// Let a device enrol again without its old key
     AllowReenrolment {

@@ -33,11 +33,16 @@ pub(crate) fn run(command: &DevicesCommand) -> Result<u8> {
             operator,
             id,
             reason,
+            epoch,
+            key,
         } => {
             let operator = Operator::new(operator)?;
-            let device = operator.device(id)?.device;
-            let reason = reason.clone();
-            let done = operator.order(Order::Revoke { device, reason })?;
+            let done = operator.order(Order::Revoke {
+                device: operator.device(id)?.device,
+                reason: reason.clone(),
+                epoch: *epoch,
+                key: key.clone(),
+            })?;
             println!("revoked at leaf {} of the collector's log", done.leaf);
         }
         DevicesCommand::AllowReenrolment { operator, id } => {
@@ -174,6 +179,9 @@ fn details(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
     for epoch in &device.epochs {
         writeln!(out, "epoch {:<4} {}", epoch.epoch, epoch.origin)?;
         writeln!(out, "  key      {}", epoch.key)?;
+        for key in epoch.keys_before.iter().rev() {
+            writeln!(out, "  before   {key}")?;
+        }
         writeln!(out, "  enrolled {}", words::ago(epoch.enrolled_at))?;
         writeln!(out, "  heard    {}", words::ago(epoch.heard_at))?;
         writeln!(out, "  archived {} leaves", words::number(epoch.size))?;
@@ -188,6 +196,13 @@ fn standing(epoch: &EpochReport) -> String {
         Standing::Silent { since } => format!("SILENT since {}", words::ago(*since)),
         Standing::Revoked { leaf, reason } => {
             format!("REVOKED at leaf {leaf}: {}", words::plain(reason))
+        }
+        Standing::RevokedBefore { key, leaf, reason } => {
+            let id = key.split('+').nth(1).unwrap_or_default();
+            format!(
+                "earlier key {id} REVOKED at leaf {leaf}: {}",
+                words::plain(reason)
+            )
         }
         Standing::Forked => "FORKED".into(),
         Standing::Cloned { boots } => {

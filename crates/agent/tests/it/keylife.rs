@@ -324,6 +324,8 @@ fn what_the_next_epoch_cannot_deliver_is_said_to_be_missing_and_read_again() {
     let revoke = Order::Revoke {
         device: device(),
         reason,
+        epoch: None,
+        key: None,
     };
     let allow = Order::AllowReenrolment { device: device() };
     site.order(&revoke);

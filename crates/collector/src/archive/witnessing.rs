@@ -183,19 +183,20 @@ impl Archive {
         let Some(device) = device.filter(|device| device.row.origin == origin) else {
             return foreign.keys(origin).to_vec();
         };
-        if self
-            .life(origin)
-            .as_deref()
-            .and_then(refused_for_good)
-            .is_some()
-        {
+        let life = self.life(origin);
+        if life.as_deref().and_then(refused_for_good).is_some() {
             return Vec::new();
         }
+        let is_revoked = |key: &&str| {
+            let mut revoked = life.iter().flat_map(|life| &life.revoked_before);
+            revoked.any(|revoked| revoked.key == **key)
+        };
         let Some(line) = line else {
             return vec![device.key.clone()];
         };
         // The head at which the key was rotated is the old key's, and no later one is.
         let before = line.key_before.as_deref().filter(|_| line.size == size);
+        let before = before.filter(|key| !is_revoked(key));
         let before = before.and_then(|key| VerifierKey::parse(key).ok());
         line.key(&device.key).into_iter().chain(before).collect()
     }
@@ -256,7 +257,9 @@ impl Archive {
         let state = self.state();
         let newest = state.own_note.as_ref()?;
         let text = |note: &str| note.split("\n\n").next().map(str::to_owned);
-        let mut cosigned = [&state.own_cosigned, &state.own_partly].into_iter().flatten();
+        let mut cosigned = [&state.own_cosigned, &state.own_partly]
+            .into_iter()
+            .flatten();
         let same = cosigned.find(|cosigned| text(cosigned) == text(newest));
         Some(same.unwrap_or(newest).clone())
     }

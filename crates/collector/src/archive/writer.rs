@@ -13,7 +13,9 @@ use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
 
 use super::witnessing::Witnessed;
-use super::{AWAITED_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S, Prepared};
+use super::{
+    AWAITED_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S, Prepared,
+};
 use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
@@ -40,8 +42,14 @@ pub(crate) enum Ask {
     OwnCosigned { note: String, quorum: bool },
     /// Begin a device's next epoch.
     Reenrol(Box<Device>, Again),
-    /// Let the key of a device's newest epoch count no more.
-    Revoke { device: String, reason: String },
+    /// Let a key of a device count no more: of its newest epoch, and the one that signs now, unless another
+    /// is named.
+    Revoke {
+        device: String,
+        reason: String,
+        epoch: Option<u64>,
+        key: Option<String>,
+    },
     /// Let a device begin its next epoch without its old key's consent.
     AllowReenrolment { device: String },
     /// Note which boot asks.
@@ -246,7 +254,12 @@ impl Writer {
                     Done::Kept
                 }
                 Ask::Reenrol(device, again) => self.reenrol(&mut round, *device, &again)?,
-                Ask::Revoke { device, reason } => self.revoke(&mut round, &device, &reason)?,
+                Ask::Revoke {
+                    device,
+                    reason,
+                    epoch,
+                    key,
+                } => self.revoke(&mut round, &device, &reason, epoch, key.as_deref())?,
                 Ask::AllowReenrolment { device } => self.allow(&mut round, &device)?,
                 Ask::Boot { origin, boot } => self.boots(&mut round, &origin, &[boot], false)?,
                 Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
@@ -661,23 +674,61 @@ impl Writer {
         Ok(Done::Enrolled)
     }
 
-    fn revoke(&self, round: &mut Round, id: &str, reason: &str) -> Result<Done, ArchiveError> {
-        let Some(device) = self.device(round, id) else {
+    fn revoke(
+        &self,
+        round: &mut Round,
+        id: &str,
+        reason: &str,
+        epoch: Option<u64>,
+        key: Option<&str>,
+    ) -> Result<Done, ArchiveError> {
+        let Some(newest) = self.device(round, id) else {
             return Ok(Done::Unknown);
+        };
+        // The keys of each epoch, the one that signs now first.
+        let mut keys = Vec::new();
+        for device in std::iter::successors(Some(&newest), |device| device.previous.as_ref()) {
+            let line = self.line(round, &device.row.origin);
+            let line = line.as_deref();
+            let now = line.and_then(|line| line.key.clone());
+            let before = line.map_or(&[][..], |line| &line.retired);
+            let of_epoch = [now.unwrap_or_else(|| device.row.key.clone())].into_iter();
+            let of_epoch = of_epoch.chain(before.iter().rev().cloned());
+            keys.push((device, of_epoch.collect::<Vec<String>>()));
+        }
+        // `<name>+<id>+<key>`
+        let is_named = |known: &str| match key {
+            Some(key) => known == key || known.split('+').nth(1) == Some(key),
+            None => true,
+        };
+        let named = keys.iter().filter(|(device, _)| match (epoch, key) {
+            (Some(epoch), _) => device.epoch() == epoch,
+            (None, Some(_)) => true,
+            (None, None) => device.epoch() == newest.epoch(),
+        });
+        let mut named = named.flat_map(|(device, of_epoch)| {
+            let of_epoch = of_epoch.iter().enumerate();
+            of_epoch.map(move |(place, known)| (device, place, known))
+        });
+        let Some((device, place, key)) = named.find(|(_, _, known)| is_named(known)) else {
+            let keys: Vec<String> = keys
+                .iter()
+                .map(|(device, of_epoch)| {
+                    format!("epoch {}: {}", device.epoch(), of_epoch.join(", "))
+                })
+                .collect();
+            let message = format!("the device has no such key; it has {}", keys.join("; "));
+            return Ok(Done::Refused(Refused::new(404, "no_such_key", message)));
         };
         let origin = &device.row.origin;
         let mut life = self.life(round, origin);
-        if let Some(revoked) = &life.revoked {
+        let known = life.revoked.iter().chain(&life.revoked_before);
+        if let Some(revoked) = known.into_iter().find(|revoked| revoked.key == *key) {
             return Ok(Done::Said(revoked.leaf));
         }
-        let key = match self.line(round, origin) {
-            Some(line) => line.key(&device.key),
-            None => Some(device.key.clone()),
-        };
-        let key = key.ok_or_else(|| ArchiveError::Damaged(format!("the key of {origin}")))?;
         let revoked = Revoked {
             leaf: round.own.size(),
-            key: key.to_string(),
+            key: key.clone(),
             reason: reason.chars().take(REASON_CHARS_MAX).collect(),
         };
         let mut detail = Map::new();
@@ -686,7 +737,11 @@ impl Writer {
         detail.insert("reason".into(), revoked.reason.clone().into());
         self.own_entry(round, Kind::KeyRevoked, detail)?;
         let leaf = revoked.leaf;
-        life.revoked = Some(revoked);
+        if place == 0 {
+            life.revoked = Some(revoked);
+        } else {
+            life.revoked_before.push(revoked);
+        }
         round.lives.insert(origin.as_str().into(), Arc::new(life));
         Ok(Done::Said(leaf))
     }

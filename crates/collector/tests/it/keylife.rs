@@ -321,6 +321,8 @@ async fn a_revoked_key_uploads_nothing_more_whether_the_collector_runs_or_not() 
     let revoke = |device: &str| Order::Revoke {
         device: device.into(),
         reason: "stolen laptop".into(),
+        epoch: None,
+        key: None,
     };
     let order = revoke(DEVICE);
     let wrong = bench
@@ -477,6 +479,8 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
         .order(Order::Revoke {
             device: device(),
             reason,
+            epoch: None,
+            key: None,
         })
         .await
         .unwrap();
@@ -633,6 +637,73 @@ async fn every_change_of_the_settings_stands_in_the_collectors_log_once() {
     }
     assert_eq!(policies.len(), 2);
     assert_ne!(policies[0], policies[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_key_or_epoch_is_revoked_by_its_name_and_a_wrong_name_is_told_the_right_ones() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let text = |seed| key(seed, &origin).verifier_text();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    for next in [6, 7] {
+        let raw = bench.log.rotation(key(next, &origin));
+        bench.upload(&raw).await.unwrap();
+    }
+    let revoke = |epoch, key: Option<&str>| Order::Revoke {
+        device: DEVICE.into(),
+        reason: "found on a disk that was sold".into(),
+        epoch,
+        key: key.map(str::to_owned),
+    };
+    let id = text(5).split('+').nth(1).unwrap().to_owned();
+    let leaf = bench.order(revoke(None, Some(&id))).await.unwrap();
+    assert_eq!(bench.said("key.revoked")[0]["key"], text(5));
+    assert_eq!(
+        bench.order(revoke(Some(0), Some(&text(5)))).await.unwrap(),
+        leaf
+    );
+    let [Standing::RevokedBefore { key: found, .. }] = &bench.device().await.epochs[0].standing[..]
+    else {
+        panic!("only the earlier key")
+    };
+    assert_eq!(*found, text(5));
+    // The key that signs now goes on.
+    let next = bench.log.batch(1, "b");
+    bench.upload(&next).await.unwrap();
+    for wrong in [revoke(None, Some("00000000")), revoke(Some(3), None)] {
+        match bench.order(wrong).await {
+            Err(CollectorError::Refused { refusal, .. }) => {
+                assert_eq!(refusal.code, "no_such_key");
+                let mut keys = [5, 6, 7].map(text).into_iter();
+                assert!(
+                    keys.all(|key| refusal.message.contains(&key)),
+                    "{refusal:?}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // The key of an epoch that is over; the newest one goes on.
+    let device = DEVICE.into();
+    bench
+        .order(Order::AllowReenrolment { device })
+        .await
+        .unwrap();
+    let new = key(20, "unnamed");
+    bench.enrolled = bench.enrol_again(&new, bench.head(), None).await.unwrap();
+    bench.order(revoke(Some(0), None)).await.unwrap();
+    assert_eq!(bench.said("key.revoked")[1]["key"], text(7));
+    let second = bench.enrolled.origin.clone();
+    bench.log = Log {
+        key: key(20, &second),
+        ..Log::new(&second)
+    };
+    let next = bench.log.batch(1, "c");
+    bench.upload(&next).await.unwrap();
+    let elsewhere = revoke(Some(1), Some(&text(6)));
+    assert_eq!(code(bench.order(elsewhere).await), "no_such_key");
+    bench.running.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -390,7 +390,11 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
         // Of the second and the third upload only the hashes came.
         for (index, body) in bodies.iter().enumerate() {
             let withheld = [1, 2].contains(&index);
-            let body = if withheld { only_hashes(body) } else { body.clone() };
+            let body = if withheld {
+                only_hashes(body)
+            } else {
+                body.clone()
+            };
             hand_over(&mut opened, index, body);
         }
         let erased = erase(&mut opened, &request()).unwrap();
@@ -445,7 +449,9 @@ impl Disk for Meddled {
         path: &Path,
         mode: jurat_disk::Mode,
     ) -> std::io::Result<Box<dyn jurat_disk::File>> {
-        let before = self.opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let before = self
+            .opened
+            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         if before == self.at {
             (self.meddle.lock().unwrap())();
         }
