@@ -513,7 +513,7 @@ fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
         }
         let met = meddled.opened.load(std::sync::atomic::Ordering::SeqCst) > at;
         if !met {
-            assert!(at > 10, "there is something to come between");
+            assert!(at > 4, "there is something to come between");
             break;
         }
     }
