@@ -1,4 +1,4 @@
-//! What an operator asks of a collector: who its devices are, and to revoke or allow one.
+//! What an operator asks of a collector: who its devices are, to revoke or allow one, to erase payloads.
 //!
 //! A collector that runs is asked over HTTPS (`/v1/admin/...`, with the token in `admin.token`); the
 //! folder of one that does not is opened here.
@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use jurat_disk::{Host, read, replace};
+use jurat_event::EraseRequest;
 use jurat_ledger::LedgerError;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,19 @@ pub enum Order {
         device: String,
     },
 }
+
+/// Payloads of one log that an operator erases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EraseOrder {
+    /// The device's id, or the origin where it has several logs.
+    pub device: String,
+    /// Which, who, and why.
+    pub request: EraseRequest,
+}
+
+/// The longest order of an operator that is read.
+pub(crate) const ORDER_BYTES_MAX: usize = 16 * 1024;
 
 /// What became of an order; durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,7 +222,7 @@ pub fn devices(host: &Host, dir: &Path) -> Result<Vec<DeviceReport>, AdminError>
     Ok(open(host, dir)?.0.devices())
 }
 
-fn open(
+pub(crate) fn open(
     host: &Host,
     dir: &Path,
 ) -> Result<(std::sync::Arc<Archive>, crate::archive::Writer), AdminError> {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jurat_disk::Host;
-use jurat_event::header;
+use jurat_event::{Erased, header};
 use jurat_key::Secret;
 use jurat_proof::{Digest, PublicKey, Request};
 use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
@@ -18,11 +18,12 @@ use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
-use crate::admin::{self, Order};
+use crate::admin::{self, EraseOrder, ORDER_BYTES_MAX, Order};
 use crate::archive::{
     Again, Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good,
 };
 use crate::devices::{Device, epoch_of};
+use crate::erase::{EraseError, carry_out, origin_of};
 use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
 use crate::queue::Queue;
@@ -56,6 +57,8 @@ pub(crate) struct Room {
     /// Checkpoints that are shown to the witness, until they are answered: anyone may, so they take no room
     /// of those who upload.
     witnessing: Arc<Semaphore>,
+    /// Erasures by the operator: one at a time, so that none is planned from what another one takes.
+    erasing: Arc<Semaphore>,
     /// Requests for tiles: each holds up to an upload's records.
     pub(crate) reading: Arc<Semaphore>,
 }
@@ -75,6 +78,7 @@ impl Room {
             uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
             judging: Arc::new(Semaphore::new(cores)),
             witnessing: Arc::new(Semaphore::new(WITNESSING_MAX)),
+            erasing: Arc::new(Semaphore::new(1)),
             reading: Arc::new(Semaphore::new(cores)),
         }
     }
@@ -106,6 +110,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
         .route("/v1/admin/orders", post(admin_order))
+        .route("/v1/admin/erasures", post(admin_erase))
         .route("/v1/receipt", get(logs::receipt))
         .route("/logs/{log}/{*path}", get(logs::read))
         .with_state(api.clone())
@@ -162,8 +167,6 @@ async fn stats(State(api): Ctx) -> Json<crate::Stats> {
 
 /// The longest enrolment that is read.
 const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
-/// The longest order of an operator that is read.
-const ORDER_BYTES_MAX: usize = 16 * 1024;
 
 async fn enroll(State(api): Ctx, request: HttpRequest) -> Result<Json<Enrolled>, Refused> {
     let enrolled = take_enrolment(&api, request).await;
@@ -199,6 +202,47 @@ async fn take_order(api: &Api, request: HttpRequest) -> Result<admin::Done, Refu
     let unknown = format!("no device {} is enrolled here", order.device());
     let done = api.queue.ask(order.ask()).await?;
     admin::Done::of(done)?.ok_or_else(|| Refused::new(404, "unknown_device", unknown))
+}
+
+async fn admin_erase(State(api): Ctx, request: HttpRequest) -> Result<Json<Erased>, Refused> {
+    // A task of its own: what was begun is finished although the client goes away.
+    let done = tokio::spawn({
+        let api = api.clone();
+        async move { take_erasure(&api, request).await }
+    });
+    let done = done.await.unwrap_or_else(|error| Err(bug(&error)));
+    done.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+async fn take_erasure(api: &Arc<Api>, request: HttpRequest) -> Result<Erased, Refused> {
+    let (parts, body) = request.into_parts();
+    bears(&parts.headers, &api.admin_token, "admin")?;
+    let body = read_body(body, ORDER_BYTES_MAX).await?;
+    let EraseOrder { device, request } = serde_json::from_slice(&body)
+        .map_err(|error| Refused::new(400, "malformed", format!("not an order: {error}")))?;
+    let erasing = api.room.erasing.clone().try_acquire_owned();
+    let erasing = erasing.map_err(|_| Refused::busy("another erasure is under way"))?;
+    tracing::info!(device, who = request.who, "erasing is ordered");
+    let (api, writer) = (api.clone(), tokio::runtime::Handle::current());
+    // It reads the archive through.
+    let done = tokio::task::spawn_blocking(move || {
+        let _erasing = erasing;
+        let origin = origin_of(&api.archive, &device)?;
+        carry_out(&api.archive, &origin, &request, &mut |ask| {
+            let done = writer.block_on(api.queue.ask(ask));
+            done.map_err(|refused| EraseError::Refused(refused.refusal.message))
+        })
+    });
+    match done.await {
+        Ok(Ok(erased)) => Ok(erased),
+        Ok(Err(EraseError::Refused(why))) => Err(Refused::new(422, "not_erased", why)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "an erasure was not finished");
+            let message = format!("not all of it was erased; ask again: {error}");
+            Err(Refused::new(503, "not_erased", message))
+        }
+        Err(error) => Err(bug(&error)),
+    }
 }
 
 async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Refused> {

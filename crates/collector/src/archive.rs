@@ -620,6 +620,13 @@ impl Archive {
         Ok(state.lines.get(origin).cloned())
     }
 
+    /// The logs of which something is archived.
+    pub(crate) fn origins(&self) -> Vec<Arc<str>> {
+        let state = self.state();
+        let archived = state.lines.iter().filter(|(_, line)| line.size > 0);
+        archived.map(|(origin, _)| origin.clone()).collect()
+    }
+
     /// How many leaves of a log may still come, whose hashes are here.
     pub(crate) fn withheld(&self, origin: &str) -> Result<u64, ArchiveError> {
         let line = self.line(origin)?;

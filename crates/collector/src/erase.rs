@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use jurat_disk::Host;
 use jurat_event::{EraseRequest, Erased, Ranges};
-use jurat_ledger::{LedgerError, Reader};
 use jurat_proof::{Choice, EntryView, Record, RecordReader};
 use jurat_sink::without_payloads;
 
+use crate::admin::{self, AdminError};
 use crate::archive::{Archive, ArchiveError, Ask, Done, UploadHeader, kind, split_upload};
 use crate::ingest::decompress;
 
@@ -24,9 +24,9 @@ pub enum EraseError {
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// Another process has the archive open.
-    #[error("{0}: the collector runs; stop it, erase, and start it again")]
-    Running(std::path::PathBuf),
+    /// The folder cannot be opened now.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// It cannot be done.
     #[error("not erased: {0}")]
     Refused(String),
@@ -233,22 +233,15 @@ pub(crate) fn carry_out(
 /// its origin where the device has several.
 ///
 /// # Errors
-/// [`EraseError`]. What was erased before an error stays erased, and said; asked again it goes on.
+/// [`EraseError`]: [`AdminError::Runs`] when it does; send it an [`EraseOrder`](crate::EraseOrder) then. What was erased before an error stays erased, and said; asked again it goes on.
 pub fn erase_folder(
     host: &Host,
     dir: &Path,
     device: &str,
     request: &EraseRequest,
 ) -> Result<Erased, EraseError> {
-    let origin = origin_of(host, dir, device)?;
-    // The collector's own names begin with the same domain as those that it gives.
-    let domain = origin.split("/jurat/").next().unwrap_or_default();
-    let (archive, mut writer) = match Archive::open(host.clone(), dir, domain, 0, 0) {
-        Err(ArchiveError::Ledger(LedgerError::Locked { .. })) => {
-            return Err(EraseError::Running(dir.to_path_buf()));
-        }
-        opened => opened?,
-    };
+    let (archive, mut writer) = admin::open(host, dir)?;
+    let origin = origin_of(&archive, device)?;
     let write = &mut |ask| {
         let done = writer.commit(vec![ask])?.pop();
         Ok(done.ok_or(ArchiveError::Failed)?)
@@ -259,19 +252,9 @@ pub fn erase_folder(
 }
 
 /// The one log of this device, or of this name.
-fn origin_of(host: &Host, dir: &Path, device: &str) -> Result<String, EraseError> {
-    let archived = dir.join("archive");
-    let mut reader = Reader::open(host.disk.clone(), &archived, 0).map_err(ArchiveError::from)?;
-    let mut origins: Vec<Arc<str>> = Vec::new();
-    while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
-        if item.kind == kind::UPLOAD {
-            let origin = split_upload(item.body)?.0.origin;
-            let mine = origin == device || origin.split('/').nth(2) == Some(device);
-            if mine && !origins.iter().any(|known| **known == *origin) {
-                origins.push(origin.into());
-            }
-        }
-    }
+pub(crate) fn origin_of(archive: &Archive, device: &str) -> Result<String, EraseError> {
+    let mine = |origin: &Arc<str>| **origin == *device || origin.split('/').nth(2) == Some(device);
+    let origins: Vec<_> = archive.origins().into_iter().filter(mine).collect();
     match origins.as_slice() {
         [origin] => Ok(origin.to_string()),
         [] => Err(EraseError::Refused(format!(

@@ -104,8 +104,8 @@ Example, for one log, behind a proxy that speaks TLS:
     /// Remove payloads for good; entries, tree and proofs stay
     ///
     /// A leaf that says which, why and by whom is sealed before anything goes. Without --collector it is done on
-    /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done in the
-    /// folder of a collector that is stopped. Neither reaches a SIEM's copies, exported bundles or backups.
+    /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done at the
+    /// collector of that folder: by the one that runs, or, when none does, in the folder. Neither reaches a SIEM's copies, exported bundles or backups.
     Erase(EraseArgs),
     /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
     ///
@@ -385,7 +385,7 @@ pub(crate) struct EraseArgs {
     /// Who wants it; stands in the log for good [default: this account]
     #[arg(long, value_name = "NAME")]
     pub(crate) who: Option<String>,
-    /// Erase in the folder of a collector instead, which must not run
+    /// Erase at the collector of this folder instead, whether it runs or not
     #[arg(long, value_name = "DIR", requires = "device")]
     pub(crate) collector: Option<PathBuf>,
     /// With --collector: the device's id, or the origin of its log

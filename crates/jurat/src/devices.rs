@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use jurat_agent::Erased;
 use jurat_collector::{
-    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+    Address, AdminError, DeviceReport, Done, EpochReport, EraseError, EraseOrder, Order, Standing,
+    carry_out, devices, erase_folder,
 };
 use jurat_disk::Host;
 use jurat_key::tls;
@@ -55,6 +57,22 @@ pub(crate) fn run(command: &DevicesCommand) -> Result<u8> {
     Ok(exit::YES)
 }
 
+/// Erases payloads at the collector of this folder, whether it runs or not.
+pub(crate) fn erase(dir: &Path, order: &EraseOrder) -> Result<Erased> {
+    let args = OperatorArgs {
+        collector: Some(dir.to_path_buf()),
+        url: None,
+        token_file: None,
+        ca: None,
+    };
+    Operator::new(&args)?.erase(order)
+}
+
+/// How long a collector that runs may take for an order.
+const ORDER_S: u64 = 30;
+/// Likewise for an erasure: it reads its archive through. Asked again it goes on.
+const ERASE_S: u64 = 3_600;
+
 /// How a collector is asked: over HTTPS when it runs, else in its folder.
 struct Operator<'a> {
     args: &'a OperatorArgs,
@@ -83,7 +101,7 @@ impl<'a> Operator<'a> {
                 done => return Ok(done?),
             }
         }
-        let (collector, token) = self.connect()?;
+        let (collector, token) = self.connect(ORDER_S)?;
         let asked = collector.operate(&token, "/v1/admin/devices", None::<&()>);
         Ok(runtime()?.block_on(asked)?)
     }
@@ -108,12 +126,22 @@ impl<'a> Operator<'a> {
                 done => return Ok(done?),
             }
         }
-        let (collector, token) = self.connect()?;
+        let (collector, token) = self.connect(ORDER_S)?;
         let asked = collector.operate(&token, "/v1/admin/orders", Some(&order));
         Ok(runtime()?.block_on(asked)?)
     }
 
-    fn connect(&self) -> Result<(Collector, String)> {
+    fn erase(&self, order: &EraseOrder) -> Result<Erased> {
+        match erase_folder(&self.host, &self.dir, &order.device, &order.request) {
+            Err(EraseError::Admin(AdminError::Runs { .. })) => {}
+            done => return Ok(done?),
+        }
+        let (collector, token) = self.connect(ERASE_S)?;
+        let asked = collector.operate(&token, "/v1/admin/erasures", Some(order));
+        Ok(runtime()?.block_on(asked)?)
+    }
+
+    fn connect(&self, patience_s: u64) -> Result<(Collector, String)> {
         let read = |path: &Path| {
             fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
         };
@@ -135,7 +163,7 @@ impl<'a> Operator<'a> {
         let collector = Collector::new(SetUp {
             url,
             tls: tls::client(ca.as_deref().map(str::as_bytes))?,
-            timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(patience_s),
         })?;
         Ok((collector, token.trim().to_owned()))
     }

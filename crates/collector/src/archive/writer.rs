@@ -18,6 +18,7 @@ use super::{
 };
 use super::{kind, pack};
 use crate::Refused;
+use crate::admin::ORDER_BYTES_MAX;
 use crate::devices;
 use crate::erase::Erasure;
 use crate::life::{Life, Revoked};
@@ -434,8 +435,9 @@ impl Writer {
         if line.awaited.iter().any(known) {
             return Done::Kept;
         }
-        if line.awaited.len() >= AWAITED_MAX {
-            let message = "too many orders wait for payloads of this log that did not come yet";
+        let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |order| order.len());
+        if line.awaited.len() >= AWAITED_MAX || bytes > ORDER_BYTES_MAX {
+            let message = "too many orders, or too long ones, wait for payloads of this log that did not come yet";
             return Done::Refused(Refused::new(409, "too_many", message));
         }
         let mut line = Line::clone(&line);

@@ -52,7 +52,7 @@ impl Bench {
         leaves
     }
 
-    fn said(&self, kind: &str) -> Vec<Value> {
+    pub(crate) fn said(&self, kind: &str) -> Vec<Value> {
         let leaves = self.own_leaves().into_iter();
         let of_kind = leaves.filter(|(found, _)| found == kind);
         of_kind.map(|(_, detail)| detail).collect()

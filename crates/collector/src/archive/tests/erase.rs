@@ -344,7 +344,13 @@ fn an_erasure_of_what_is_not_there_or_under_a_running_collector_is_refused() {
     let ask = |device: &str, request: &EraseRequest| {
         erase_folder(&host(&disk), Path::new("/c"), device, request)
     };
-    assert!(matches!(ask("d", &request()), Err(EraseError::Running(_))));
+    let (url, domain) = ("https://localhost:1".into(), "example.org".into());
+    let address = crate::Address { url, domain };
+    address.store(&host(&disk), Path::new("/c")).unwrap();
+    assert!(matches!(
+        ask("d", &request()),
+        Err(EraseError::Admin(crate::AdminError::Runs { .. }))
+    ));
     drop(opened);
     let refused = [
         ask("e", &request()),
