@@ -6,6 +6,7 @@ use jurat_event::Kind;
 use serde_json::{Map, Value};
 
 use crate::bundle::read_prefix;
+use crate::text::{read_proof, write_proof};
 use crate::trust::Quorum;
 use crate::verdict::{
     ArchiveAxis, Axes, Cosigned, Integrity, Isolation, KeyAxis, KeySpan, Later, Leaves, Logged,
@@ -803,35 +804,19 @@ fn later(
 
 /// The text of `later`.
 pub(crate) fn write_later(proof: &[Digest], note: &[u8]) -> Vec<u8> {
-    use base64::Engine as _;
-    let mut out = String::new();
-    for hash in proof {
-        out.push_str(&base64::engine::general_purpose::STANDARD.encode(hash.0));
-        out.push('\n');
-    }
-    out.push('\n');
-    let mut out = out.into_bytes();
+    let mut out = (write_proof(proof) + "\n").into_bytes();
     out.extend_from_slice(note);
     out
 }
 
 fn read_later(bytes: &[u8]) -> Option<(Vec<Digest>, Note, Checkpoint)> {
-    use base64::Engine as _;
     let text = std::str::from_utf8(bytes).ok()?;
     let (lines, note) = match text.strip_prefix('\n') {
         Some(note) => ("", note),
         None => text.split_once("\n\n")?,
     };
-    let mut proof = Vec::new();
-    for line in lines.split('\n').filter(|_| !lines.is_empty()) {
-        let hash = base64::engine::general_purpose::STANDARD
-            .decode(line)
-            .ok()?;
-        proof.push(Digest::from_slice(&hash)?);
-        if proof.len() > PROOF_MAX {
-            return None;
-        }
-    }
+    let lines = lines.split('\n').filter(|_| !lines.is_empty());
+    let proof = read_proof(lines, PROOF_MAX).ok()?;
     let note = Note::parse(note.as_bytes()).ok()?;
     let head = Checkpoint::parse(&note.text).ok()?;
     Some((proof, note, head))
