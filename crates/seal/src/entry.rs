@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use jurat_event::{
     Actor, Agent, ENTRY_BYTES_MAX, ENTRY_VERSION, Event, FIELD_BYTES_MAX, Kind, LABELS_MAX,
-    Outcome, Severity, Source, Witness,
+    NAME_BYTES_MAX, Outcome, Severity, Source, Witness,
 };
 use jurat_proof::{Context, Digest, sha256};
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use crate::sessions::Place;
 
 /// What the sealer adds to an event.
 pub(crate) struct Evidence<'a> {
@@ -20,7 +22,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) mono_us: u64,
     /// As [`session_name`] gives it.
     pub(crate) session: Option<&'a str>,
-    pub(crate) session_seq: Option<u64>,
+    pub(crate) place: Option<Place>,
     pub(crate) of: Option<u64>,
     pub(crate) custody: bool,
     pub(crate) withheld: bool,
@@ -62,6 +64,8 @@ struct Header<'a> {
     session: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_run: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +121,8 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         claimed_time: event.claimed_time.as_deref(),
         agent: event.agent.as_ref(),
         session: evidence.session,
-        session_seq: evidence.session_seq,
+        session_seq: evidence.place.map(|place| place.number),
+        session_run: evidence.place.and_then(|place| place.run),
         of: evidence.of,
         actor: event.actor.as_ref(),
         action: event.action.as_deref(),
@@ -192,13 +197,10 @@ fn value_fits(value: &Value, depth: usize) -> bool {
     }
 }
 
-/// The longest session name that stands as it is.
-const SESSION_BYTES_MAX: usize = 128;
-
 /// The session as it stands in entries and everywhere else: it joins events, so it is kept whole or
 /// replaced by its digest, never cut.
 pub(crate) fn session_name(session: &str) -> Cow<'_, str> {
-    if session.len() <= SESSION_BYTES_MAX && !session.chars().any(char::is_control) {
+    if session.len() <= NAME_BYTES_MAX && !session.chars().any(char::is_control) {
         return Cow::Borrowed(session);
     }
     Cow::Owned(format!("sha256:{}", sha256(&[session.as_bytes()])))
