@@ -47,9 +47,6 @@ pub struct EraseOrder {
     pub request: EraseRequest,
 }
 
-/// The longest order of an operator that is read.
-pub(crate) const ORDER_BYTES_MAX: usize = 16 * 1024;
-
 /// What became of an order; durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {

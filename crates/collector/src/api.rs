@@ -18,7 +18,7 @@ use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
-use crate::admin::{self, EraseOrder, ORDER_BYTES_MAX, Order};
+use crate::admin::{self, EraseOrder, Order};
 use crate::archive::{
     Again, Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good,
 };
@@ -192,6 +192,9 @@ async fn admin_order(State(api): Ctx, request: HttpRequest) -> Result<Json<admin
     done.map(Json).map_err(|refused| refuse(&api, refused))
 }
 
+/// The longest order of an operator that is read.
+const ORDER_BYTES_MAX: usize = 16 * 1024;
+
 async fn take_order(api: &Api, request: HttpRequest) -> Result<admin::Done, Refused> {
     let (parts, body) = request.into_parts();
     bears(&parts.headers, &api.admin_token, "admin")?;
@@ -230,7 +233,10 @@ async fn take_erasure(api: &Arc<Api>, request: HttpRequest) -> Result<Erased, Re
         let origin = origin_of(&api.archive, &device)?;
         carry_out(&api.archive, &origin, &request, &mut |ask| {
             let done = writer.block_on(api.queue.ask(ask));
-            done.map_err(|refused| EraseError::Refused(refused.refusal.message))
+            done.map_err(|refused| match refused.status {
+                503 => ArchiveError::Failed.into(),
+                _ => EraseError::Refused(refused.refusal.message),
+            })
         })
     });
     match done.await {

@@ -133,8 +133,10 @@ pub(crate) struct Awaited {
     pub(crate) request: EraseRequest,
 }
 
-/// The most such orders of one log.
-const AWAITED_MAX: usize = 16;
+/// The most bytes of such orders of one log: each group that moves it writes them.
+const AWAITED_BYTES_MAX: usize = 64 * 1024;
+/// A record's further parts follow its first leaf within so many.
+const PARTS_MAX: u64 = 1_024;
 
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
@@ -627,11 +629,20 @@ impl Archive {
         archived.map(|(origin, _)| origin.clone()).collect()
     }
 
-    /// How many leaves of a log may still come, whose hashes are here.
-    pub(crate) fn withheld(&self, origin: &str) -> Result<u64, ArchiveError> {
+    /// How many leaves of a log may still come that a request to erase may mean.
+    pub(crate) fn awaited(
+        &self,
+        origin: &str,
+        request: &EraseRequest,
+    ) -> Result<u64, ArchiveError> {
         let line = self.line(origin)?;
         let withheld = line.iter().flat_map(|line| &line.withheld);
-        Ok(withheld.map(|withheld| withheld.to - withheld.from).sum())
+        let meant = withheld.filter(|withheld| {
+            let near = (withheld.from.saturating_sub(PARTS_MAX), withheld.to);
+            let near = Ranges::from(vec![near]).intersection(&request.ranges);
+            !request.sessions.is_empty() || !near.is_empty()
+        });
+        Ok(meant.map(|withheld| withheld.to - withheld.from).sum())
     }
 
     /// The position after the last durable group.

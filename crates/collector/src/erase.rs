@@ -118,7 +118,7 @@ impl<'a> Plan<'a> {
             }
             // One of which nothing came but hashes has no name here yet.
             if let Some(session) = choice.unknown_session()
-                && archive.withheld(origin)? == 0
+                && archive.awaited(origin, request)? == 0
             {
                 return refused(format!("no leaf of session {session:?} is archived here"));
             }
@@ -205,7 +205,7 @@ pub(crate) fn carry_out(
     request: &EraseRequest,
     write: &mut dyn FnMut(Ask) -> Result<Done, EraseError>,
 ) -> Result<Erased, EraseError> {
-    let awaited = archive.withheld(origin)?;
+    let awaited = archive.awaited(origin, request)?;
     let mut plan = Plan::new(archive, origin, request)?;
     if awaited > 0 {
         let (origin, request) = (origin.to_owned(), request.clone());

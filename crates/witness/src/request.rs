@@ -57,7 +57,7 @@ impl Request {
         let note = Note::parse(note.as_bytes())?;
         // Each line of a known key costs a verification: one is enough.
         let mut keys = BTreeSet::new();
-        let line = |line: &'_ Signature| (line.name.clone(), line.key_id);
+        let line = |line: &Signature| (line.name.clone(), line.key_id);
         if !note.signatures.iter().map(line).all(|key| keys.insert(key)) {
             return Err(RequestError::Lines("two signature lines of one key"));
         }

@@ -14,11 +14,11 @@ use serde_json::{Map, json};
 
 use super::witnessing::Witnessed;
 use super::{
-    AWAITED_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S, Prepared,
+    AWAITED_BYTES_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S,
+    Prepared,
 };
 use super::{kind, pack};
 use crate::Refused;
-use crate::admin::ORDER_BYTES_MAX;
 use crate::devices;
 use crate::erase::Erasure;
 use crate::life::{Life, Revoked};
@@ -435,14 +435,14 @@ impl Writer {
         if line.awaited.iter().any(known) {
             return Done::Kept;
         }
-        let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |order| order.len());
-        if line.awaited.len() >= AWAITED_MAX || bytes > ORDER_BYTES_MAX {
-            let message = "too many orders, or too long ones, wait for payloads of this log that did not come yet";
-            return Done::Refused(Refused::new(409, "too_many", message));
-        }
         let mut line = Line::clone(&line);
         let below = line.size;
         line.awaited.push(Awaited { below, request });
+        let bytes = serde_json::to_vec(&line.awaited).map_or(usize::MAX, |orders| orders.len());
+        if bytes > AWAITED_BYTES_MAX {
+            let message = "too many orders wait for payloads of this log that did not come yet";
+            return Done::Refused(Refused::new(409, "too_many", message));
+        }
         round.lines.insert(origin.into(), Arc::new(line));
         Done::Kept
     }

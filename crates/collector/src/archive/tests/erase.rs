@@ -403,6 +403,12 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
             };
             hand_over(&mut opened, index, body);
         }
+        let behind = EraseRequest {
+            ranges: vec![(13, 14)].into(),
+            sessions: Vec::new(),
+            ..request()
+        };
+        assert_eq!(opened.archive.awaited(ORIGIN, &behind).unwrap(), 0);
         let erased = erase(&mut opened, &request()).unwrap();
         assert_eq!(erased.awaited, 2 * LEAVES_OF_UPLOAD);
         let here = |seq: &u64| !(LEAVES_OF_UPLOAD..3 * LEAVES_OF_UPLOAD).contains(seq);
