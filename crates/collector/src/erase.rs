@@ -233,7 +233,8 @@ pub(crate) fn carry_out(
 /// its origin where the device has several.
 ///
 /// # Errors
-/// [`EraseError`]: [`AdminError::Runs`] when it does; send it an [`EraseOrder`](crate::EraseOrder) then. What was erased before an error stays erased, and said; asked again it goes on.
+/// [`EraseError`]: [`AdminError::Runs`] when it does; send it an [`EraseOrder`](crate::EraseOrder) then. What was
+/// erased before an error stays erased, and said; asked again it goes on.
 pub fn erase_folder(
     host: &Host,
     dir: &Path,

@@ -431,12 +431,10 @@ impl Writer {
         let Some(line) = self.line(round, origin) else {
             return Done::Unknown;
         };
-        let known = |awaited: &Awaited| awaited.request == request;
-        if line.awaited.iter().any(known) {
-            return Done::Kept;
-        }
         let mut line = Line::clone(&line);
         let below = line.size;
+        // Asked again it means what came since, too.
+        line.awaited.retain(|awaited| awaited.request != request);
         line.awaited.push(Awaited { below, request });
         let bytes = serde_json::to_vec(&line.awaited).map_or(usize::MAX, |orders| orders.len());
         if bytes > AWAITED_BYTES_MAX {

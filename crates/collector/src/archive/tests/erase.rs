@@ -414,6 +414,9 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
         let here = |seq: &u64| !(LEAVES_OF_UPLOAD..3 * LEAVES_OF_UPLOAD).contains(seq);
         let count = named().into_iter().filter(here).count();
         assert_eq!(erased.count, count as u64);
+        // Asked again it is the same order.
+        assert_eq!(erase(&mut opened, &request()).unwrap().count, 0);
+        assert_eq!(opened.archive.state().lines[ORIGIN].awaited.len(), 1);
         if reopened {
             drop(opened);
             opened = open(&disk).unwrap();
