@@ -2,8 +2,8 @@
 
 use jurat_event::{Kind, Ranges};
 use jurat_proof::{
-    Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, Record, RecordReader, Replay,
-    Rotation, VerifierKey, hash_records,
+    Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, ROTATIONS_MAX, Record,
+    RecordReader, Replay, Rotation, VerifierKey, hash_records,
 };
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
@@ -99,9 +99,6 @@ pub(crate) struct Known {
     /// The keys that were rotated away.
     pub(crate) retired: Vec<VerifierKey>,
 }
-
-/// The most rotations of one log: its keys are remembered, so that none comes back.
-const ROTATIONS_MAX: usize = 256;
 
 /// The code of a refusal whose entries do not give the root that was signed: no fork by itself.
 pub(crate) const ROOT_MISMATCH: &str = "root_mismatch";
@@ -215,7 +212,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                     }
                     let detail = view.detail_map().into_iter().collect();
                     let rotation = Rotation::parse(origin, &key, &detail)
-                        .and_then(|rotation| rotation.unless_back_to(&retired))
+                        .and_then(|rotation| rotation.unless_back_to(retired.iter()))
                         .map_err(|error| bad(format!("leaf {}: {error}", view.seq)))?;
                     rotating = Some(rotation);
                 }

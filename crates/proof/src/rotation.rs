@@ -109,13 +109,20 @@ impl Rotation {
     ///
     /// # Errors
     /// [`RotationError::Retired`].
-    pub fn unless_back_to(self, retired: &[VerifierKey]) -> Result<Self, RotationError> {
-        if retired.contains(&self.key) {
+    pub fn unless_back_to<'a>(
+        self,
+        mut retired: impl Iterator<Item = &'a VerifierKey>,
+    ) -> Result<Self, RotationError> {
+        if retired.any(|key| *key == self.key) {
             return Err(RotationError::Retired);
         }
         Ok(self)
     }
 }
+
+/// The most rotations of one log: readers remember its keys, so that none comes back. Then its next epoch
+/// begins.
+pub const ROTATIONS_MAX: usize = 256;
 
 fn message(origin: &str, from: &VerifierKey) -> Vec<u8> {
     format!("jurat/key-rotation/v1\0{origin}\0{from}").into_bytes()
