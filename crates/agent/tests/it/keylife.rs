@@ -571,15 +571,15 @@ fn a_head_that_does_not_appear_in_the_collectors_log_is_severe_and_said_once() {
 }
 
 #[test]
-fn a_collector_that_never_gave_receipts_is_no_alarm() {
+fn a_collector_that_gives_no_receipt_from_the_start_is_an_alarm() {
     let mut site = Site::start(quick()).with_receipts();
     site.offer(Offers::Nothing);
     site.write(5);
-    let mut told = 0;
-    site.run(Finish::Never, |status| {
-        told += u32::from(status.delivered == status.size);
-        told > 2
-    })
-    .unwrap();
-    assert!(Site::sealed(&site.state(), "receipt.").is_empty());
+    let status = site
+        .run(Finish::Never, |status| status.receipt_missing.is_some())
+        .unwrap();
+    assert_eq!(status.receipt, None);
+    let said = Site::sealed(&site.state(), "receipt.");
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0]["kind"], "receipt.missing");
 }
