@@ -18,7 +18,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) boot: &'a str,
     pub(crate) time: &'a str,
     pub(crate) mono_us: u64,
-    /// As [`session_name`] gives it.
+    /// As [`jurat_proof::session_name`] gives it.
     pub(crate) session: Option<&'a str>,
     pub(crate) session_seq: Option<u64>,
     pub(crate) of: Option<u64>,
@@ -190,18 +190,6 @@ fn value_fits(value: &Value, depth: usize) -> bool {
         }
         _ => true,
     }
-}
-
-/// The longest session name that stands as it is.
-const SESSION_BYTES_MAX: usize = 128;
-
-/// The session as it stands in entries and everywhere else: it joins events, so it is kept whole or
-/// replaced by its digest, never cut.
-pub(crate) fn session_name(session: &str) -> Cow<'_, str> {
-    if session.len() <= SESSION_BYTES_MAX && !session.chars().any(char::is_control) {
-        return Cow::Borrowed(session);
-    }
-    Cow::Owned(format!("sha256:{}", sha256(&[session.as_bytes()])))
 }
 
 fn note_cut(name: &str, bytes: &[u8], cut: &mut BTreeMap<String, Cut>) {
