@@ -615,6 +615,11 @@ class Checks(unittest.TestCase):
         for changed in {"from": OTHER.key}, {"from": HARDWARE.key}, {"key": HARDWARE.key}, {"key": DEVICE.key}, {"key": COLLECTOR.key}, {"proof": b64(bytes(64))}, {"key": None}:
             self.stream("rotation", 5, good().rotate(**changed))
         self.stream("rotation.pending", 6, good().rotate().rotate())
+        limit, verify.MAX_ROTATIONS = verify.MAX_ROTATIONS, 0
+        try:
+            self.stream("rotation.many", 5, good().rotate())
+        finally:
+            verify.MAX_ROTATIONS = limit
         log = good().rotate().batch().head((DEVICE,)).said("t").batch().head((DEVICE,))
         self.stream("head.key", 9, log, checkpoint=log.signed((NEXT,)))
         for ranges in [[0, 99]], [[3, 2]], [[2, 3, 4]], None, 7, [[2, True]]:

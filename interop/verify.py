@@ -25,7 +25,7 @@ SMALL, PART = 128 * KIB, 3 * MIB + 68 * KIB  # members of text, members of parts
 MAX_NOTE, MAX_LINES, MAX_HASHES = 128 * KIB, 64, 64
 MAX_ENTRY, MAX_FIELDS, MAX_DEPTH = 16384, 256, 127
 MAX_BODY, MAX_LEAVES = MIB + 4 * KIB, 32768  # of one record
-MAX_SESSIONS, MAX_RUNS, MAX_BOOTS = 100_000, 100_000, 10_000
+MAX_SESSIONS, MAX_RUNS, MAX_BOOTS, MAX_ROTATIONS = 100_000, 100_000, 10_000, 1_000
 MAX_LISTED = 1000  # gaps, sessions and names that the report has one by one
 FUTURE_S = 300  # clocks of witnesses may run ahead that much
 
@@ -141,8 +141,12 @@ def salt(value):
     return string(value) and bool(re.fullmatch("[A-Za-z0-9_-]{22}", value))
 
 
-REQUIRED = {"v": u64, "salt": salt, "seq": u64, "boot": string, "time": string, "kind": string}
-OPTIONAL = {"session": string, "session_seq": u64, "of": u64, "raw": commitment(), "context": commitment("redactions")}
+def name(value):
+    return string(value) and len(value.encode()) <= 128
+
+
+REQUIRED = {"v": u64, "salt": salt, "seq": u64, "boot": name, "time": name, "kind": name}
+OPTIONAL = {"session": name, "session_seq": u64, "session_run": u64, "of": u64, "raw": commitment(), "context": commitment("redactions")}
 # A SIEM line is an entry with these added; an entry that had one itself could pass for another.
 RESERVED = {"device", "leaf_hash", "chain_hash", "prev_chain_hash", "sink_seq", "batch", "judged", "full_context"}
 
@@ -525,6 +529,7 @@ class Stream:
         self.batch_from = first if first == 0 else None  # None: the count is not known
         self.open, self.sessions, self.sessions_more = {}, {}, 0  # open: next number, and after how many hash records
         self.hash_records, self.runs_unseen = 0, False
+        self.runs = {}  # of the listed sessions: how many, and after how many hash records the last leaf came
         self.waiting = None  # the context of the last leaf, when its payload did not come yet
         self.here, self.withheld, self.payloads, self.lacking = 0, 0, 0, 0
         self.missing, self.erased = Runs(), Runs()
@@ -581,7 +586,7 @@ class Stream:
         require(entry["seq"] == self.n, "entry.seq")
         require(self.n > 0 or kind == "log.opened" and detail.get("origin") == self.origin, "entry.opening")
         if "session" in entry and "session_seq" in entry:
-            self.session(entry["session"], entry["session_seq"], kind, detail)
+            self.session(entry["session"], entry["session_seq"], entry.get("session_run"), kind, detail)
         if kind == "batch.sealed":
             require(self.batch_from is None or same(detail.get("count"), self.n - self.batch_from), "batch.count")
             require(detail.get("chain") == self.chain.hex(), "batch.chain")
@@ -589,17 +594,18 @@ class Stream:
         if kind == "key.rotated":
             require(not self.pending, "rotation.pending")
             self.pending = self.rotation(detail)
+            require(len(self.rotations) < MAX_ROTATIONS, "rotation.many")
         self.count(entry, kind, detail)
         self.waiting, self.last_kind = entry.get("context"), kind
         self.here += 1
         self.grow(leaf)
 
-    def session(self, name, number, kind, detail):
-        run = self.open.get(name)
-        expected, after = run or (0, 0)
-        unseen = after < self.hash_records or run is None and self.first > 0
+    def session(self, name, number, run, kind, detail):
+        begins = name not in self.open
+        expected, after = self.open.get(name, (0, 0))
+        unseen = after < self.hash_records or begins and self.first > 0
         require(number == expected or unseen, "session.gap")
-        self.runs_unseen |= run is None and unseen
+        self.runs_unseen |= begins and unseen and run is None
         if kind == "session.ended":
             require(same(detail.get("count"), number + 1), "session.count")
             self.open.pop(name, None)
@@ -607,12 +613,18 @@ class Stream:
             self.open[name] = (number + 1, self.hash_records)
             require(len(self.open) <= MAX_SESSIONS, "session.many")
         if name not in self.sessions and len(self.sessions) == MAX_LISTED:
-            self.sessions_more += run is None
+            self.sessions_more += begins
             return
         listed = self.sessions.setdefault(name, {"leaves": 0, "complete": True, "ended": False})
+        before, _ = self.runs.get(name, (0, 0))
         listed["leaves"] += 1
-        listed["complete"] &= number == expected
+        listed["complete"] &= number == expected and (not begins or run == before or run is None and not unseen)
+        self.runs[name] = before + begins, self.hash_records
         listed["ended"] = kind == "session.ended"
+
+    def may_have_more_runs(self):
+        return (self.runs_unseen or self.hash_records and self.sessions_more > 0
+                or any(after < self.hash_records for _, after in self.runs.values()))
 
     def rotation(self, detail):
         try:
@@ -879,7 +891,7 @@ def report(head, stream, trust, key, names, archives, logged, later):
     doubts = [
         (True, "truth"), (True, "unseen"), (stream.withheld, "withheld"), (True, "software_key"), (not separate, "shared"),
         (True, "no_witness" if not names else "same_host" if len(same_host) == len(names) else "collusion"),
-        (logged is None, "not_logged"), (stream.runs_unseen, "runs"), (chain is None, "chain"), (names and exposure is None, "exposure"),
+        (logged is None, "not_logged"), (stream.may_have_more_runs(), "runs"), (chain is None, "chain"), (names and exposure is None, "exposure"),
         (unseen, "seen"), (stream.missing.full or stream.erased.full, "erasures"),
     ]
     return {

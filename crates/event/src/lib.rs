@@ -21,6 +21,8 @@ pub use ranges::Ranges;
 pub const ENTRY_VERSION: u8 = 1;
 /// The longest entry in bytes: a header is meant for indexing, content belongs into the payload.
 pub const ENTRY_BYTES_MAX: usize = 16 * 1024;
+/// The longest kind, time, boot or session of an entry in bytes: readers remember them by the thousand.
+pub const NAME_BYTES_MAX: usize = 128;
 /// The longest single header field in bytes; what is longer is cut and its digest and length kept.
 pub const FIELD_BYTES_MAX: usize = 2 * 1024;
 /// The most labels an event carries.

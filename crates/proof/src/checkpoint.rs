@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::note::ALG_COSIGNATURE;
+use crate::text::{decimal, hash_line};
 use crate::{Digest, Note, NoteError, Signature, Signer, SignerError, VerifierKey};
 
 /// The first size that no checkpoint may have.
@@ -47,18 +48,13 @@ impl Checkpoint {
         ) else {
             return Err(NoteError::Malformed("a checkpoint has exactly three lines"));
         };
-        let plain = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit());
-        if origin.is_empty() || !plain || (size.len() > 1 && size.starts_with('0')) {
-            return Err(NoteError::Malformed("origin or size"));
+        if origin.is_empty() {
+            return Err(NoteError::Malformed("origin"));
         }
         // No log has as many leaves, and sums of sizes stay numbers.
-        let size = size.parse().ok().filter(|size| *size < SIZE_END);
+        let size = decimal(size).filter(|size| *size < SIZE_END);
         let size = size.ok_or(NoteError::Malformed("size"))?;
-        let root = BASE64
-            .decode(root)
-            .ok()
-            .and_then(|root| Digest::from_slice(&root));
-        let root = root.ok_or(NoteError::Malformed("a root is 32 bytes in base64"))?;
+        let root = hash_line(root).map_err(NoteError::Malformed)?;
         Ok(Self {
             origin: origin.to_owned(),
             size,

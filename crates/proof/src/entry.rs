@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jurat_event::{ENTRY_BYTES_MAX, ENTRY_VERSION, Kind};
+use jurat_event::{ENTRY_BYTES_MAX, ENTRY_VERSION, Kind, NAME_BYTES_MAX};
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -66,6 +66,8 @@ pub struct EntryView<'a> {
     pub session: Option<Cow<'a, str>>,
     /// The number inside the session.
     pub session_seq: Option<u64>,
+    /// How many runs of the session this log had before, where one begins.
+    pub session_run: Option<u64>,
     /// The entry it is a block of.
     pub of: Option<u64>,
     /// The commitment to its payload.
@@ -115,6 +117,7 @@ impl<'a> EntryView<'a> {
             boot: fields.boot.ok_or_else(|| missing("boot"))?,
             session: fields.session,
             session_seq: fields.session_seq,
+            session_run: fields.session_run,
             of: fields.of,
             context: fields.context,
             raw: fields.raw,
@@ -148,6 +151,7 @@ struct Fields<'a> {
     boot: Option<Cow<'a, str>>,
     session: Option<Cow<'a, str>>,
     session_seq: Option<u64>,
+    session_run: Option<u64>,
     of: Option<u64>,
     context: Option<Context>,
     raw: Option<Raw>,
@@ -176,6 +180,14 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
+/// A text that readers remember.
+fn name<E: de::Error>(Text(text): Text<'_>) -> Result<Cow<'_, str>, E> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(E::custom("a name that is too long"));
+    }
+    Ok(text)
+}
+
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct FieldsVisitor;
@@ -200,11 +212,12 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                                 });
                         }
                         "seq" => fields.seq = Some(map.next_value()?),
-                        "kind" => fields.kind = Some(map.next_value::<Text<'_>>()?.0),
-                        "time" => fields.time = Some(map.next_value::<Text<'_>>()?.0),
-                        "boot" => fields.boot = Some(map.next_value::<Text<'_>>()?.0),
-                        "session" => fields.session = Some(map.next_value::<Text<'_>>()?.0),
+                        "kind" => fields.kind = Some(name(map.next_value()?)?),
+                        "time" => fields.time = Some(name(map.next_value()?)?),
+                        "boot" => fields.boot = Some(name(map.next_value()?)?),
+                        "session" => fields.session = Some(name(map.next_value()?)?),
                         "session_seq" => fields.session_seq = Some(map.next_value()?),
+                        "session_run" => fields.session_run = Some(map.next_value()?),
                         "of" => fields.of = Some(map.next_value()?),
                         "context" => fields.context = Some(object(map.next_value()?)?),
                         "raw" => fields.raw = Some(object(map.next_value()?)?),
@@ -360,6 +373,7 @@ mod tests {
             GOOD.replace("c2FsdHNhbHRzYWx0c2FsdA", "c2FsdA"),
             GOOD.replace("c2FsdHNhbHRzYWx0c2FsdA", "c2FsdHNhbHRzYWx0c2Fsd="),
             GOOD.replace("\"new\":", "\"detail\":{\"x\":1,\"x\":2},\"new\":"),
+            GOOD.replace("\"b\"", &format!("\"{}\"", "b".repeat(NAME_BYTES_MAX + 1))),
         ];
         for entry in twice {
             assert!(

@@ -2,17 +2,14 @@
 
 use std::borrow::Cow;
 
-use jurat_event::{EraseRequest, Kind, Ranges};
+use jurat_event::{EraseRequest, Kind, NAME_BYTES_MAX, Ranges};
 
 use crate::{EntryView, sha256};
-
-/// The longest session name that stands as it is.
-const SESSION_BYTES_MAX: usize = 128;
 
 /// The session as it stands in entries and everywhere else: it joins events, so it is kept whole or
 /// replaced by its digest, never cut.
 pub fn session_name(session: &str) -> Cow<'_, str> {
-    if session.len() <= SESSION_BYTES_MAX && !session.chars().any(char::is_control) {
+    if session.len() <= NAME_BYTES_MAX && !session.chars().any(char::is_control) {
         return Cow::Borrowed(session);
     }
     Cow::Owned(format!("sha256:{}", sha256(&[session.as_bytes()])))

@@ -3,11 +3,7 @@
 //! A fork proof is transferable: who has the log's verifier key needs nobody's word. A consistency proof
 //! that just fails is no evidence, because anyone can make one that fails.
 
-use std::fmt::Write as _;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
+use crate::text::{hash_line, read_proof, write_proof};
 use crate::{
     Checkpoint, Digest, Note, NoteError, ProofError, VerifierKey, consistency_old_root,
     verify_consistency,
@@ -126,10 +122,9 @@ impl ForkProof {
     pub fn encode(&self) -> String {
         let mut text = format!("{HEADER}\n");
         if let Some((other, proof)) = &self.link {
-            let _ = writeln!(text, "other {}", BASE64.encode(other.0));
-            for hash in proof {
-                let _ = writeln!(text, "{}", BASE64.encode(hash.0));
-            }
+            text.push_str("other ");
+            text.push_str(&write_proof(&[*other]));
+            text.push_str(&write_proof(proof));
         }
         format!("{text}\n{}\n{}", self.first.encode(), self.second.encode())
     }
@@ -152,27 +147,18 @@ impl ForkProof {
         if lines.next() != Some(HEADER) {
             return Err(ForkError::Malformed("another first line"));
         }
-        let hash = |line: &str| {
-            let hash = BASE64
-                .decode(line)
-                .ok()
-                .and_then(|hash| Digest::from_slice(&hash));
-            hash.ok_or(ForkError::Malformed("a hash is 32 bytes in base64"))
-        };
         let link = match lines.next() {
             None => None,
             Some(line) => {
                 let other = line.strip_prefix("other ");
-                let other = hash(other.ok_or(ForkError::Malformed("the second line"))?)?;
-                Some((other, lines.map(hash).collect::<Result<Vec<_>, _>>()?))
+                let other = other.ok_or("the second line").and_then(hash_line);
+                let proof = read_proof(lines, PROOF_HASHES_MAX);
+                Some((
+                    other.map_err(ForkError::Malformed)?,
+                    proof.map_err(ForkError::Malformed)?,
+                ))
             }
         };
-        if link
-            .as_ref()
-            .is_some_and(|(_, proof)| proof.len() > PROOF_HASHES_MAX)
-        {
-            return Err(ForkError::Malformed("too many hashes"));
-        }
         let second = format!("{second}\n\n{second_signatures}");
         Ok(Self {
             first: Note::parse(format!("{first}\n\n{first_signatures}\n").as_bytes())?,

@@ -25,6 +25,7 @@ mod replay;
 mod request;
 mod reveal;
 mod rotation;
+mod text;
 mod tile;
 mod tree;
 mod trust;
@@ -49,6 +50,7 @@ pub use replay::{Replay, ReplayError, SessionSummary, Summary};
 pub use request::Request;
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
 pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use text::{decimal, read_proof, write_proof};
 pub use tile::{
     EntryBundleError, Prover, TILE_WIDTH, Tile, TileError, TilePath, TileWriteError, TileWriter,
     Tiled, Tiles, parse_entries, push_entry, tile_root,

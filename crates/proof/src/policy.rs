@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::note::{ALG_COSIGNATURE, Note, NoteError, VerifierKey};
-use crate::{Checkpoint, Cosignature};
+use crate::{Checkpoint, Cosignature, decimal};
 
 /// The most bytes of a policy.
 pub const POLICY_BYTES_MAX: usize = 256 * 1024;
@@ -102,17 +102,12 @@ impl Policy {
             have.push(found.is_some());
             cosigned.extend(found.map(|found| (witness.name().into_owned(), found.time_s)));
         }
-        // A group names only what stands before it: one pass is enough.
-        let mut groups = Vec::with_capacity(self.groups.len());
         let counts = |member: &Member, groups: &[bool]| match *member {
             Member::Witness(index) => have.get(index).copied().unwrap_or(false),
             Member::Group(index) => groups.get(index).copied().unwrap_or(false),
         };
-        for group in &self.groups {
-            let met = group.members.iter();
-            let met = met.filter(|member| counts(member, &groups)).count();
-            groups.push(met >= group.needed);
-        }
+        let groups = self.groups.iter();
+        let groups = groups_met(groups.map(|group| (group.needed, &*group.members)), counts);
         let quorum = self.quorum.is_none_or(|member| counts(&member, &groups));
         Ok(Holding {
             signed,
@@ -251,22 +246,7 @@ impl Reader {
                 return Err(format!("{member} is a member twice"));
             }
         }
-        let needed = match needed {
-            b"any" => 1,
-            b"all" => found.len(),
-            digits => {
-                let plain = digits.iter().all(u8::is_ascii_digit) && digits.first() != Some(&b'0');
-                let number = std::str::from_utf8(digits)
-                    .ok()
-                    .and_then(|digits| digits.parse().ok());
-                number
-                    .filter(|_| plain)
-                    .ok_or("a threshold is any, all or a number")?
-            }
-        };
-        if needed == 0 || needed > found.len() {
-            return Err(format!("{needed} of {} members", found.len()));
-        }
+        let needed = threshold(&String::from_utf8_lossy(needed), found.len())?;
         self.define(name, Member::Group(self.groups.len()))?;
         self.groups.push(Group {
             needed,
@@ -292,6 +272,35 @@ impl Reader {
             format!("{name} is not defined on a line before")
         })
     }
+}
+
+/// How many of so many members a group needs.
+pub(crate) fn threshold(word: &str, members: usize) -> Result<usize, String> {
+    let needed = match word {
+        "any" => 1,
+        "all" => members,
+        count => decimal(count)
+            .and_then(|count| usize::try_from(count).ok())
+            .ok_or_else(|| format!("a threshold is any, all or a number, not {word}"))?,
+    };
+    if needed == 0 || needed > members {
+        return Err(format!("{needed} of {members} members"));
+    }
+    Ok(needed)
+}
+
+/// Which groups are met, each given by what it needs and its members. A group names only what stands before it:
+/// one pass is enough, and `holds` is given the groups before.
+pub(crate) fn groups_met<'a, M: 'a>(
+    groups: impl Iterator<Item = (usize, &'a [M])>,
+    holds: impl Fn(&M, &[bool]) -> bool,
+) -> Vec<bool> {
+    let mut met = Vec::new();
+    for (needed, members) in groups {
+        let count = members.iter().filter(|member| holds(member, &met)).count();
+        met.push(count >= needed);
+    }
+    met
 }
 
 fn parse_key(word: &[u8]) -> Result<VerifierKey, String> {

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_event::{ENTRY_BYTES_MAX, Kind};
 
 use crate::note::NOTE_BYTES_MAX;
+use crate::text::{decimal, read_proof, write_proof};
 use crate::{
     Checkpoint, Digest, EntryError, EntryView, Note, NoteError, ProofError, VerifierKey, leaf_hash,
     verify_inclusion,
@@ -92,15 +93,7 @@ impl Receipt {
         let entry = entry.ok_or(malformed("no entry in base64"))?;
         let index = lines.next().and_then(|line| line.strip_prefix("index "));
         let index = index.and_then(decimal).ok_or(malformed("no index"))?;
-        let mut proof = Vec::new();
-        for line in lines {
-            let hash = BASE64.decode(line).ok();
-            let hash = hash.and_then(|hash| Digest::from_slice(&hash));
-            proof.push(hash.ok_or(malformed("a hash is 32 bytes in base64"))?);
-            if proof.len() > HASHES_MAX {
-                return Err(malformed("too many hashes"));
-            }
-        }
+        let proof = read_proof(lines, HASHES_MAX).map_err(malformed)?;
         Ok(Self {
             entry,
             index,
@@ -111,18 +104,13 @@ impl Receipt {
 
     /// The text form.
     pub fn encode(&self) -> String {
-        let mut out = format!(
-            "{HEADER}\nextra {}\nindex {}\n",
+        format!(
+            "{HEADER}\nextra {}\nindex {}\n{}\n{}",
             BASE64.encode(&self.entry),
-            self.index
-        );
-        for hash in &self.proof {
-            out.push_str(&BASE64.encode(hash.0));
-            out.push('\n');
-        }
-        out.push('\n');
-        out.push_str(&self.note.encode());
-        out
+            self.index,
+            write_proof(&self.proof),
+            self.note.encode()
+        )
     }
 
     /// The head of the collector's log in it, unverified.
@@ -184,13 +172,6 @@ impl Receipt {
             log_root: head.root,
         })
     }
-}
-
-fn decimal(text: &str) -> Option<u64> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (plain && (text == "0" || !text.starts_with('0')))
-        .then(|| text.parse().ok())
-        .flatten()
 }
 
 #[cfg(test)]

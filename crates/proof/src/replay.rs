@@ -154,7 +154,8 @@ pub struct Summary {
     pub sessions: BTreeMap<String, SessionSummary>,
     /// Runs of sessions that `sessions` does not list.
     pub sessions_more: u64,
-    /// A run of a session began where earlier leaves were not seen: it may not be the session's first.
+    /// A run of a session may be among the leaves that were not seen: one before it, that began without its
+    /// own number, or one after its last leaf here.
     pub runs_unseen: bool,
 }
 
@@ -163,10 +164,16 @@ pub struct Summary {
 pub struct SessionSummary {
     /// Its leaves.
     pub leaves: u64,
-    /// Every run of it from number 0, without a gap.
+    /// Every leaf of it up to the last one: every run from the log's first, each from number 0, without a gap.
     pub complete: bool,
     /// Its last leaf is `session.ended`.
     pub ended: bool,
+    /// Its runs so far.
+    #[serde(skip)]
+    runs: u64,
+    /// How many records of leaf hashes there were when its last leaf came.
+    #[serde(skip)]
+    hidden: u64,
 }
 
 /// A session that has not ended.
@@ -405,7 +412,8 @@ impl Replay {
         let expected = known.map_or(Some(0), |open| open.next);
         // Leaves of it may stand where this replay did not look.
         let unseen = known.map_or(self.unseen, |open| open.hidden != self.hidden);
-        self.summary.runs_unseen |= known.is_none() && self.unseen;
+        let begins = known.is_none();
+        self.summary.runs_unseen |= begins && unseen && view.session_run.is_none();
         if Check::SessionGap.fails(Some(found) != expected && !unseen) {
             let session = session.to_owned();
             return Err(ReplayError::Session {
@@ -446,20 +454,26 @@ impl Replay {
         let listed = &mut self.summary.sessions;
         if !listed.contains_key(session) {
             if listed.len() >= NAMES_MAX {
-                self.summary.sessions_more += u64::from(known.is_none());
+                self.summary.sessions_more += u64::from(begins);
                 return Ok(());
             }
             let new = SessionSummary {
                 leaves: 0,
                 complete: true,
                 ended: false,
+                runs: 0,
+                hidden: 0,
             };
             listed.insert(session.to_owned(), new);
         }
         if let Some(summary) = listed.get_mut(session) {
+            // Where nothing is hidden, a run that does not know its number hides none before it.
+            let numbered = view.session_run.map_or(!unseen, |run| run == summary.runs);
             summary.leaves += 1;
-            summary.complete &= Some(found) == expected;
+            summary.complete &= Some(found) == expected && (numbered || !begins);
             summary.ended = ended;
+            summary.runs += u64::from(begins);
+            summary.hidden = self.hidden;
         }
         Ok(())
     }
@@ -538,6 +552,10 @@ impl Replay {
     pub fn finish(mut self) -> (Frontier, Chain, Summary) {
         self.frontier();
         self.summary.payloads_missing = self.payloads_missing();
+        let hidden = self.hidden;
+        let listed = self.summary.sessions.values();
+        let unlisted = hidden > 0 && self.summary.sessions_more > 0;
+        self.summary.runs_unseen |= unlisted || listed.into_iter().any(|it| it.hidden < hidden);
         (self.frontier, self.chain, self.summary)
     }
 }

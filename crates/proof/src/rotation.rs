@@ -139,8 +139,9 @@ pub(crate) mod tests {
     pub(crate) struct Key(Ed25519KeyPair, pub(crate) VerifierKey);
 
     impl Key {
-        pub(crate) fn new(seed: u8, name: &str) -> Self {
-            let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        pub(crate) fn new(seed: u16, name: &str) -> Self {
+            let seed = [seed.to_le_bytes(); 16].concat();
+            let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
             let public = pair.public_key().as_ref().try_into().unwrap();
             Self(pair, VerifierKey::ed25519(name, public).unwrap())
         }

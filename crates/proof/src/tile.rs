@@ -9,7 +9,9 @@ use std::io;
 
 use jurat_event::ENTRY_BYTES_MAX;
 
-use crate::{Checkpoint, Digest, Frontier, Message, Note, leaf_hash, node_hash, sha256_many};
+use crate::{
+    Checkpoint, Digest, Frontier, Message, Note, decimal, leaf_hash, node_hash, sha256_many,
+};
 
 /// The hashes of a whole tile.
 pub const TILE_WIDTH: u16 = 256;
@@ -113,7 +115,7 @@ impl TilePath {
         let (level, rest) = path.strip_prefix("tile/")?.split_once('/')?;
         let (number, width) = match rest.split_once(".p/") {
             Some((number, width)) => {
-                let width = decimal(width, u64::from(TILE_WIDTH) - 1)?;
+                let width = decimal(width).filter(|width| *width < u64::from(TILE_WIDTH))?;
                 (number, u16::try_from(width).ok()?)
             }
             None => (rest, TILE_WIDTH),
@@ -122,7 +124,7 @@ impl TilePath {
         if level == "entries" {
             return Tile::new(0, index, width).map(Self::Entries);
         }
-        let level = decimal(level, u64::from(LEVEL_MAX))?;
+        let level = decimal(level).filter(|level| *level <= u64::from(LEVEL_MAX))?;
         Tile::new(level as u8, index, width).map(Self::Hashes)
     }
 }
@@ -156,15 +158,6 @@ impl fmt::Display for TilePath {
         }
         write!(f, ".p/{}", tile.width)
     }
-}
-
-/// A decimal number without leading zeros, at most this one.
-fn decimal(text: &str, max: u64) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits || (text.len() > 1 && text.starts_with('0')) {
-        return None;
-    }
-    text.parse().ok().filter(|number| *number <= max)
 }
 
 /// `x001/x234/067` is 1234067. No element of zeros stands in front: each number has one form.

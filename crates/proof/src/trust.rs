@@ -1,9 +1,8 @@
 //! The trust policy: whom a verifier believes. Always given by the person who verifies.
 
-use std::collections::BTreeMap;
-
 use crate::note::ALG_COSIGNATURE;
-use crate::{Digest, VerifierKey};
+use crate::policy::{groups_met, threshold};
+use crate::{Digest, VerifierKey, decimal};
 
 /// Whom to believe, read from a text file in the manner of C2SP `tlog-policy` (`docs/formats/trust.md`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,14 +120,7 @@ impl Trust {
             }
             ["group", name, needed, members @ ..] => {
                 self.new_member(name)?;
-                let needed = match *needed {
-                    "any" => 1,
-                    "all" => members.len(),
-                    count => count_of(count)?,
-                };
-                if needed == 0 || needed > members.len() {
-                    return Err(format!("{needed} of {} members", members.len()));
-                }
+                let needed = threshold(needed, members.len())?;
                 let mut list: Vec<String> = Vec::new();
                 for member in members {
                     if !self.is_member(member) {
@@ -220,19 +212,16 @@ impl Trust {
             Quorum::None => true,
             Quorum::Count(count) => names.len() >= *count,
             Quorum::Named(name) => {
-                // Members stand before their groups, so one pass in order is enough.
-                let mut holds: BTreeMap<&str, bool> = self
-                    .witnesses
-                    .iter()
-                    .map(|(witness, _)| (witness.as_str(), names.contains(witness)))
-                    .collect();
-                for group in &self.groups {
-                    let members = group.members.iter();
-                    let count = members.filter(|name| holds.get(name.as_str()) == Some(&true));
-                    let enough = count.count() >= group.needed;
-                    holds.insert(&group.name, enough);
-                }
-                holds.get(name.as_str()) == Some(&true)
+                let holds = |name: &String, met: &[bool]| {
+                    let group = self.groups.iter().position(|group| group.name == *name);
+                    group.map_or_else(
+                        || names.contains(name),
+                        |group| met.get(group) == Some(&true),
+                    )
+                };
+                let groups = self.groups.iter();
+                let met = groups_met(groups.map(|group| (group.needed, &*group.members)), holds);
+                holds(name, &met)
             }
         }
     }
@@ -251,12 +240,8 @@ impl Trust {
     }
 }
 
-/// Digits without a leading zero.
 fn number(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let plain = digits && (text == "0" || !text.starts_with('0'));
-    let number = plain.then(|| text.parse().ok()).flatten();
-    number.ok_or_else(|| format!("neither a number nor a name from above: {text}"))
+    decimal(text).ok_or_else(|| format!("neither a number nor a name from above: {text}"))
 }
 
 fn count_of(text: &str) -> Result<usize, String> {

@@ -339,7 +339,7 @@ not_proven! {
     SameHost = "same_host" "that history was not rewritten by this host: its only witness runs on it",
     Collusion = "collusion" "that the witnesses did not collude with the device",
     NotLogged = "not_logged" "that the collector's own log holds this head: no receipt that the trust file lets count",
-    Runs = "runs" "that a session has no other run among the leaves that are not here: a session that goes on after its end begins anew at 0",
+    Runs = "runs" "that a session has no more runs among the leaves that are not here",
     Chain = "chain" "the chain of the lines in a SIEM: no batch in this range names it",
     Exposure = "exposure" "how long an event could have been changed unnoticed: nothing here says when it began",
     Seen = "seen" "that this log goes on from the head in the trust file: the range begins after it",

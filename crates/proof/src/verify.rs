@@ -6,6 +6,7 @@ use jurat_event::Kind;
 use serde_json::{Map, Value};
 
 use crate::bundle::read_prefix;
+use crate::text::{read_proof, write_proof};
 use crate::trust::Quorum;
 use crate::verdict::{
     ArchiveAxis, Axes, Cosigned, Integrity, Isolation, KeyAxis, KeySpan, Later, Leaves, Logged,
@@ -260,11 +261,25 @@ struct Keys {
     origin: String,
     /// The first leaf of the bundle.
     from: u64,
+    /// The trust file's in their order, then those that came by rotation.
     accepted: Vec<VerifierKey>,
-    retired: Vec<VerifierKey>,
-    /// Rotations in order: the old key, the new one, from which size on, in which leaf.
-    rotated: Vec<(VerifierKey, VerifierKey, u64, u64)>,
+    /// Rotations in order; a key that was rotated away never comes back.
+    rotated: Vec<Rotated>,
 }
+
+/// A rotation that counts.
+struct Rotated {
+    from: VerifierKey,
+    to: VerifierKey,
+    /// The size whose later heads the new key signs.
+    size: u64,
+    leaf: u64,
+    /// Where the old key stood among the accepted ones.
+    place: usize,
+}
+
+/// The most rotations in a bundle: nineteen years of one a week.
+const ROTATIONS_MAX: usize = 1_000;
 
 impl Keys {
     fn new(trust: &Trust, origin: &str, from: u64) -> Self {
@@ -272,51 +287,55 @@ impl Keys {
             origin: origin.to_owned(),
             from,
             accepted: trust.keys_of(origin).cloned().collect(),
-            retired: Vec::new(),
             rotated: Vec::new(),
         }
     }
 
-    fn now(&self) -> impl Iterator<Item = &VerifierKey> {
-        self.accepted
-            .iter()
-            .filter(|key| !self.retired.contains(key))
-    }
-
     /// The first accepted key that signed; an error when a signature of one of them is bad.
     fn signer(&self, note: &Note) -> Result<Option<VerifierKey>, ()> {
-        first_signer(self.now(), note)
+        first_signer(self.accepted.iter(), note)
     }
 
-    /// Those that may sign a head of this size, and those that were rotated away before it. The head that
-    /// makes a rotation count is the old key's last one, also where it stands twice.
-    fn at(&self, size: u64) -> (Vec<&VerifierKey>, Vec<&VerifierKey>) {
-        let last = |key: &VerifierKey| {
-            let mut rotated = self.rotated.iter();
-            rotated.any(|(from, _, at, _)| from == key && *at == size)
-        };
-        self.accepted
-            .iter()
-            .partition(|key| !self.retired.contains(key) || last(key))
+    /// Those that may sign a head of this size. The head that makes a rotation count is the old key's last one,
+    /// also where it stands twice.
+    fn at(&self, size: u64) -> Vec<&VerifierKey> {
+        let mut accepted: Vec<&VerifierKey> = self.accepted.iter().collect();
+        if let Some(last) = self.rotated.last().filter(|last| last.size == size) {
+            accepted.insert(last.place, &last.from);
+        }
+        accepted
+    }
+
+    fn is_retired(&self, key: &VerifierKey) -> bool {
+        self.rotated.iter().any(|rotated| rotated.from == *key)
     }
 
     fn rotate(&mut self, rotation: Rotation, size: u64, leaf: u64) {
-        let Rotation { from, key } = rotation;
-        if !self.accepted.contains(&key) {
-            self.accepted.push(key.clone());
+        let Rotation { from, key: to } = rotation;
+        if !self.accepted.contains(&to) {
+            self.accepted.push(to.clone());
         }
-        self.retired.push(from.clone());
-        self.rotated.push((from, key, size, leaf));
+        let Some(place) = self.accepted.iter().position(|key| *key == from) else {
+            return;
+        };
+        self.accepted.remove(place);
+        self.rotated.push(Rotated {
+            from,
+            to,
+            size,
+            leaf,
+            place,
+        });
     }
 
     /// Whose signature makes the bundle's head, of this size, count.
     fn final_signer(&self, note: &Note, size: u64) -> Result<VerifierKey, Verdict> {
         let bad = |()| ensure(Check::CheckpointSignature, false).map(|()| None);
-        let (accepted, retired) = self.at(size);
-        if let Some(key) = first_signer(accepted.into_iter(), note).or_else(bad)? {
+        if let Some(key) = first_signer(self.at(size).into_iter(), note).or_else(bad)? {
             return Ok(key);
         }
-        let retired = first_signer(retired.into_iter(), note).or_else(bad)?;
+        let retired = self.rotated.iter().filter(|rotated| rotated.size != size);
+        let retired = first_signer(retired.map(|rotated| &rotated.from), note).or_else(bad)?;
         if let Some(key) = &retired
             && Check::CheckpointRetired.holds(false)
         {
@@ -325,7 +344,7 @@ impl Keys {
         ensure(Check::CheckpointRetired, retired.is_none())?;
         let origin = self.origin.clone();
         // A head that nobody signed: in the name of the first key, when this check is taken away.
-        match self.accepted.first() {
+        match self.at(size).first().copied() {
             Some(key) if Check::Key.holds(false) => Ok(key.clone()),
             _ => Err(Verdict::unverifiable(Reason::UnknownKey { origin })),
         }
@@ -337,7 +356,7 @@ impl Keys {
         let named = |key: &VerifierKey| trust.keys_of(&self.origin).any(|named| named == key);
         let mut chain = vec![signer.clone()];
         let mut last = signer;
-        for (from, to, ..) in self.rotated.iter().rev() {
+        for Rotated { from, to, .. } in self.rotated.iter().rev() {
             if named(last) {
                 break;
             }
@@ -353,14 +372,14 @@ impl Keys {
     fn spans(&self, signer: &VerifierKey) -> Vec<KeySpan> {
         let mut spans = Vec::new();
         let mut key = signer;
-        for (from, to, size, leaf) in self.rotated.iter().rev() {
-            if to == key {
+        for rotated in self.rotated.iter().rev() {
+            if rotated.to == *key {
                 spans.push(KeySpan {
-                    key: to.to_string(),
-                    from: *size,
-                    leaf: Some(*leaf),
+                    key: rotated.to.to_string(),
+                    from: rotated.size,
+                    leaf: Some(rotated.leaf),
                 });
-                key = from;
+                key = &rotated.from;
             }
         }
         spans.push(KeySpan {
@@ -615,11 +634,13 @@ impl<'a> Stream<'a> {
         let detail: Map<String, Value> = view.detail_map().into_iter().collect();
         let from = detail.get("from").and_then(Value::as_str);
         let from = from.and_then(|from| VerifierKey::parse(from).ok());
-        let current = from.and_then(|from| self.keys.now().find(|key| **key == from));
+        let accepted = &self.keys.accepted;
+        let current = from.and_then(|from| accepted.iter().find(|key| **key == from));
         let parsed = current.and_then(|key| Rotation::parse(self.origin, key, &detail).ok());
-        // A key that was rotated away never comes back.
-        let parsed = parsed.filter(|rotation| !self.keys.retired.contains(&rotation.key));
+        let parsed = parsed.filter(|rotation| !self.keys.is_retired(&rotation.key));
         self.check(seq, Check::Rotation, parsed.is_some());
+        let few = self.keys.rotated.len() < ROTATIONS_MAX;
+        self.check(seq, Check::RotationMany, few);
         self.pending = parsed.map(|rotation| Pending {
             rotation,
             leaf: seq,
@@ -679,7 +700,7 @@ impl<'a> Stream<'a> {
         if !self.check(size, Check::HeadRoot, same) {
             return;
         }
-        let signer = first_signer(self.keys.at(size).0.into_iter(), &note);
+        let signer = first_signer(self.keys.at(size).into_iter(), &note);
         if !self.check(size, Check::HeadSignature, signer.is_ok()) {
             return;
         }
@@ -783,35 +804,19 @@ fn later(
 
 /// The text of `later`.
 pub(crate) fn write_later(proof: &[Digest], note: &[u8]) -> Vec<u8> {
-    use base64::Engine as _;
-    let mut out = String::new();
-    for hash in proof {
-        out.push_str(&base64::engine::general_purpose::STANDARD.encode(hash.0));
-        out.push('\n');
-    }
-    out.push('\n');
-    let mut out = out.into_bytes();
+    let mut out = (write_proof(proof) + "\n").into_bytes();
     out.extend_from_slice(note);
     out
 }
 
 fn read_later(bytes: &[u8]) -> Option<(Vec<Digest>, Note, Checkpoint)> {
-    use base64::Engine as _;
     let text = std::str::from_utf8(bytes).ok()?;
     let (lines, note) = match text.strip_prefix('\n') {
         Some(note) => ("", note),
         None => text.split_once("\n\n")?,
     };
-    let mut proof = Vec::new();
-    for line in lines.split('\n').filter(|_| !lines.is_empty()) {
-        let hash = base64::engine::general_purpose::STANDARD
-            .decode(line)
-            .ok()?;
-        proof.push(Digest::from_slice(&hash)?);
-        if proof.len() > PROOF_MAX {
-            return None;
-        }
-    }
+    let lines = lines.split('\n').filter(|_| !lines.is_empty());
+    let proof = read_proof(lines, PROOF_MAX).ok()?;
     let note = Note::parse(note.as_bytes()).ok()?;
     let head = Checkpoint::parse(&note.text).ok()?;
     Some((proof, note, head))

@@ -11,6 +11,8 @@ use jurat_proof::{Context, Digest, sha256};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::sessions::Place;
+
 /// What the sealer adds to an event.
 pub(crate) struct Evidence<'a> {
     pub(crate) salt: &'a str,
@@ -20,7 +22,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) mono_us: u64,
     /// As [`jurat_proof::session_name`] gives it.
     pub(crate) session: Option<&'a str>,
-    pub(crate) session_seq: Option<u64>,
+    pub(crate) place: Option<Place>,
     pub(crate) of: Option<u64>,
     pub(crate) custody: bool,
     pub(crate) withheld: bool,
@@ -62,6 +64,8 @@ struct Header<'a> {
     session: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_run: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     of: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +121,8 @@ pub(crate) fn write(event: &Event, evidence: Evidence<'_>, out: &mut Vec<u8>) {
         claimed_time: event.claimed_time.as_deref(),
         agent: event.agent.as_ref(),
         session: evidence.session,
-        session_seq: evidence.session_seq,
+        session_seq: evidence.place.map(|place| place.number),
+        session_run: evidence.place.and_then(|place| place.run),
         of: evidence.of,
         actor: event.actor.as_ref(),
         action: event.action.as_deref(),

@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::entry::{self, Evidence, Raw};
 use crate::erase::{self, Erasable, EraseError};
 use crate::prune::{self, Prune, Pruned};
-use crate::sessions::Sessions;
+use crate::sessions::{Place, Sessions};
 
 /// Kinds of ledger records. 1 to 3 and 6 are evidence and may leave the machine.
 pub mod kind {
@@ -212,7 +212,7 @@ struct Waiting {
     content: Content,
     seq: u64,
     session: Option<String>,
-    session_seq: Option<u64>,
+    place: Option<Place>,
     /// Where its payload stands in the record's.
     payload: Option<Range<usize>>,
     of: Option<u64>,
@@ -495,7 +495,7 @@ impl Sealer {
     ) -> Result<u64, SealError> {
         let seq = self.frontier.size() + self.waiting.len() as u64;
         let session = session.map(|session| session_name(session).into_owned());
-        let session_seq = session
+        let place = session
             .as_deref()
             .map(|session| self.sessions.next(session, seq));
         let mut salts = [0; 48];
@@ -508,7 +508,7 @@ impl Sealer {
             content,
             seq,
             session,
-            session_seq,
+            place,
             payload,
             of,
             time,
@@ -562,7 +562,7 @@ impl Sealer {
                     time: &leaf.time.rfc3339(),
                     mono_us: leaf.time.mono_us,
                     session: leaf.session.as_deref(),
-                    session_seq: leaf.session_seq,
+                    place: leaf.place,
                     of: leaf.of,
                     custody: facts.is_some_and(Redacted::is_custody),
                     withheld: facts.is_some_and(Redacted::is_withheld),

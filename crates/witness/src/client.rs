@@ -6,11 +6,12 @@ use std::time::Duration;
 use jurat_key::{KeyError, tls};
 use jurat_proof::{
     Checkpoint, Cosignature, Digest, Note, NoteError, PolicyWitness, Signature, VerifierKey,
+    decimal,
 };
 use reqwest::{Client, StatusCode, header};
 
 use crate::Request;
-use crate::request::{SIZE_TYPE, decimal};
+use crate::request::SIZE_TYPE;
 
 /// The most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;

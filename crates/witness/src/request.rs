@@ -1,8 +1,6 @@
 //! The body of `add-checkpoint`, and its answers.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_proof::{Checkpoint, Digest, Note, NoteError};
+use jurat_proof::{Checkpoint, Digest, Note, NoteError, decimal, read_proof, write_proof};
 
 /// The most bytes of a request: 63 hashes, and a note with 16 signatures of ML-DSA size.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -51,17 +49,7 @@ impl Request {
         let old = lines.next().and_then(|line| line.strip_prefix("old "));
         let old = old.ok_or(RequestError::Lines("the first line is `old SIZE`"))?;
         let old = decimal(old).ok_or(RequestError::Lines("the old size"))?;
-        let mut proof = Vec::new();
-        for line in lines {
-            if proof.len() == PROOF_LINES_MAX {
-                return Err(RequestError::Lines("more than 63 proof lines"));
-            }
-            let hash = BASE64
-                .decode(line)
-                .ok()
-                .and_then(|hash| Digest::from_slice(&hash));
-            proof.push(hash.ok_or(RequestError::Lines("a proof line is 32 bytes in base64"))?);
-        }
+        let proof = read_proof(lines, PROOF_LINES_MAX).map_err(RequestError::Lines)?;
         let note = Note::parse(note.as_bytes())?;
         let head = Checkpoint::parse_foreign(&note.text)?;
         Ok(Self {
@@ -74,20 +62,8 @@ impl Request {
 
     /// The body of a request.
     pub fn encode(old: u64, proof: &[Digest], note: &Note) -> String {
-        let mut text = format!("old {old}\n");
-        for hash in proof {
-            text.push_str(&BASE64.encode(hash.0));
-            text.push('\n');
-        }
-        format!("{text}\n{}", note.encode())
+        format!("old {old}\n{}\n{}", write_proof(proof), note.encode())
     }
-}
-
-/// A number without leading zeroes.
-pub(crate) fn decimal(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
-    let leading = text.len() > 1 && text.starts_with('0');
-    text.parse().ok().filter(|_| plain && !leading)
 }
 
 /// What a witness says.

@@ -191,6 +191,31 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
             "verified",
         ),
         case(
+            "session.second_run",
+            good().begun("s", 1).ended("s", 1).batch().bundle(0),
+            "verified",
+        ),
+        case(
+            "session.another_run",
+            good().begun("s", 2).ended("s", 1).batch().bundle(0),
+            "verified",
+        ),
+        case(
+            "session.first_run_in_range",
+            good().begun("t", 0).said("t", 1).batch().bundle(5),
+            "verified",
+        ),
+        case(
+            "session.second_run_in_range",
+            good().begun("t", 1).said("t", 1).batch().bundle(5),
+            "verified",
+        ),
+        case(
+            "session.withheld_after_its_last",
+            session().hidden(1).begun("t", 0).batch().bundle(0),
+            "verified",
+        ),
+        case(
             "session.without_number",
             good()
                 .entry("x", json!({ "session": "t" }))
@@ -414,11 +439,11 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
         gaps = gaps.entry(kind, json!({}));
     }
     cases.push(case("gaps.many", gaps.bundle(0), "verified"));
-    let mut names = good();
+    let mut names = Log::default().opened().hidden(1);
     for number in 0..1_005 {
         names = names.entry(
             &format!("k{number}"),
-            json!({ "session": format!("s{number}"), "session_seq": 0 }),
+            json!({ "session": format!("s{number}"), "session_seq": 0, "session_run": 0 }),
         );
         if number % 200 == 199 {
             let filtered: serde_json::Map<String, Value> = (0..220)
@@ -1261,6 +1286,11 @@ fn entries() -> Vec<Case> {
         ),
         with("field_reserved", "\"leaf_hash\":1"),
         with("session_null", "\"session\":null"),
+        with(
+            "session_too_long",
+            &format!("\"session\":\"{}\"", "s".repeat(129)),
+        ),
+        with("session_run_text", "\"session_run\":\"0\""),
         with("session_seq_negative", "\"session_seq\":-0"),
         with("context_array", &format!("\"context\":[\"{zeros}\",1]")),
         with(

@@ -180,6 +180,14 @@ impl Log {
         )
     }
 
+    /// The first leaf of a run.
+    pub(super) fn begun(self, session: &str, run: u64) -> Self {
+        self.entry(
+            "session.started",
+            json!({ "session": session, "session_seq": 0, "session_run": run }),
+        )
+    }
+
     pub(super) fn ended(self, session: &str, number: u64) -> Self {
         let detail = json!({ "count": number + 1 });
         self.entry(

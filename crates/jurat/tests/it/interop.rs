@@ -390,6 +390,7 @@ impl Spoiler {
             let names = [
                 "session",
                 "session_seq",
+                "session_run",
                 "context",
                 "raw",
                 "detail",

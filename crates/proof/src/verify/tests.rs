@@ -8,7 +8,8 @@ use super::unix_seconds;
 use crate::check::DISABLED;
 use crate::rotation::tests::Key;
 use crate::{
-    BundleWriter, Check, Checkpoint, Front, Frontier, Record, Signer as _, Trust, leaf_hash, verify,
+    BundleWriter, Chain, Check, Checkpoint, Front, Frontier, Record, Rotation, Signer as _, Trust,
+    leaf_hash, verify,
 };
 
 #[test]
@@ -73,46 +74,95 @@ impl Vector {
     }
 }
 
-/// More sessions without an end than a log may have: 15 MB, too long to be kept.
-fn many_sessions() -> Vector {
-    const ORIGIN: &str = "vectors.example/jurat/device/0";
-    const LEAVES: u64 = 100_002;
-    let key = Key::new(1, ORIGIN);
-    let entry = |seq: u64| {
-        let kind = if seq == 0 { "log.opened" } else { "x" };
-        let said = match seq {
-            0 => format!("\"detail\":{{\"origin\":\"{ORIGIN}\"}}"),
-            _ => format!("\"session\":\"{seq}\",\"session_seq\":0"),
+/// A bundle that is too long to be kept: a log of these entries, and the head that the last key signs.
+struct Made {
+    frontier: Frontier,
+    chain: Chain,
+    records: Vec<(Vec<u8>, Option<String>)>,
+}
+
+const ORIGIN: &str = "vectors.example/jurat/device/0";
+
+impl Made {
+    fn new() -> Self {
+        let mut made = Self {
+            frontier: Frontier::default(),
+            chain: Chain::new(ORIGIN),
+            records: Vec::new(),
         };
-        format!(
+        made.entry(
+            "log.opened",
+            &format!("\"detail\":{{\"origin\":\"{ORIGIN}\"}}"),
+        );
+        made
+    }
+
+    fn entry(&mut self, kind: &str, said: &str) {
+        let seq = self.frontier.size();
+        let entry = format!(
             "{{\"v\":1,\"salt\":\"{seq:022}\",\"seq\":{seq},\"boot\":\"\",\"time\":\"\",\"kind\":\"{kind}\",{said}}}"
-        )
-    };
-    let mut frontier = Frontier::default();
-    (0..LEAVES).for_each(|seq| frontier.push(leaf_hash(entry(seq).as_bytes())));
-    let head = Checkpoint {
-        origin: ORIGIN.into(),
-        size: LEAVES,
-        root: frontier.root(),
-    };
-    let note = head.sign(&key).unwrap().encode();
-    let front = Front::whole(ORIGIN, LEAVES, note.as_bytes());
-    let mut bundle = BundleWriter::new(Vec::new(), &front).unwrap();
-    for seq in 0..LEAVES {
-        let entry = entry(seq);
-        bundle.record(&Record::Entry(entry.as_bytes())).unwrap();
+        );
+        let leaf = leaf_hash(entry.as_bytes());
+        self.frontier.push(leaf);
+        self.chain.push(&leaf);
+        self.records.push((entry.into_bytes(), None));
     }
-    let trust = Trust {
-        logs: vec![key.verifier_key().clone()],
-        ..Trust::default()
-    };
-    Vector {
-        name: "session.many".into(),
-        bundle: bundle.finish().unwrap(),
-        trust: Some(trust),
-        now: 0,
-        expected: serde_json::json!({ "verdict": "tampered", "seq": LEAVES - 1, "check": "session.many" }),
+
+    fn head(&self, key: &Key) -> String {
+        let head = Checkpoint {
+            origin: ORIGIN.into(),
+            size: self.frontier.size(),
+            root: self.frontier.root(),
+        };
+        head.sign(key).unwrap().encode()
     }
+
+    fn vector(&self, check: &str, trusted: &Key, signer: &Key) -> Vector {
+        let front = Front::whole(ORIGIN, self.frontier.size(), self.head(signer).as_bytes());
+        let mut bundle = BundleWriter::new(Vec::new(), &front).unwrap();
+        for (entry, head) in &self.records {
+            bundle.record(&Record::Entry(entry)).unwrap();
+            if let Some(head) = head {
+                bundle.record(&Record::Checkpoint(head.as_bytes())).unwrap();
+            }
+        }
+        let trust = Trust {
+            logs: vec![trusted.verifier_key().clone()],
+            ..Trust::default()
+        };
+        let last = self.frontier.size() - 1;
+        Vector {
+            name: check.into(),
+            bundle: bundle.finish().unwrap(),
+            trust: Some(trust),
+            now: 0,
+            expected: serde_json::json!({ "verdict": "tampered", "seq": last, "check": check }),
+        }
+    }
+}
+
+/// More sessions without an end than a log may have: 15 MB.
+fn many_sessions() -> Vector {
+    let mut log = Made::new();
+    for seq in 1..100_002 {
+        log.entry("x", &format!("\"session\":\"{seq}\",\"session_seq\":0"));
+    }
+    let key = Key::new(1, ORIGIN);
+    log.vector("session.many", &key, &key)
+}
+
+/// One more rotation than a bundle may have: 1 MB.
+fn many_rotations() -> Vector {
+    let mut log = Made::new();
+    let keys: Vec<Key> = (0..=1_001).map(|seed| Key::new(seed, ORIGIN)).collect();
+    for pair in keys.windows(2) {
+        let detail = Rotation::detail(&pair[0].1, &pair[1]).unwrap();
+        let detail = serde_json::to_string(&detail).unwrap();
+        log.entry("key.rotated", &format!("\"detail\":{detail}"));
+        let head = log.head(&pair[0]);
+        log.records.last_mut().unwrap().1 = Some(head);
+    }
+    log.vector("rotation.many", &keys[0], &keys[1_000])
 }
 
 #[test]
@@ -126,11 +176,10 @@ fn every_vector_gives_the_whole_verdict_that_stands_beside_it() {
 #[test]
 fn no_check_can_be_taken_away_without_a_vector_that_notices() {
     let mut vectors = Vector::all();
-    vectors.push(many_sessions());
-    assert_eq!(
-        vectors[vectors.len() - 1].judge(),
-        vectors[vectors.len() - 1].expected
-    );
+    for made in [many_sessions(), many_rotations()] {
+        assert_eq!(made.judge(), made.expected);
+        vectors.push(made);
+    }
     let mut idle = BTreeSet::new();
     for check in Check::ALL {
         // Those that name the check come first: mostly one of them is enough.
