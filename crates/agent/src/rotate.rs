@@ -185,10 +185,10 @@ impl KeyFiles {
     fn outcome(&self, host: &Host, id: &str) -> Option<Result<Rotated, RotateError>> {
         let answer = self.answered(host).filter(|answer| answer.id == id)?;
         let size = answer.newest.size;
-        Some(match answer.under_way {
-            true => Err(RotateError::UnderWay { size }),
-            false => Ok(answer.newest),
-        })
+        if answer.under_way {
+            return Some(Err(RotateError::UnderWay { size }));
+        }
+        Some(Ok(answer.newest))
     }
 }
 

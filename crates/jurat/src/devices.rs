@@ -35,13 +35,13 @@ pub(crate) fn run(args: &DevicesArgs) -> Result<u8> {
             let device = operator.device(id)?.device;
             let reason = reason.clone();
             let done = operator.order(Order::Revoke { device, reason })?;
-            print(&done, *json, |out| said(out, "revoked", &done))?;
+            print(&done, *json, |out| said(out, "revoked", done))?;
         }
         Some(DevicesCommand::AllowReenrolment { operator, id, json }) => {
             let operator = Operator::new(operator)?;
             let device = operator.device(id)?.device;
             let done = operator.order(Order::AllowReenrolment { device })?;
-            print(&done, *json, |out| said(out, "allowed", &done))?;
+            print(&done, *json, |out| said(out, "allowed", done))?;
         }
     }
     Ok(exit::YES)
@@ -54,7 +54,7 @@ fn list(args: &ListArgs) -> Result<()> {
     })
 }
 
-fn said(out: &mut dyn Write, what: &str, done: &Done) -> io::Result<()> {
+fn said(out: &mut dyn Write, what: &str, done: Done) -> io::Result<()> {
     writeln!(out, "{what} at leaf {} of the collector's log", done.leaf)
 }
 
