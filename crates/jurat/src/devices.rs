@@ -15,29 +15,26 @@ use jurat_disk::Host;
 use jurat_key::tls;
 use jurat_sink::{Collector, SetUp};
 
-use crate::cli::{DevicesCommand, OperatorArgs};
+use crate::cli::{DevicesArgs, DevicesCommand, ListArgs, OperatorArgs};
 use crate::commands::runtime;
 use crate::{exit, words};
 
-pub(crate) fn run(command: &DevicesCommand) -> Result<u8> {
-    match command {
-        DevicesCommand::List { operator, json } => {
-            let list = Operator::new(operator)?.devices()?;
-            print(&list, *json, |out| {
-                list.iter().try_for_each(|device| line(out, device))
-            })?;
-        }
-        DevicesCommand::Show { operator, id, json } => {
+pub(crate) fn run(args: &DevicesArgs) -> Result<u8> {
+    match &args.command {
+        None => list(&args.list)?,
+        Some(DevicesCommand::List(args)) => list(args)?,
+        Some(DevicesCommand::Show { operator, id, json }) => {
             let device = Operator::new(operator)?.device(id)?;
             print(&device, *json, |out| details(out, &device))?;
         }
-        DevicesCommand::Revoke {
+        Some(DevicesCommand::Revoke {
             operator,
             id,
             reason,
             epoch,
             key,
-        } => {
+            json,
+        }) => {
             let operator = Operator::new(operator)?;
             let done = operator.order(Order::Revoke {
                 device: operator.device(id)?.device,
@@ -45,16 +42,27 @@ pub(crate) fn run(command: &DevicesCommand) -> Result<u8> {
                 epoch: *epoch,
                 key: key.clone(),
             })?;
-            println!("revoked at leaf {} of the collector's log", done.leaf);
+            print(&done, *json, |out| said(out, "revoked", done))?;
         }
-        DevicesCommand::AllowReenrolment { operator, id } => {
+        Some(DevicesCommand::AllowReenrolment { operator, id, json }) => {
             let operator = Operator::new(operator)?;
             let device = operator.device(id)?.device;
             let done = operator.order(Order::AllowReenrolment { device })?;
-            println!("allowed at leaf {} of the collector's log", done.leaf);
+            print(&done, *json, |out| said(out, "allowed", done))?;
         }
     }
     Ok(exit::YES)
+}
+
+fn list(args: &ListArgs) -> Result<()> {
+    let list = Operator::new(&args.operator)?.devices()?;
+    print(&list, args.json, |out| {
+        list.iter().try_for_each(|device| line(out, device))
+    })
+}
+
+fn said(out: &mut dyn Write, what: &str, done: Done) -> io::Result<()> {
+    writeln!(out, "{what} at leaf {} of the collector's log", done.leaf)
 }
 
 /// Erases payloads at the collector of this folder, whether it runs or not.

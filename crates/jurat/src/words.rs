@@ -406,7 +406,7 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         let _ = writeln!(out, "receipt    MISSING: {}", plain(why));
     }
     if let Some(problem) = &status.problem {
-        let _ = writeln!(out, "problem    {problem}");
+        let _ = writeln!(out, "problem    {}", plain(problem));
     }
     out
 }

@@ -38,7 +38,7 @@ pub use check::Check;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
-pub use erase::Choice;
+pub use erase::{Choice, session_name};
 pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
 pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};

@@ -13,7 +13,8 @@ use jurat_event::{EraseRequest, Event, Kind, Ranges};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note,
-    ROTATIONS_MAX, Rotation, Signer, SignerError, VerifierKey, leaf_hash, sha256_many,
+    ROTATIONS_MAX, Rotation, Signer, SignerError, VerifierKey, leaf_hash, session_name,
+    sha256_many,
 };
 use jurat_redact::Redacted;
 use serde::{Deserialize, Serialize};
@@ -432,7 +433,7 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::push`].
     pub fn end_session(&mut self, session: &str, why: &str) -> Result<(), SealError> {
-        let session = &*entry::session_name(session);
+        let session = &*session_name(session);
         let mut event = Event::own(Kind::SessionEnded);
         event.session = Some(session.to_owned());
         event.detail.insert("why".into(), why.into());
@@ -487,7 +488,7 @@ impl Sealer {
 
     /// Whether a session was seen and has not ended.
     pub fn knows_session(&self, session: &str) -> bool {
-        self.sessions.is_open(&entry::session_name(session))
+        self.sessions.is_open(&session_name(session))
     }
 
     /// Counts a record that was filtered and will not be sealed.
@@ -510,7 +511,7 @@ impl Sealer {
         time: Time,
     ) -> Result<u64, SealError> {
         let seq = self.frontier.size() + self.waiting.len() as u64;
-        let session = session.map(|session| entry::session_name(session).into_owned());
+        let session = session.map(|session| session_name(session).into_owned());
         let place = session
             .as_deref()
             .map(|session| self.sessions.next(session, seq));

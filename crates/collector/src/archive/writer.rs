@@ -613,34 +613,31 @@ impl Writer {
         let Some(newest) = self.device(round, &device.row.id) else {
             return Ok(Done::Unknown);
         };
-        // The answer to this very request was lost: it is given again, with new secrets.
-        if newest.row.origin == device.row.origin
+        // The answer to this very request was lost: it is given again, with new secrets, for the same proof.
+        let lost = newest.row.origin == device.row.origin
             && newest.key == device.key
             && self
                 .line(round, &newest.row.origin)
                 .is_none_or(|line| line.size == 0)
-            && refused_for_good(&self.life(round, &newest.row.origin)).is_none()
-        {
-            device.previous.clone_from(&newest.previous);
-            Self::row(round, device)?;
-            return Ok(Done::Enrolled);
-        }
-        if newest.row.origin != named.origin {
+            && refused_for_good(&self.life(round, &newest.row.origin)).is_none();
+        let before = newest.previous.clone().filter(|_| lost);
+        let before = before.unwrap_or_else(|| newest.clone());
+        if before.row.origin != named.origin {
             return Ok(Done::Refused(Refused::epoch_closed()));
         }
-        let mut life = self.life(round, &named.origin);
         let line = self.line(round, &named.origin);
         let key = match &line {
-            Some(line) => line.key(&newest.key),
-            None => Some(newest.key.clone()),
+            Some(line) => line.key(&before.key),
+            None => Some(before.key.clone()),
         };
         let key =
             key.ok_or_else(|| ArchiveError::Damaged(format!("the key of {}", named.origin)))?;
-        let consents = again
-            .proof
-            .as_deref()
-            .is_some_and(|proof| verify_reenrolment(&key, &again.new_key, proof));
-        let allowed_by = match (life.reenrolment_allowed, consents && life.revoked.is_none()) {
+        let proof = again.proof.as_deref();
+        let consents = proof.is_some_and(|proof| verify_reenrolment(&key, &again.new_key, proof))
+            && self.life(round, &named.origin).revoked.is_none();
+        // The operator allows what comes after the newest log; while that one is empty, its answer again.
+        let mut life = self.life(round, &newest.row.origin);
+        let allowed_by = match (life.reenrolment_allowed, consents) {
             (_, true) => "key",
             (true, false) => "operator",
             (false, false) => {
@@ -649,27 +646,30 @@ impl Writer {
                 return Ok(Done::Refused(Refused::new(403, "not_allowed", message)));
             }
         };
-        let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
-        let (size, root) = (archived.size(), archived.root());
-        let head = match named.size.cmp(&size) {
-            std::cmp::Ordering::Less => "shorter than archived",
-            std::cmp::Ordering::Equal if named.root == root => "archived",
-            std::cmp::Ordering::Equal => "another root than archived",
-            std::cmp::Ordering::Greater => "longer than archived",
-        };
-        let mut detail = enrolled(&device);
-        detail.insert("epoch".into(), device.epoch().into());
-        detail.insert("predecessor".into(), json!(named));
-        detail.insert("archived".into(), json!({ "size": size, "root": root }));
-        detail.insert("head".into(), head.into());
-        detail.insert("allowed_by".into(), allowed_by.into());
-        self.own_entry(round, Kind::DeviceEnrolled, detail)?;
-        life.closed_by = Some(device.epoch());
         life.reenrolment_allowed = false;
-        round
-            .lives
-            .insert(named.origin.as_str().into(), Arc::new(life));
-        device.previous = Some(newest);
+        if lost {
+            device.previous.clone_from(&newest.previous);
+        } else {
+            let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
+            let (size, root) = (archived.size(), archived.root());
+            let head = match named.size.cmp(&size) {
+                std::cmp::Ordering::Less => "shorter than archived",
+                std::cmp::Ordering::Equal if named.root == root => "archived",
+                std::cmp::Ordering::Equal => "another root than archived",
+                std::cmp::Ordering::Greater => "longer than archived",
+            };
+            let mut detail = enrolled(&device);
+            detail.insert("epoch".into(), device.epoch().into());
+            detail.insert("predecessor".into(), json!(named));
+            detail.insert("archived".into(), json!({ "size": size, "root": root }));
+            detail.insert("head".into(), head.into());
+            detail.insert("allowed_by".into(), allowed_by.into());
+            self.own_entry(round, Kind::DeviceEnrolled, detail)?;
+            life.closed_by = Some(device.epoch());
+            device.previous = Some(newest.clone());
+        }
+        let origin = newest.row.origin.as_str().into();
+        round.lives.insert(origin, Arc::new(life));
         Self::row(round, device)?;
         Ok(Done::Enrolled)
     }

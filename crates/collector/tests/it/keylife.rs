@@ -437,6 +437,11 @@ async fn the_next_epoch_needs_the_old_keys_consent_or_the_operators_and_closes_t
     assert_eq!(again.origin, next_origin);
     assert_ne!(again.token, enrolled.token);
     assert_eq!(bench.said("device.enrolled").len(), 2);
+    // Who knows no more than the public key gets none.
+    for proof in [None, Some(new.consent_to(&new.public_key()).unwrap())] {
+        let refused = bench.enrol_again(&new, head.clone(), proof).await;
+        assert_eq!(code(refused), "not_allowed");
+    }
     // Another key is another request.
     let thief = key(23, "unnamed");
     let consent = bench.log.key.consent_to(&thief.public_key()).unwrap();
@@ -505,6 +510,26 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
         (&said["allowed_by"], &said["head"]),
         (&json!("operator"), &json!("archived"))
     );
+    // The answer once more: the allowance was for one, and the revoked key does not count here either.
+    let consent = bench.log.key.consent_to(&new.public_key()).unwrap();
+    for proof in [None, Some(consent)] {
+        let refused = bench.enrol_again(&new, bench.head(), proof).await;
+        assert_eq!(code(refused), "not_allowed");
+    }
+    bench
+        .order(Order::AllowReenrolment { device: device() })
+        .await
+        .unwrap();
+    let again = bench.enrol_again(&new, bench.head(), None).await.unwrap();
+    assert_eq!(bench.said("device.enrolled").len(), 2);
+    let refused = bench.enrol_again(&new, bench.head(), None).await;
+    assert_eq!(code(refused), "not_allowed");
+    let mut next = Log::new(&again.origin);
+    next.key = key(20, &again.origin);
+    let body = compressed(&next.batch(2, "b"));
+    let accepted = send(&bench.collector, &bench.host, DEVICE, &again, body).await;
+    assert_eq!(accepted.unwrap().size, 3);
+
     let mut head = bench.head();
     head.origin = format!("dev.invalid/jurat/{DEVICE}/1");
     let refused = bench.enrol_again(&key(24, "unnamed"), head, None).await;
