@@ -15,7 +15,7 @@ pub struct Refused {
     pub status: u16,
     /// The answer.
     pub refusal: Refusal,
-    /// The signed head that contradicts what was witnessed, where there is one. Of [`ROOT_MISMATCH`]: the
+    /// The signed head that contradicts what was witnessed, where there is one. Of `root_mismatch`: the
     /// head that was signed, of which only the log's own heads say whether it contradicts them.
     pub fork: Option<String>,
 }
