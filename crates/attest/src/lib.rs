@@ -1,0 +1,5 @@
+//! Judges attestations: what a machine's hardware says of its keys and of its state.
+//!
+//! Pure: bytes come in, a judgement goes out. No device, no clock, no network.
+
+pub mod tpm;
