@@ -2,4 +2,5 @@
 //!
 //! Pure: bytes come in, a judgement goes out. No device, no clock, no network.
 
+pub mod eventlog;
 pub mod tpm;

@@ -1,4 +1,5 @@
 //! What a TPM said, judged: by vectors of a software TPM, and each thing that must be refused.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod eventlog;
 mod vectors;
