@@ -25,7 +25,7 @@ SMALL, PART = 128 * KIB, 3 * MIB + 68 * KIB  # members of text, members of parts
 MAX_NOTE, MAX_LINES, MAX_HASHES = 128 * KIB, 64, 64
 MAX_ENTRY, MAX_FIELDS, MAX_DEPTH = 16384, 256, 127
 MAX_BODY, MAX_LEAVES = MIB + 4 * KIB, 32768  # of one record
-MAX_SESSIONS, MAX_RUNS, MAX_BOOTS, MAX_ROTATIONS = 100_000, 100_000, 10_000, 1_000
+MAX_SESSIONS, MAX_RUNS, MAX_BOOTS, MAX_ROTATIONS = 100_000, 100_000, 10_000, 256
 MAX_LISTED = 1000  # gaps, sessions and names that the report has one by one
 FUTURE_S = 300  # clocks of witnesses may run ahead that much
 

@@ -100,7 +100,8 @@ pub enum AgentError {
     /// The collector has witnessed more than this ledger holds, or something else.
     #[error(
         "the collector witnessed {witnessed} leaves with root {root}, this ledger holds {held} that do not agree: it was \
-         rolled back or exchanged. Nothing will be signed; restore the ledger, or enrol anew with another --state-dir"
+         rolled back or exchanged. Nothing will be signed; restore the ledger, or go on in the next epoch: \
+         `jurat enroll URL --again --token-file FILE`"
     )]
     RolledBack {
         /// Leaves witnessed.
@@ -748,6 +749,7 @@ impl Agent {
         }
         self.ring();
         Ok(Some(Answer::Erased(Erased {
+            awaited: 0,
             count: found.count,
             gone_before: found.gone,
             ranges: found.ranges,

@@ -63,7 +63,7 @@ pub enum EnrolError {
     },
     /// This device is enrolled already.
     #[error(
-        "this device is enrolled with {url} as {origin}; use another --state-dir for another enrolment"
+        "this device is enrolled with {url} as {origin}; --again begins its next epoch, another --state-dir is another device"
     )]
     Already {
         /// The collector.

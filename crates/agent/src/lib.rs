@@ -39,6 +39,6 @@ pub use query::{Query, QueryError, query};
 pub use receipts::ReceiptStatus;
 pub use requests::{Answer, Request, RequestError, Requests};
 pub use reveal::{RevealLeafError, reveal};
-pub use rotate::{RotateError, Rotated, rotate_key};
+pub use rotate::{RotateError, Rotated, log_keys, rotate_key};
 pub use status::{Queue, Status, read_status};
 pub use uplink::Uplink;

@@ -1,9 +1,8 @@
-//! Whether what was cosigned for this device appears in the collector's log.
+//! Whether what was cosigned for this device appears in the collector's log. At enrolment the collector names
+//! that log, so a receipt is owed from the first head on.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use jurat_disk::{read, replace};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -28,29 +27,7 @@ pub(crate) struct Accepted {
     pub(crate) note: String,
 }
 
-/// What is remembered: a collector that gave receipts and gives none any more is noticed after a restart, too.
-#[derive(Default, Serialize, Deserialize)]
-struct Memory {
-    offered: bool,
-}
-
 impl Uploader {
-    fn memory_path(&self) -> PathBuf {
-        self.cursor_path.with_file_name("receipts.json")
-    }
-
-    /// Notes, for good, that this collector gives receipts.
-    fn remember(&self, memory: &mut Memory) {
-        if memory.offered {
-            return;
-        }
-        memory.offered = true;
-        let json = serde_json::to_vec(memory).unwrap_or_default();
-        if let Err(error) = replace(&*self.host.disk, &self.memory_path(), &json) {
-            tracing::warn!(%error, "receipts.json could not be written");
-        }
-    }
-
     /// Checks the newest accepted head now and then, and says when it stands in the collector's log, or has
     /// not appeared there for too long.
     pub(crate) async fn receipts(&self, mut heads: watch::Receiver<Accepted>) {
@@ -59,9 +36,6 @@ impl Uploader {
         if pause.is_zero() {
             return;
         }
-        let memory = read(&*self.host.disk, &self.memory_path(), 1024).ok();
-        let memory = memory.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let mut memory: Memory = memory.unwrap_or_default();
         let mut verified = 0;
         let mut since: Option<Instant> = None;
         let mut alarmed = false;
@@ -74,27 +48,14 @@ impl Uploader {
             sleep(FIRST.min(pause)).await;
             let head = heads.borrow().clone();
             let why = match self.uplink.receipt(&self.host, &head).await {
-                Ok(Some(status)) => {
-                    self.remember(&mut memory);
+                Ok(status) => {
                     self.tell(Delivery::Receipt(status));
                     (verified, since, alarmed) = (head.size, None, false);
                     sleep(pause).await;
                     continue;
                 }
-                Ok(None) => "the collector gives no receipts any more".to_owned(),
-                Err((why, answered)) => {
-                    if answered {
-                        self.remember(&mut memory);
-                    }
-                    why
-                }
+                Err(why) => why,
             };
-            if !memory.offered {
-                // It never gave one, or could not be asked yet.
-                (verified, since) = (head.size, None);
-                sleep(pause).await;
-                continue;
-            }
             if since_when.elapsed() >= patience && !alarmed {
                 alarmed = true;
                 let size = head.size;

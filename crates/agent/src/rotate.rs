@@ -23,12 +23,22 @@ use crate::enrol::{EnrolError, Enrolment};
 /// A rotation that was carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotated {
-    /// The request.
-    id: String,
     /// The key that signs from now on.
     pub key: String,
     /// Heads above this size are signed by it.
     pub size: u64,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Answer {
+    /// The request.
+    id: String,
+    /// The newest rotation.
+    #[serde(flatten)]
+    newest: Rotated,
+    /// It is that of an earlier request, and is under way: nothing was done for this one.
+    under_way: bool,
 }
 
 /// Why a key was not rotated.
@@ -51,6 +61,15 @@ pub enum RotateError {
         /// What the disk said.
         #[source]
         source: std::io::Error,
+    },
+    /// The rotation before is under way: its last head by the old key is not with the collector yet.
+    #[error(
+        "not rotated: the rotation before is under way; it is done when the collector has the first {size} leaves \
+         (see `jurat status`), ask again then"
+    )]
+    UnderWay {
+        /// The size of that head.
+        size: u64,
     },
     /// The endpoint that runs has not taken it up yet. It will: the request is durable.
     #[error("asked; the endpoint that runs has not answered yet and will carry it out")]
@@ -149,33 +168,44 @@ impl KeyFiles {
     }
 
     /// Answers a request: durable, before the request is gone.
-    pub(crate) fn done(
-        &self,
-        host: &Host,
-        request: Request,
-        key: &str,
-        size: u64,
-    ) -> std::io::Result<()> {
-        let rotated = Rotated {
-            id: request.id,
-            key: key.to_owned(),
-            size,
-        };
-        let json = serde_json::to_vec(&rotated).unwrap_or_default();
+    fn answer_to(&self, host: &Host, answer: &Answer) -> std::io::Result<()> {
+        let json = serde_json::to_vec(answer).unwrap_or_default();
         replace(&*host.disk, &self.answer(), &json)?;
         host.disk.remove(&self.request())?;
         host.disk.sync_dir(&self.home)
     }
 
-    fn answered(&self, host: &Host, id: &str) -> Option<Rotated> {
+    /// The answer that was given last.
+    fn answered(&self, host: &Host) -> Option<Answer> {
         let bytes = read(&*host.disk, &self.answer(), 64 * 1024).ok()?;
-        let rotated: Rotated = serde_json::from_slice(&bytes).ok()?;
-        (rotated.id == id).then_some(rotated)
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// What was answered to this request.
+    fn outcome(&self, host: &Host, id: &str) -> Option<Result<Rotated, RotateError>> {
+        let answer = self.answered(host).filter(|answer| answer.id == id)?;
+        let size = answer.newest.size;
+        if answer.under_way {
+            return Some(Err(RotateError::UnderWay { size }));
+        }
+        Some(Ok(answer.newest))
     }
 }
 
 fn is_missing(error: &KeyError) -> bool {
     matches!(error, KeyError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Every key of this epoch's log that may sign: the ledger says which of them does.
+///
+/// # Errors
+/// [`KeyError`] when there is none.
+pub fn log_keys(
+    host: &Host,
+    state_dir: &Path,
+    enrolment: &Enrolment,
+) -> Result<Vec<SoftwareKey>, KeyError> {
+    KeyFiles::new(&enrolment.home(state_dir)).load(host, &enrolment.origin)
 }
 
 /// How often it is looked whether a request was answered.
@@ -184,7 +214,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Rotates the log key: asks the endpoint that runs, and waits for so long; or does it when none runs.
 ///
 /// # Errors
-/// [`RotateError::Asked`] when the endpoint that runs did not answer in time: it will carry it out.
+/// [`RotateError::Asked`] when the endpoint that runs did not answer in time: it will carry it out;
+/// [`RotateError::UnderWay`] when an earlier rotation has to reach the collector first.
 pub fn rotate_key(
     host: &Host,
     config: &Config,
@@ -205,14 +236,15 @@ pub fn rotate_key(
     })?;
     let since = Instant::now();
     loop {
-        if let Some(rotated) = files.answered(host, &request.id) {
-            return Ok(rotated);
+        if let Some(outcome) = files.outcome(host, &request.id) {
+            return outcome;
         }
         match Agent::open(host, config, state_dir, &Inputs::default()) {
             Ok(mut agent) => {
                 agent.rotate_if_asked()?;
                 agent.stop()?;
-                return files.answered(host, &request.id).ok_or(RotateError::Asked);
+                let outcome = files.outcome(host, &request.id);
+                return outcome.unwrap_or(Err(RotateError::Asked));
             }
             Err(AgentError::Seal(SealError::Ledger(LedgerError::Locked { .. }))) => {}
             Err(error) => return Err(error.into()),
@@ -234,6 +266,15 @@ impl Agent {
         if self.unsaved.is_some() {
             return Ok(());
         }
+        if let Some(before) = self.answered_rotation() {
+            self.promote_at = before.size;
+            self.promote();
+            let under_way = self.answered_rotation().is_some();
+            if under_way {
+                self.answer(request, before, under_way);
+                return Ok(());
+            }
+        }
         let origin = self.enrolment.origin.clone();
         let next = match self.key_files.make_next(&self.host, &origin) {
             Ok(next) => next,
@@ -242,8 +283,8 @@ impl Agent {
                 return Ok(());
             }
         };
-        let text = next.verifier_text();
-        let signs = |key: &dyn std::fmt::Display| key.to_string() == text;
+        let key = next.verifier_text();
+        let signs = |signer: &dyn std::fmt::Display| signer.to_string() == key;
         if !signs(self.sealer.key()) && self.sealer.rotating().is_none() {
             // What waits gets a batch of its own: what is refused of it does not hold the rotation up.
             if self.sealer.batch_len() > 0 || self.sealer.batch_filtered() > 0 {
@@ -263,11 +304,31 @@ impl Agent {
         if signs(self.sealer.key()) {
             let size = self.sealer.head().size;
             self.promote_at = size;
-            if let Err(error) = self.key_files.done(&self.host, request, &text, size) {
-                self.problem = Some(format!("a rotation could not be answered: {error}"));
-            }
+            self.answer(request, Rotated { key, size }, false);
         }
         Ok(())
+    }
+
+    /// The rotation to the key that signs, when a request was answered with it and the old key is here still.
+    fn answered_rotation(&self) -> Option<Rotated> {
+        let next = self
+            .key_files
+            .has_next(&self.host, &self.enrolment.origin)?;
+        let newest = self.key_files.answered(&self.host)?.newest;
+        let signs = self.sealer.key().to_string();
+        (newest.key == signs && next.verifier_text() == signs).then_some(newest)
+    }
+
+    fn answer(&mut self, request: Request, newest: Rotated, under_way: bool) {
+        let id = request.id;
+        let answer = Answer {
+            id,
+            newest,
+            under_way,
+        };
+        if let Err(error) = self.key_files.answer_to(&self.host, &answer) {
+            self.problem = Some(format!("a rotation could not be answered: {error}"));
+        }
     }
 
     /// Wipes the old key once the collector has the last head that it signed.

@@ -53,31 +53,20 @@ impl Uplink {
             .await
     }
 
-    /// The receipt of an accepted head, checked; `None` when the collector gives no receipts at all.
+    /// The receipt of an accepted head, checked.
     ///
     /// # Errors
-    /// What is wrong with it, or why it did not come, and whether it was the collector that said so.
-    pub(crate) async fn receipt(
-        &self,
-        host: &Host,
-        head: &Head,
-    ) -> Result<Option<ReceiptStatus>, (String, bool)> {
+    /// What is wrong with it, or why it did not come.
+    pub(crate) async fn receipt(&self, host: &Host, head: &Head) -> Result<ReceiptStatus, String> {
         let who = self.identity();
         let asked = self.collector.receipt(host, &who, head.size).await;
-        let receipt = asked.map_err(|error| {
-            let answered = matches!(error, CollectorError::Refused { .. });
-            (describe(&error), answered)
-        })?;
-        let Some(receipt) = receipt else {
-            return Ok(None);
-        };
-        let found = check_receipt(&receipt, &head.note, &self.enrolment.log);
-        let found = found.map_err(|what| (what, true))?;
-        Ok(Some(ReceiptStatus {
+        let receipt = asked.map_err(|error| describe(&error))?;
+        let found = check_receipt(&receipt, &head.note, &self.enrolment.log)?;
+        Ok(ReceiptStatus {
             size: head.size,
             leaf: found.index,
             log_size: found.log_size,
-        }))
+        })
     }
 
     /// Sends the body of an upload; an answer counts only when the collector's keys signed it.

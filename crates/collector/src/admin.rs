@@ -1,4 +1,4 @@
-//! What an operator asks of a collector: who its devices are, and to revoke or allow one.
+//! What an operator asks of a collector: who its devices are, to revoke or allow one, to erase payloads.
 //!
 //! A collector that runs is asked over HTTPS (`/v1/admin/...`, with the token in `admin.token`); the
 //! folder of one that does not is opened here.
@@ -6,28 +6,45 @@
 use std::path::{Path, PathBuf};
 
 use jurat_disk::{Host, read, replace};
+use jurat_event::EraseRequest;
 use jurat_ledger::LedgerError;
 use serde::{Deserialize, Serialize};
 
-use crate::ArchiveError;
 use crate::archive::{Archive, Ask, Done as Written};
+use crate::{ArchiveError, Refused};
 
 /// What an operator orders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Order {
-    /// The key of this device's newest epoch counts no more.
+    /// A key of this device counts no more.
     Revoke {
         /// The device.
         device: String,
         /// Why: it stands in the collector's log.
         reason: String,
+        /// The epoch whose key it is; the newest when none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
+        /// The key, whole or its id: one that signs or signed. The one that signs now when none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// This device may begin its next epoch without its old key's consent.
     AllowReenrolment {
         /// The device.
         device: String,
     },
+}
+
+/// Payloads of one log that an operator erases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EraseOrder {
+    /// The device's id, or the origin where it has several logs.
+    pub device: String,
+    /// Which, who, and why.
+    pub request: EraseRequest,
 }
 
 /// What became of an order; durable.
@@ -50,6 +67,15 @@ pub enum Standing {
     },
     /// Its key counts no more.
     Revoked {
+        /// From this leaf of the collector's log on.
+        leaf: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A key that signed before, and was rotated away, counts no more.
+    RevokedBefore {
+        /// The key.
+        key: String,
         /// From this leaf of the collector's log on.
         leaf: u64,
         /// Why.
@@ -78,6 +104,9 @@ pub struct EpochReport {
     pub origin: String,
     /// The key that signs it now.
     pub key: String,
+    /// The keys that signed it before, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys_before: Vec<String>,
     /// When it was enrolled, in seconds since 1970.
     pub enrolled_at: u64,
     /// When it was heard of last, in seconds since 1970.
@@ -123,6 +152,9 @@ pub enum AdminError {
     /// There is no such device.
     #[error("no device {0} is enrolled here")]
     Unknown(String),
+    /// The collector refuses.
+    #[error("{0}")]
+    Refused(String),
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -138,17 +170,29 @@ impl Order {
 
     pub(crate) fn ask(self) -> Ask {
         match self {
-            Self::Revoke { device, reason } => Ask::Revoke { device, reason },
+            Self::Revoke {
+                device,
+                reason,
+                epoch,
+                key,
+            } => Ask::Revoke {
+                device,
+                reason,
+                epoch,
+                key,
+            },
             Self::AllowReenrolment { device } => Ask::AllowReenrolment { device },
         }
     }
 }
 
 impl Done {
-    pub(crate) fn of(written: &Written) -> Option<Self> {
+    /// `None`: there is no such device.
+    pub(crate) fn of(written: Written) -> Result<Option<Self>, Refused> {
         match written {
-            Written::Said(leaf) => Some(Self { leaf: *leaf }),
-            _ => None,
+            Written::Said(leaf) => Ok(Some(Self { leaf })),
+            Written::Refused(refused) => Err(refused),
+            _ => Ok(None),
         }
     }
 }
@@ -160,9 +204,10 @@ impl Done {
 pub fn carry_out(host: &Host, dir: &Path, order: Order) -> Result<Done, AdminError> {
     let (_, mut writer) = open(host, dir)?;
     let device = order.device().to_owned();
-    let done = writer.commit(vec![order.ask()])?;
+    let done = writer.commit(vec![order.ask()])?.pop();
     writer.seal_own_log()?;
-    let done = done.first().and_then(Done::of);
+    let done = Done::of(done.ok_or(ArchiveError::Failed)?);
+    let done = done.map_err(|refused| AdminError::Refused(refused.refusal.message))?;
     done.ok_or(AdminError::Unknown(device))
 }
 
@@ -174,7 +219,7 @@ pub fn devices(host: &Host, dir: &Path) -> Result<Vec<DeviceReport>, AdminError>
     Ok(open(host, dir)?.0.devices())
 }
 
-fn open(
+pub(crate) fn open(
     host: &Host,
     dir: &Path,
 ) -> Result<(std::sync::Arc<Archive>, crate::archive::Writer), AdminError> {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jurat_disk::Host;
-use jurat_event::header;
+use jurat_event::{Erased, header};
 use jurat_key::Secret;
 use jurat_proof::{Digest, PublicKey, Request};
 use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
@@ -18,11 +18,12 @@ use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
-use crate::admin::{self, Order};
+use crate::admin::{self, EraseOrder, Order};
 use crate::archive::{
     Again, Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good,
 };
 use crate::devices::{Device, epoch_of};
+use crate::erase::{EraseError, carry_out, origin_of};
 use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
 use crate::queue::Queue;
@@ -53,6 +54,11 @@ pub(crate) struct Room {
     uploads: Arc<Semaphore>,
     /// Uploads that are judged: each holds its records uncompressed, and one core.
     judging: Arc<Semaphore>,
+    /// Checkpoints that are shown to the witness, until they are answered: anyone may, so they take no room
+    /// of those who upload.
+    witnessing: Arc<Semaphore>,
+    /// Erasures by the operator: one at a time, so that none is planned from what another one takes.
+    erasing: Arc<Semaphore>,
     /// Requests for tiles: each holds up to an upload's records.
     pub(crate) reading: Arc<Semaphore>,
 }
@@ -62,12 +68,17 @@ const UPLOADS_KIB_MAX: u32 = 256 * 1024;
 /// What an upload takes of it at least: no more than 256 are under way.
 const UPLOAD_KIB_MIN: u32 = 1024;
 
+/// The most checkpoints that are judged or wait for the disk.
+const WITNESSING_MAX: usize = 16;
+
 impl Room {
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
             judging: Arc::new(Semaphore::new(cores)),
+            witnessing: Arc::new(Semaphore::new(WITNESSING_MAX)),
+            erasing: Arc::new(Semaphore::new(1)),
             reading: Arc::new(Semaphore::new(cores)),
         }
     }
@@ -99,6 +110,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
         .route("/v1/admin/orders", post(admin_order))
+        .route("/v1/admin/erasures", post(admin_erase))
         .route("/v1/receipt", get(logs::receipt))
         .route("/logs/{log}/{*path}", get(logs::read))
         .with_state(api.clone())
@@ -155,8 +167,6 @@ async fn stats(State(api): Ctx) -> Json<crate::Stats> {
 
 /// The longest enrolment that is read.
 const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
-/// The longest order of an operator that is read.
-const ORDER_BYTES_MAX: usize = 16 * 1024;
 
 async fn enroll(State(api): Ctx, request: HttpRequest) -> Result<Json<Enrolled>, Refused> {
     let enrolled = take_enrolment(&api, request).await;
@@ -182,6 +192,9 @@ async fn admin_order(State(api): Ctx, request: HttpRequest) -> Result<Json<admin
     done.map(Json).map_err(|refused| refuse(&api, refused))
 }
 
+/// The longest order of an operator that is read.
+const ORDER_BYTES_MAX: usize = 16 * 1024;
+
 async fn take_order(api: &Api, request: HttpRequest) -> Result<admin::Done, Refused> {
     let (parts, body) = request.into_parts();
     bears(&parts.headers, &api.admin_token, "admin")?;
@@ -191,7 +204,51 @@ async fn take_order(api: &Api, request: HttpRequest) -> Result<admin::Done, Refu
     tracing::info!(?order, "ordered");
     let unknown = format!("no device {} is enrolled here", order.device());
     let done = api.queue.ask(order.ask()).await?;
-    admin::Done::of(&done).ok_or_else(|| Refused::new(404, "unknown_device", unknown))
+    admin::Done::of(done)?.ok_or_else(|| Refused::new(404, "unknown_device", unknown))
+}
+
+async fn admin_erase(State(api): Ctx, request: HttpRequest) -> Result<Json<Erased>, Refused> {
+    // A task of its own: what was begun is finished although the client goes away.
+    let done = tokio::spawn({
+        let api = api.clone();
+        async move { take_erasure(&api, request).await }
+    });
+    let done = done.await.unwrap_or_else(|error| Err(bug(&error)));
+    done.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+async fn take_erasure(api: &Arc<Api>, request: HttpRequest) -> Result<Erased, Refused> {
+    let (parts, body) = request.into_parts();
+    bears(&parts.headers, &api.admin_token, "admin")?;
+    let body = read_body(body, ORDER_BYTES_MAX).await?;
+    let EraseOrder { device, request } = serde_json::from_slice(&body)
+        .map_err(|error| Refused::new(400, "malformed", format!("not an order: {error}")))?;
+    let erasing = api.room.erasing.clone().try_acquire_owned();
+    let erasing = erasing.map_err(|_| Refused::busy("another erasure is under way"))?;
+    tracing::info!(device, who = request.who, "erasing is ordered");
+    let (api, writer) = (api.clone(), tokio::runtime::Handle::current());
+    // It reads the archive through.
+    let done = tokio::task::spawn_blocking(move || {
+        let _erasing = erasing;
+        let origin = origin_of(&api.archive, &device)?;
+        carry_out(&api.archive, &origin, &request, &mut |ask| {
+            let done = writer.block_on(api.queue.ask(ask));
+            done.map_err(|refused| match refused.status {
+                503 => ArchiveError::Failed.into(),
+                _ => EraseError::Refused(refused.refusal.message),
+            })
+        })
+    });
+    match done.await {
+        Ok(Ok(erased)) => Ok(erased),
+        Ok(Err(EraseError::Refused(why))) => Err(Refused::new(422, "not_erased", why)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "an erasure was not finished");
+            let message = format!("not all of it was erased; ask again: {error}");
+            Err(Refused::new(503, "not_erased", message))
+        }
+        Err(error) => Err(bug(&error)),
+    }
 }
 
 async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Refused> {
@@ -440,13 +497,12 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
 
 impl Witness for Api {
     async fn add_checkpoint(self: Arc<Self>, body: Bytes) -> Answer {
+        let Ok(_room) = self.room.witnessing.try_acquire() else {
+            return Answer::Unavailable;
+        };
         for _ in 0..ROUNDS {
-            let Ok(judging) = self.room.judging.clone().acquire_owned().await else {
-                break;
-            };
             let (api, body) = (self.clone(), body.clone());
             let judged = tokio::task::spawn_blocking(move || {
-                let _judging = judging;
                 api.archive.judge_checkpoint(&api.foreign, &body)
             });
             let ask = match judged.await {
@@ -477,7 +533,15 @@ impl Witness for Api {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use jurat_key::SoftwareKey;
+    use jurat_proof::{Checkpoint, Frontier, Signer as _};
+    use jurat_testkit::SimDisk;
+
     use super::*;
+    use crate::archive::tests::host;
+    use crate::queue::queue;
 
     fn headers(len: usize) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -502,5 +566,55 @@ mod tests {
             drop(held);
             assert!(room.take(&headers).is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn strangers_who_show_checkpoints_fill_a_room_of_their_own_and_none_of_the_uploads() {
+        let disk = SimDisk::new();
+        let host = host(&disk);
+        let dir = Path::new("/c");
+        let (archive, _writer) = Archive::open(host.clone(), dir, "example.org", 10, 0).unwrap();
+        // A disk that never answers: nobody reads this inbox.
+        let (queue, inbox) = queue();
+        let log = SoftwareKey::log(&Secret::from_bytes([9; 32]), "elsewhere.example/log").unwrap();
+        let mut foreign = Logs::default();
+        foreign.add(log.verifier_key().clone()).unwrap();
+        let secret = || Secret::from_bytes([1; 32]);
+        let api = Arc::new(Api {
+            tiles: Arc::new(TileStore::new(archive.clone(), host.disk.clone(), dir)),
+            host,
+            archive,
+            queue,
+            enrol_token: secret(),
+            admin_token: secret(),
+            fingerprint_key: secret(),
+            domain: "example.org".into(),
+            room: Room::new(),
+            read_token: secret(),
+            public_logs: false,
+            foreign,
+            failed: watch::channel(None).0,
+        });
+        let empty = Checkpoint {
+            origin: log.verifier_key().name.clone(),
+            size: 0,
+            root: Frontier::default().root(),
+        };
+        let body = jurat_witness::Request::encode(0, &[], &empty.sign(&log).unwrap());
+        let show = || tokio::spawn(api.clone().add_checkpoint(body.clone().into()));
+        let waiting: Vec<_> = (0..WITNESSING_MAX).map(|_| show()).collect();
+        while api.room.witnessing.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(show().await.unwrap(), Answer::Unavailable);
+        let fresh = Room::new().judging.available_permits();
+        assert_eq!(api.room.judging.available_permits(), fresh);
+        assert!(api.room.take(&headers(100_000)).is_ok());
+        // Nobody will ever read it: who waited is told, and there is room again.
+        drop(inbox);
+        for shown in waiting {
+            assert_eq!(shown.await.unwrap(), Answer::Unavailable);
+        }
+        assert_eq!(api.room.witnessing.available_permits(), WITNESSING_MAX);
     }
 }

@@ -18,20 +18,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
-use jurat_event::Ranges;
+use jurat_event::{EraseRequest, Ranges};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Record, RecordReader, Rotation, Signer,
-    SignerError, VerifierKey,
+    Chain, Checkpoint, Choice, Cosignature, Digest, EntryView, Frontier, Note, Record,
+    RecordReader, Rotation, Signer, SignerError, VerifierKey,
 };
-use jurat_sink::{Accepted, FileSinkError, FrontierAnswer};
+use jurat_sink::{Accepted, BatchError, FileSinkError, FrontierAnswer, without_payloads};
 use jurat_witness::{Seen, origin_hash};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
 use crate::devices::{self, Device};
-use crate::ingest::{Judged, Known, Refused, begins_at, decompress, judge};
+use crate::ingest::{Judged, Known, Refused, another_root, begins_at, decompress, judge};
 use crate::life::Life;
 use crate::own_log::OwnLog;
 
@@ -49,8 +49,10 @@ pub(crate) mod kind {
     pub(crate) const OWN_ENTRY: u8 = 3;
     /// A checkpoint of the collector's own log.
     pub(crate) const OWN_CHECKPOINT: u8 = 4;
-    /// A checkpoint of the collector's own log with the cosignatures of others.
+    /// A checkpoint of the collector's own log with the cosignatures that the policy's quorum asks for.
     pub(crate) const OWN_COSIGNED: u8 = 5;
+    /// Likewise with fewer.
+    pub(crate) const OWN_PARTLY: u8 = 6;
 }
 
 /// Why the archive could not do what was asked. The collector's fault, never the device's.
@@ -123,6 +125,19 @@ struct Withheld {
     erased: Ranges,
 }
 
+/// Payloads that the operator erased before they came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Awaited {
+    /// The size of the log then: later leaves are not meant.
+    pub(crate) below: u64,
+    pub(crate) request: EraseRequest,
+}
+
+/// The most bytes of such orders of one log: each group that moves it writes them.
+const AWAITED_BYTES_MAX: usize = 64 * 1024;
+/// A record's further parts follow its first leaf within so many.
+const PARTS_MAX: u64 = 1_024;
+
 /// The most uploads of one log whose leaves may still come. Those of later ones are only counted.
 pub(crate) const WITHHELD_MAX: usize = 64;
 /// The most ranges of leaves of one log whose missing payload a later leaf can settle.
@@ -142,6 +157,9 @@ struct Line {
     /// The key that signed `note`, when it was rotated there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_before: Option<String>,
+    /// The keys that were rotated away, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<String>,
     /// Payloads that never came, and that no leaf says were erased: the archive cosignature is given only at 0.
     #[serde(default)]
     payloads_missing: u64,
@@ -153,6 +171,9 @@ struct Line {
     leaves_withheld: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     withheld: Vec<Withheld>,
+    /// What of them must not be stored when it comes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    awaited: Vec<Awaited>,
     /// Uploads that came late instead of withheld ones.
     #[serde(default)]
     late: u64,
@@ -172,11 +193,13 @@ impl Line {
 
     fn known(&self, enrolled: &VerifierKey) -> Option<Known> {
         let before = self.key_before.as_deref().map(VerifierKey::parse);
+        let retired = self.retired.iter().map(|key| VerifierKey::parse(key));
         Some(Known {
             frontier: self.frontier()?,
             chain: Chain(self.chain),
             key: self.key(enrolled)?,
             before: before.transpose().ok()?,
+            retired: retired.collect::<Result<_, _>>().ok()?,
         })
     }
 
@@ -197,6 +220,23 @@ impl Line {
             let erased = withheld.erased.union(&erased.intersection(&mine));
             withheld.erased = erased.first(MISSING_RANGES_MAX);
         }
+    }
+
+    /// What came late without the payloads that the operator erased before, and which those are.
+    fn without_erased(
+        &self,
+        body: &Bytes,
+    ) -> Result<(Bytes, Vec<(EraseRequest, Ranges)>), BatchError> {
+        let (mut body, mut erased) = (body.clone(), Vec::new());
+        for Awaited { below, request } in &self.awaited {
+            let mut choice = Choice::new(request);
+            let mut means = |entry: &EntryView<'_>| entry.seq < *below && choice.takes(entry);
+            if let Some(thinned) = without_payloads(&body, &mut means)? {
+                body = thinned.body.into();
+                erased.push((request.clone(), thinned.gone));
+            }
+        }
+        Ok((body, erased))
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -241,7 +281,7 @@ struct Change<'a> {
     /// Nonces with their time stamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nonces: BTreeMap<Cow<'a, str>, u64>,
-    /// The newest checkpoint of the own log that outside witnesses cosigned.
+    /// The newest checkpoint of the own log that the outside witnesses' quorum cosigned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own_cosigned: Option<Cow<'a, str>>,
     own_size: u64,
@@ -320,9 +360,11 @@ struct State {
     lines: BTreeMap<Arc<str>, Arc<Line>>,
     /// The origins by their SHA-256.
     origins: HashMap<Digest, Arc<str>>,
-    /// The newest checkpoint of the own log, and the newest one with cosignatures of others.
+    /// The newest checkpoint of the own log, the newest one that the outside witnesses' quorum cosigned, and
+    /// the newest one that fewer cosigned since the start.
     own_note: Option<String>,
     own_cosigned: Option<String>,
+    own_partly: Option<String>,
     lives: BTreeMap<Arc<str>, Arc<Life>>,
     policy: Option<String>,
     silence: Silence,
@@ -371,6 +413,8 @@ pub(crate) struct Prepared {
     /// Each with the size of the head over it.
     rotations: Vec<(Rotation, u64)>,
     boots: Vec<String>,
+    /// Payloads that came and are not stored, because the operator erased them before: by whom, and why.
+    erased: Vec<(EraseRequest, Ranges)>,
 }
 
 impl Archive {
@@ -491,6 +535,7 @@ impl Archive {
             lines,
             own_note: None,
             own_cosigned: whole.own_cosigned.map(Cow::into_owned),
+            own_partly: None,
             lives,
             policy: whole.policy.map(Cow::into_owned),
             silence,
@@ -575,6 +620,29 @@ impl Archive {
             return Err(ArchiveError::Failed);
         }
         Ok(state.lines.get(origin).cloned())
+    }
+
+    /// The logs of which something is archived.
+    pub(crate) fn origins(&self) -> Vec<Arc<str>> {
+        let state = self.state();
+        let archived = state.lines.iter().filter(|(_, line)| line.size > 0);
+        archived.map(|(origin, _)| origin.clone()).collect()
+    }
+
+    /// How many leaves of a log may still come that a request to erase may mean.
+    pub(crate) fn awaited(
+        &self,
+        origin: &str,
+        request: &EraseRequest,
+    ) -> Result<u64, ArchiveError> {
+        let line = self.line(origin)?;
+        let withheld = line.iter().flat_map(|line| &line.withheld);
+        let meant = withheld.filter(|withheld| {
+            let near = (withheld.from.saturating_sub(PARTS_MAX), withheld.to);
+            let near = Ranges::from(vec![near]).intersection(&request.ranges);
+            !request.sessions.is_empty() || !near.is_empty()
+        });
+        Ok(meant.map(|withheld| withheld.to - withheld.from).sum())
     }
 
     /// The position after the last durable group.
@@ -692,6 +760,7 @@ impl Archive {
                 chain: Chain::new(origin),
                 key: key.clone(),
                 before: None,
+                retired: Vec::new(),
             },
         };
         let mut raw = self.buffers().pop().unwrap_or_default();
@@ -703,13 +772,17 @@ impl Archive {
                     let size = known.frontier.size();
                     judge_late(&raw, origin, late, withheld, size)
                 }
-                None => judge(&raw, origin, &known).and_then(|judged| {
+                None => {
                     let ahead = before.as_deref().and_then(Line::must_pass);
-                    if let (Some(judged), Some(ahead)) = (&judged, ahead) {
-                        witnessing::passes(&raw, &known.frontier, judged, ahead)?;
-                    }
-                    Ok(judged)
-                }),
+                    let judged = judge(&raw, origin, &known);
+                    let judged = judged.map_err(|refused| witnessing::weigh(refused, ahead));
+                    judged.and_then(|judged| {
+                        if let (Some(judged), Some(ahead)) = (&judged, ahead) {
+                            witnessing::passes(&raw, &known.frontier, judged, ahead)?;
+                        }
+                        Ok(judged)
+                    })
+                }
             }
         });
         // A buffer that a rare huge upload filled is given back; the others stay warm.
@@ -718,6 +791,13 @@ impl Archive {
         }
         Ok(match (judged, before) {
             (Ok(Some(judged)), Some(before)) if let Some((withheld, known)) = withheld => {
+                let body = match before.without_erased(body) {
+                    Ok(body) => body,
+                    Err(error) => {
+                        let refused = Refused::new(400, "malformed", error.to_string());
+                        return Ok(Judgement::Answer(Err(refused)));
+                    }
+                };
                 let upload =
                     self.prepare_late(origin, nonce, body, &known, before, &withheld, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
@@ -786,11 +866,16 @@ impl Archive {
             line.missing.clone_from(&last.missing);
             line.leaves_withheld += last.leaves_withheld;
             line.withheld.clone_from(&last.withheld);
+            line.awaited.clone_from(&last.awaited);
             line.late = last.late;
+            line.retired.clone_from(&last.retired);
             line.time = last.time;
             line.fork.clone_from(&last.fork);
             line.follow(last);
         }
+        let rotated = judged.rotations.iter();
+        line.retired
+            .extend(rotated.map(|(rotation, _)| rotation.from.to_string()));
         line.miss(&judged.missing, &judged.erased);
         // What the device pruned never comes; only an upload of nothing but hashes may.
         let may_come = judged.leaves_withheld == size - judged.from;
@@ -832,6 +917,7 @@ impl Archive {
             nonce: nonce.clone(),
             rotations: judged.rotations.clone(),
             boots: judged.boots.clone(),
+            erased: Vec::new(),
         })
     }
 
@@ -844,7 +930,7 @@ impl Archive {
         &self,
         origin: &str,
         nonce: &(String, u64),
-        body: &Bytes,
+        (body, erased): (Bytes, Vec<(EraseRequest, Ranges)>),
         known: &Known,
         before: Arc<Line>,
         withheld: &Withheld,
@@ -853,6 +939,9 @@ impl Archive {
         let damaged = |what: String| ArchiveError::Damaged(what);
         let mut line = Line::clone(&before);
         line.withheld.retain(|other| other.from != withheld.from);
+        let still = line.withheld.iter().map(|withheld| withheld.from).min();
+        line.awaited
+            .retain(|awaited| still.is_some_and(|from| from < awaited.below));
         line.leaves_withheld -= withheld.leaves.min(line.leaves_withheld);
         line.payloads_missing -= withheld.payloads.min(line.payloads_missing);
         line.miss(&judged.missing.without(&withheld.erased), &judged.erased);
@@ -876,12 +965,13 @@ impl Archive {
             header,
             before: Some(before),
             line,
-            body: body.clone(),
+            body,
             root: judged.root,
             nonce: nonce.clone(),
             rotations: Vec::new(),
             // They stand before others that came earlier.
             boots: Vec::new(),
+            erased,
         })
     }
 
@@ -890,19 +980,9 @@ impl Archive {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
     }
 
-    /// The records of an upload whose first record, at this position, was erased.
+    /// The records of an upload whose record at this position was erased.
     pub(crate) fn instead_of(&self, position: u64) -> Result<Vec<u8>, ArchiveError> {
-        let mut newest = None;
-        let mut reader = self.reader(position, self.end())?;
-        while let Some(item) = reader.next_record()? {
-            if item.kind == kind::UPLOAD && !item.erased {
-                let (header, body) = split_upload(item.body)?;
-                if header.instead_of == Some(position) {
-                    newest = Some(body.to_vec());
-                }
-            }
-        }
-        newest.ok_or_else(|| ArchiveError::Damaged("an erased upload without another one".into()))
+        instead_of(&|from| self.reader(from, self.end()), position)
     }
 
     /// Where it is kept, and up to where it is durable.
@@ -954,6 +1034,7 @@ impl State {
             epoch: device.epoch(),
             origin: row.origin.clone(),
             key: key.unwrap_or_else(|| row.key.clone()),
+            keys_before: line.map_or_else(Vec::new, |line| line.retired.clone()),
             enrolled_at: row.enrolled_at,
             heard_at: self.silence.heard_at(&row.origin).unwrap_or(heard_at),
             size: line.map_or(0, |line| line.size),
@@ -980,6 +1061,7 @@ impl Line {
             chain: Chain(withheld.chain),
             key: key_or(withheld.key.as_deref(), enrolled)?,
             before: None,
+            retired: Vec::new(),
         };
         Some((withheld.clone(), known))
     }
@@ -1014,11 +1096,7 @@ fn judge_late(
         return Err(Refused::conflict(size));
     };
     if judged.frontier.size() == withheld.to && judged.root != withheld.root {
-        let message = format!("another root was witnessed at size {}", withheld.to);
-        return Err(Refused {
-            fork: Some(judged.note.encode()),
-            ..Refused::new(422, "fork", message)
-        });
+        return Err(another_root(&judged.note, withheld.to));
     }
     if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
         return Err(Refused::conflict(size));
@@ -1046,6 +1124,38 @@ fn unpack(bytes: &[u8]) -> std::io::Result<Change<'static>> {
     let mut json = Vec::new();
     decoder.take(SNAPSHOT_BYTES_MAX).read_to_end(&mut json)?;
     Ok(serde_json::from_slice(&json)?)
+}
+
+/// How often another erasure may come in between before a reader gives up.
+const ERASURES_MAX: usize = 16;
+
+/// The records of an upload whose record at this position was erased: the ones that were archived in its
+/// place before that, however new they are. `open` gives a reader up to the newest durable group.
+pub(crate) fn instead_of(
+    open: &dyn Fn(u64) -> Result<Reader, ArchiveError>,
+    position: u64,
+) -> Result<Vec<u8>, ArchiveError> {
+    for _ in 0..ERASURES_MAX {
+        let mut first = None;
+        let mut newest = None;
+        let mut reader = open(position)?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind != kind::UPLOAD {
+                continue;
+            }
+            let (header, body) = split_upload(item.body)?;
+            let first = *first.get_or_insert(header.instead_of.unwrap_or(position));
+            if header.instead_of == Some(first) && !item.erased {
+                newest = Some(body.to_vec());
+            }
+        }
+        if let Some(newest) = newest {
+            return Ok(newest);
+        }
+        // Erased again since the reader was opened: its successor stands after the end that it had.
+    }
+    let what = "an erased upload without another one; if an erasure is under way, try again when it is done";
+    Err(ArchiveError::Damaged(what.into()))
 }
 
 /// The header and the compressed records of an archived upload.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use jurat_disk::Host;
 use jurat_event::{EraseRequest, Erased, Ranges};
-use jurat_ledger::{LedgerError, Reader};
 use jurat_proof::{Choice, EntryView, Record, RecordReader};
 use jurat_sink::without_payloads;
 
+use crate::admin::{self, AdminError};
 use crate::archive::{Archive, ArchiveError, Ask, Done, UploadHeader, kind, split_upload};
 use crate::ingest::decompress;
 
@@ -24,9 +24,9 @@ pub enum EraseError {
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// Another process has the archive open.
-    #[error("{0}: the collector runs; stop it, erase, and start it again")]
-    Running(std::path::PathBuf),
+    /// The folder cannot be opened now.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// It cannot be done.
     #[error("not erased: {0}")]
     Refused(String),
@@ -116,7 +116,10 @@ impl<'a> Plan<'a> {
                     }
                 }
             }
-            if let Some(session) = choice.unknown_session() {
+            // One of which nothing came but hashes has no name here yet.
+            if let Some(session) = choice.unknown_session()
+                && archive.awaited(origin, request)? == 0
+            {
                 return refused(format!("no leaf of session {session:?} is archived here"));
             }
         }
@@ -195,53 +198,64 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Erases payloads of one log, part by part; each part is durable when `write` returns.
+pub(crate) fn carry_out(
+    archive: &Archive,
+    origin: &str,
+    request: &EraseRequest,
+    write: &mut dyn FnMut(Ask) -> Result<Done, EraseError>,
+) -> Result<Erased, EraseError> {
+    let awaited = archive.awaited(origin, request)?;
+    let mut plan = Plan::new(archive, origin, request)?;
+    if awaited > 0 {
+        let (origin, request) = (origin.to_owned(), request.clone());
+        if let Done::Refused(refused) = write(Ask::Await { origin, request })? {
+            return Err(EraseError::Refused(refused.refusal.message));
+        }
+        // What came late before that is archived like everything else.
+        plan = Plan::new(archive, plan.origin, plan.request)?;
+    }
+    let mut parts = Vec::new();
+    while let Some(ask) = plan.next()? {
+        match write(ask)? {
+            Done::Erased { ranges, leaves } => parts.push((ranges, leaves)),
+            // There is no other erasure: what is not erased must not be said to be.
+            _ => return Err(ArchiveError::Failed.into()),
+        }
+    }
+    Ok(Erased {
+        awaited,
+        ..plan.finish(parts)
+    })
+}
+
 /// Erases payloads in the folder of a collector that does not run. The log is named by the device's id, or by
 /// its origin where the device has several.
 ///
 /// # Errors
-/// [`EraseError`]. What was erased before an error stays erased, and said; asked again it goes on.
+/// [`EraseError`]: [`AdminError::Runs`] when it does; send it an [`EraseOrder`](crate::EraseOrder) then. What was
+/// erased before an error stays erased, and said; asked again it goes on.
 pub fn erase_folder(
     host: &Host,
     dir: &Path,
     device: &str,
     request: &EraseRequest,
 ) -> Result<Erased, EraseError> {
-    let origin = origin_of(host, dir, device)?;
-    // The collector's own names begin with the same domain as those that it gives.
-    let domain = origin.split("/jurat/").next().unwrap_or_default();
-    let (archive, mut writer) = match Archive::open(host.clone(), dir, domain, 0, 0) {
-        Err(ArchiveError::Ledger(LedgerError::Locked { .. })) => {
-            return Err(EraseError::Running(dir.to_path_buf()));
-        }
-        opened => opened?,
+    let (archive, mut writer) = admin::open(host, dir)?;
+    let origin = origin_of(&archive, device)?;
+    let write = &mut |ask| {
+        let done = writer.commit(vec![ask])?.pop();
+        Ok(done.ok_or(ArchiveError::Failed)?)
     };
-    let mut plan = Plan::new(&archive, &origin, request)?;
-    let mut parts = Vec::new();
-    while let Some(ask) = plan.next()? {
-        match writer.commit(vec![ask])?.pop() {
-            Some(Done::Erased { ranges, leaves }) => parts.push((ranges, leaves)),
-            // There is no other writer: what is not erased must not be said to be.
-            _ => return Err(ArchiveError::Failed.into()),
-        }
-    }
+    let erased = carry_out(&archive, &origin, request, write)?;
     writer.seal_own_log()?;
-    Ok(plan.finish(parts))
+    Ok(erased)
 }
 
 /// The one log of this device, or of this name.
-fn origin_of(host: &Host, dir: &Path, device: &str) -> Result<String, EraseError> {
-    let archived = dir.join("archive");
-    let mut reader = Reader::open(host.disk.clone(), &archived, 0).map_err(ArchiveError::from)?;
-    let mut origins: Vec<Arc<str>> = Vec::new();
-    while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
-        if item.kind == kind::UPLOAD {
-            let origin = split_upload(item.body)?.0.origin;
-            let mine = origin == device || origin.split('/').nth(2) == Some(device);
-            if mine && !origins.iter().any(|known| **known == *origin) {
-                origins.push(origin.into());
-            }
-        }
-    }
+pub(crate) fn origin_of(archive: &Archive, device: &str) -> Result<String, EraseError> {
+    let mine = |origin: &Arc<str>| **origin == *device || origin.split('/').nth(2) == Some(device);
+    let origins: Vec<_> = archive.origins().into_iter().filter(mine).collect();
     match origins.as_slice() {
         [origin] => Ok(origin.to_string()),
         [] => Err(EraseError::Refused(format!(

@@ -13,7 +13,7 @@ use jurat_proof::{
     inclusion_ranges, leaf_hash,
 };
 
-use crate::archive::{Archive, ArchiveError, kind, split_upload};
+use crate::archive::{Archive, ArchiveError, instead_of, kind, split_upload};
 use crate::ingest::decompress;
 use crate::tiles::says_accepted;
 
@@ -80,6 +80,30 @@ pub fn export_folder(
     }
 }
 
+#[cfg(test)]
+pub(crate) fn receipt(archive: &Archive, origin: &str, size: u64) -> Option<Vec<u8>> {
+    Archived::of(archive)
+        .receipt(origin, size)
+        .unwrap_or_default()
+}
+
+/// The records of the upload at this place, or, where its payloads are erased meanwhile, of what came in its
+/// place: entries and heads are the same.
+pub(crate) fn upload_at(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    position: u64,
+) -> Result<Vec<u8>, ArchiveError> {
+    let open = |from| Ok(Reader::open(disk.clone(), dir, from)?);
+    let mut reader = Reader::new(disk.clone(), dir, position, position + 1)?;
+    if let Some(item) = reader.next_record()?
+        && !item.erased
+    {
+        return Ok(split_upload(item.body)?.1.to_vec());
+    }
+    instead_of(&open, position)
+}
+
 /// An archive up to a position, for reading.
 struct Archived {
     disk: Arc<dyn Disk>,
@@ -92,6 +116,7 @@ enum Own<'a> {
     Entry(&'a [u8]),
     Head(Note),
     Cosigned(Note),
+    Partly(Note),
 }
 
 impl Archived {
@@ -153,11 +178,11 @@ impl Archived {
         )?)
     }
 
-    /// The proof that the collector's own log holds this head, under its newest head, or under the newest one
-    /// that outside witnesses cosigned where there is such; `None` when no head covers it yet.
+    /// The proof that the collector's own log holds this head, under the newest head that covers it: rather one
+    /// that outside witnesses cosigned, and rather one that their quorum did; `None` when no head covers it yet.
     fn receipt(&self, origin: &str, size: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
         let mut found: Option<(u64, Vec<u8>)> = None;
-        let (mut newest, mut cosigned) = (None, None);
+        let (mut newest, mut cosigned, mut partly) = (None, None, None);
         let mut leaves = 0;
         self.own(&mut |own| match own {
             Own::Entry(entry) => {
@@ -168,6 +193,7 @@ impl Archived {
             }
             Own::Head(note) => newest = Some(note),
             Own::Cosigned(note) => cosigned = Some(note),
+            Own::Partly(note) => partly = Some(note),
         })?;
         let Some((index, entry)) = found else {
             return Ok(None);
@@ -176,7 +202,7 @@ impl Archived {
             let head = Checkpoint::parse(&note.as_ref()?.text).ok()?;
             (head.size > index).then_some(head)
         };
-        let Some((note, head)) = [cosigned, newest]
+        let Some((note, head)) = [cosigned, partly, newest]
             .into_iter()
             .find_map(|note| covers(&note).and_then(|head| Some((note?, head))))
         else {
@@ -208,6 +234,7 @@ impl Archived {
                 kind::OWN_COSIGNED => note()
                     .into_iter()
                     .for_each(|note| give(Own::Cosigned(note))),
+                kind::OWN_PARTLY => note().into_iter().for_each(|note| give(Own::Partly(note))),
                 _ => {}
             }
         }
@@ -222,29 +249,25 @@ impl Archived {
         give: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
     ) -> Result<(), ArchiveError> {
         let damaged = |what: String| ArchiveError::Damaged(what);
-        let unpack = |body: &[u8], raw: &mut Vec<u8>| {
-            decompress(split_upload(body)?.1, raw)
-                .map_err(|refused| damaged(refused.refusal.message))
-        };
         let mut raw = Vec::new();
         let mut mine = false;
         let mut reader = self.reader(0)?;
         while let Some(item) = reader.next_record()? {
             match item.kind {
                 kind::UPLOAD => {
-                    let (header, _) = split_upload(item.body)?;
+                    let (header, body) = split_upload(item.body)?;
                     mine = header.origin == origin;
                     if !mine || header.late {
                         continue;
                     }
-                    match late.get(&header.from) {
-                        Some(position) => {
-                            let mut reader = self.reader(*position)?;
-                            let item = reader.next_record()?;
-                            unpack(item.map_or(&[][..], |item| item.body), &mut raw)?;
-                        }
-                        None => unpack(item.body, &mut raw)?,
-                    }
+                    let late = late.get(&header.from).copied();
+                    let unpacked = if late.is_none() && !item.erased {
+                        decompress(body, &mut raw)
+                    } else {
+                        let place = late.unwrap_or(item.position);
+                        decompress(&upload_at(&self.disk, &self.dir, place)?, &mut raw)
+                    };
+                    unpacked.map_err(|refused| damaged(refused.refusal.message))?;
                     for record in RecordReader::new(&raw) {
                         let record = record.map_err(|error| damaged(error.to_string()))?;
                         if give(record).is_break() {

@@ -17,6 +17,7 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
         chain: Chain::new(origin),
         key: key.clone(),
         before: None,
+        retired: Vec::new(),
     };
     let mut raw = Vec::new();
     decompress(body, &mut raw)?;

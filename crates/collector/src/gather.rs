@@ -210,7 +210,10 @@ impl Gatherer {
         if news
             && self
                 .queue
-                .ask(Ask::OwnCosigned(note.encode()))
+                .ask(Ask::OwnCosigned {
+                    note: note.encode(),
+                    quorum,
+                })
                 .await
                 .is_err()
         {

@@ -2,8 +2,8 @@
 
 use jurat_event::{Kind, Ranges};
 use jurat_proof::{
-    Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, Record, RecordReader, Replay,
-    Rotation, VerifierKey, hash_records,
+    Chain, Checkpoint, Digest, EntryView, Frontier, Hashed, Note, ROTATIONS_MAX, Record,
+    RecordReader, Replay, Rotation, VerifierKey, hash_records,
 };
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
@@ -15,7 +15,8 @@ pub struct Refused {
     pub status: u16,
     /// The answer.
     pub refusal: Refusal,
-    /// The signed head that contradicts what was witnessed, where there is one.
+    /// The signed head that contradicts what was witnessed, where there is one. Of `root_mismatch`: the
+    /// head that was signed, of which only the log's own heads say whether it contradicts them.
     pub fork: Option<String>,
 }
 
@@ -95,7 +96,12 @@ pub(crate) struct Known {
     pub(crate) key: VerifierKey,
     /// The key that signed the known head, when it was rotated there.
     pub(crate) before: Option<VerifierKey>,
+    /// The keys that were rotated away.
+    pub(crate) retired: Vec<VerifierKey>,
 }
+
+/// The code of a refusal whose entries do not give the root that was signed: no fork by itself.
+pub(crate) const ROOT_MISMATCH: &str = "root_mismatch";
 
 /// The most changes of the boot, and of the key, in one upload that are looked at.
 const CHANGES_MAX: usize = 64;
@@ -158,6 +164,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     let size = known.frontier.size();
     let mut key = known.key.clone();
     let mut rotations = Vec::new();
+    let mut retired = known.retired.clone();
     // Under no head yet.
     let mut rotating: Option<Rotation> = None;
     let mut boots: Vec<String> = Vec::new();
@@ -200,8 +207,12 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                     if rotating.is_some() || rotations.len() >= CHANGES_MAX {
                         return Err(bad("no head between two rotations, or too many".into()));
                     }
+                    if retired.len() >= ROTATIONS_MAX {
+                        return Err(bad("too many rotations; begin another epoch".into()));
+                    }
                     let detail = view.detail_map().into_iter().collect();
                     let rotation = Rotation::parse(origin, &key, &detail)
+                        .and_then(|rotation| rotation.unless_back_to(retired.iter()))
                         .map_err(|error| bad(format!("leaf {}: {error}", view.seq)))?;
                     rotating = Some(rotation);
                 }
@@ -225,12 +236,14 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 let (note, checkpoint) = signed(bytes, origin, &key)?;
                 let (found, root) = (replay.frontier().size(), replay.frontier().root());
                 if checkpoint.size == found && checkpoint.root != root {
-                    let message = format!(
-                        "the signed head at size {found} is not consistent with the head witnessed at size {size}"
-                    );
+                    if found == size && size > 0 {
+                        return Err(another_root(&note, size));
+                    }
+                    let message =
+                        format!("the entries do not give the signed root at size {found}");
                     return Err(Refused {
                         fork: Some(note.encode()),
-                        ..Refused::new(422, "root_mismatch", message)
+                        ..Refused::new(422, ROOT_MISMATCH, message)
                     });
                 }
                 if checkpoint.size != found {
@@ -245,6 +258,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 // The head over the leaf is the last of the old key.
                 if let Some(rotation) = rotating.take() {
                     key = rotation.key.clone();
+                    retired.push(rotation.from.clone());
                     rotations.push((rotation, found));
                 }
             }
@@ -295,14 +309,19 @@ fn check_resubmission(raw: &[u8], origin: &str, known: &Known) -> Result<(), Ref
             && checkpoint.size == known.frontier.size()
             && checkpoint.root != known.frontier.root()
         {
-            let message = format!("another root was witnessed at size {}", checkpoint.size);
-            return Err(Refused {
-                fork: Some(note.encode()),
-                ..Refused::new(422, "fork", message)
-            });
+            return Err(another_root(&note, checkpoint.size));
         }
     }
     Ok(())
+}
+
+/// A signed head that contradicts the one that was witnessed at its size.
+pub(crate) fn another_root(note: &Note, size: u64) -> Refused {
+    let message = format!("another root was witnessed at size {size}");
+    Refused {
+        fork: Some(note.encode()),
+        ..Refused::new(422, "fork", message)
+    }
 }
 
 fn signed(bytes: &[u8], origin: &str, key: &VerifierKey) -> Result<(Note, Checkpoint), Refused> {

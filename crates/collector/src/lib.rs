@@ -29,7 +29,8 @@ mod siem;
 mod tiles;
 
 pub use admin::{
-    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+    Address, AdminError, DeviceReport, Done, EpochReport, EraseOrder, Order, Standing, carry_out,
+    devices,
 };
 pub use archive::{Archive, ArchiveError, Stats};
 pub use erase::{EraseError, erase_folder};

@@ -11,6 +11,9 @@ pub(crate) struct Life {
     /// Its key counts no more from this leaf of the own log on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) revoked: Option<Revoked>,
+    /// Keys that were rotated away before, and count no more either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) revoked_before: Vec<Revoked>,
     /// The epoch that goes on in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) closed_by: Option<u64>,
@@ -83,6 +86,14 @@ impl Life {
             let (leaf, reason) = (*leaf, reason.clone());
             standing.push(Standing::Revoked { leaf, reason });
         }
+        let before = self.revoked_before.iter().cloned();
+        standing.extend(
+            before.map(|Revoked { leaf, key, reason }| Standing::RevokedBefore {
+                key,
+                leaf,
+                reason,
+            }),
+        );
         standing.extend(self.closed_by.map(|by| Standing::Closed { by }));
         if !self.clones.is_empty() {
             let boots = self.clones.clone();

@@ -418,8 +418,7 @@ impl TileStore {
         };
         let tile = match path {
             TilePath::Checkpoint => {
-                let cosigned = self.cosigned(followed)?;
-                let cosigned = cosigned.filter(|cosigned| cosigned.size == head.size);
+                let cosigned = self.cosigned(followed, |size| size == head.size)?;
                 return Ok(Some(
                     cosigned.map_or_else(|| head.note.clone(), |it| it.note),
                 ));
@@ -455,16 +454,24 @@ impl TileStore {
         Ok(Some(bundle))
     }
 
-    /// The newest head of the own log that outside witnesses cosigned, when it is laid out.
-    fn cosigned(&self, followed: &Followed) -> Result<Option<Head>, TilesError> {
-        let note = self.archive.own_cosigned();
-        let Some(head) = note.and_then(|note| Head::of(note.as_bytes())) else {
-            return Ok(None);
-        };
+    /// The newest head of the own log with cosignatures of others that has a wanted size and is laid out: one
+    /// that the quorum cosigned rather than a newer one that did not reach it.
+    fn cosigned(
+        &self,
+        followed: &Followed,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Result<Option<Head>, TilesError> {
         let own = &followed.own;
-        let is_here =
-            head.size <= own.levels.size() && own.levels.has_root(head.size, &head.root)?;
-        Ok(Some(head).filter(|_| is_here))
+        for note in self.archive.own_with_others().into_iter().flatten() {
+            if let Some(head) = Head::of(note.as_bytes())
+                && wanted(head.size)
+                && head.size <= own.levels.size()
+                && own.levels.has_root(head.size, &head.root)?
+            {
+                return Ok(Some(head));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads entries of the own log from a place in the archive on, while `look` wants more.
@@ -503,9 +510,8 @@ impl TileStore {
             };
             let own = &followed.own;
             // Better a head that others cosigned than a newer one.
-            let cosigned = self.cosigned(followed)?;
-            let head = cosigned.as_ref().filter(|head| upload.own < head.size);
-            let head = head.or(own.head.as_ref());
+            let cosigned = self.cosigned(followed, |size| upload.own < size)?;
+            let head = cosigned.as_ref().or(own.head.as_ref());
             let Some(head) = head.filter(|head| upload.own < head.size) else {
                 return Ok(None);
             };

@@ -30,6 +30,14 @@ pub struct Erased {
     pub ranges: Ranges,
     /// The leaves that say so.
     pub leaves: Vec<u64>,
+    /// Leaves of which only the hash came until now: of their payloads nothing is stored that is asked for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub awaited: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The longest words of a request, in characters, and the most sessions.

@@ -93,19 +93,19 @@ Example, for one log, behind a proxy that speaks TLS:
     /// Give this device's log a new key
     ///
     /// The old key's last signature covers a leaf that names the new one. The endpoint that runs does it;
-    /// when none runs, it is done at once. The old key is wiped when the collector has that head.
+    /// when none runs, it is done at once. The old key is wiped when the collector has that head; until then
+    /// another rotation is refused.
     RotateKey(RotateArgs),
     /// See a collector's devices, and revoke or allow one
     ///
     /// A collector that runs is asked over HTTPS with the token in its folder (`admin.token`); the folder of
     /// one that does not is opened.
-    #[command(subcommand)]
-    Devices(DevicesCommand),
+    Devices(DevicesArgs),
     /// Remove payloads for good; entries, tree and proofs stay
     ///
     /// A leaf that says which, why and by whom is sealed before anything goes. Without --collector it is done on
-    /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done in the
-    /// folder of a collector that is stopped. Neither reaches a SIEM's copies, exported bundles or backups.
+    /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done at the
+    /// collector of that folder: by the one that runs, or, when none does, in the folder. Neither reaches a SIEM's copies, exported bundles or backups.
     Erase(EraseArgs),
     /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
     ///
@@ -210,6 +210,9 @@ pub(crate) struct RotateArgs {
     /// How long to wait for the endpoint that runs, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) wait: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which collector is meant.
@@ -229,16 +232,29 @@ pub(crate) struct OperatorArgs {
     pub(crate) ca: Option<PathBuf>,
 }
 
+/// Without a command: `list`.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DevicesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevicesCommand>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum DevicesCommand {
-    /// List the devices, and how each stands
-    List {
-        #[command(flatten)]
-        operator: OperatorArgs,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// List the devices, and how each stands: what `jurat devices` does by itself
+    List(ListArgs),
     /// Show one device and all its logs
     Show {
         #[command(flatten)]
@@ -249,9 +265,10 @@ pub(crate) enum DevicesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Let the key of a device count no more
+    /// Let a key of a device count no more
     ///
-    /// A leaf of the collector's log says so: heads accepted before it still count, none after it does.
+    /// A leaf of the collector's log says so: heads accepted before it still count, none after it does. It is the
+    /// key that signs the device's newest log now, unless another one is named; `jurat devices show` lists them.
     Revoke {
         #[command(flatten)]
         operator: OperatorArgs,
@@ -260,6 +277,15 @@ pub(crate) enum DevicesCommand {
         /// Why; it stands in the collector's log
         #[arg(long)]
         reason: String,
+        /// A key of this epoch's log instead of the newest one's
+        #[arg(long, value_name = "N")]
+        epoch: Option<u64>,
+        /// This key, one that was rotated away, too: the whole verifier key, or its id
+        #[arg(long)]
+        key: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Let a device enrol again without its old key
     AllowReenrolment {
@@ -267,6 +293,9 @@ pub(crate) enum DevicesCommand {
         operator: OperatorArgs,
         /// The device's id, or how it begins
         id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -378,7 +407,7 @@ pub(crate) struct EraseArgs {
     /// Who wants it; stands in the log for good [default: this account]
     #[arg(long, value_name = "NAME")]
     pub(crate) who: Option<String>,
-    /// Erase in the folder of a collector instead, which must not run
+    /// Erase at the collector of this folder instead, whether it runs or not
     #[arg(long, value_name = "DIR", requires = "device")]
     pub(crate) collector: Option<PathBuf>,
     /// With --collector: the device's id, or the origin of its log
@@ -468,7 +497,7 @@ pub(crate) fn main() -> u8 {
         Command::Log(args) => commands::log(global, &args),
         Command::Status(args) => commands::status(global, &args),
         Command::RotateKey(args) => commands::rotate_key(global, &args),
-        Command::Devices(command) => devices::run(&command),
+        Command::Devices(args) => devices::run(&args),
         Command::Reveal(args) => erase::reveal(global, &args),
         Command::Erase(args) => erase::erase(global, &args),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),

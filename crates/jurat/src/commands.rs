@@ -12,7 +12,7 @@ use jurat_agent::{
 };
 use jurat_collector::{Builder, Settings};
 use jurat_disk::Host;
-use jurat_proof::{EntryView, Exported, Reveal, Selection, Trust, Verdict, Withhold};
+use jurat_proof::{EntryView, Exported, Reveal, Selection, Trust, Verdict, Withhold, session_name};
 use jurat_sink::line::{Audit, AuditReport};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -226,6 +226,10 @@ pub(crate) fn rotate_key(global: &Global, args: &RotateArgs) -> Result<u8> {
     let (host, config, state_dir) = set_up(global)?;
     let wait = Duration::from_secs(args.wait);
     match jurat_agent::rotate_key(&host, &config, &state_dir, wait) {
+        Ok(rotated) if args.json => {
+            println!("{}", serde_json::to_string_pretty(&rotated)?);
+            Ok(exit::YES)
+        }
         Ok(rotated) => {
             println!("key         {}", rotated.key);
             println!("from size   {} on", words::number(rotated.size));
@@ -417,7 +421,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
         File::create_new(output).with_context(|| format!("creating {}", output.display()))?;
     let out = BufWriter::new(&file);
     let wanted = match (&args.session, &args.range, &args.since) {
-        (Some(session), ..) => Selection::Session(session.clone()),
+        (Some(session), ..) => Selection::Session(session_name(session).into_owned()),
         (_, Some(range), _) => Selection::Range(range.clone()),
         (.., Some(since)) => Selection::Since(since.clone()),
         _ => Selection::All,

@@ -6,49 +6,80 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use jurat_agent::Erased;
 use jurat_collector::{
-    Address, AdminError, DeviceReport, Done, EpochReport, Order, Standing, carry_out, devices,
+    Address, AdminError, DeviceReport, Done, EpochReport, EraseError, EraseOrder, Order, Standing,
+    carry_out, devices, erase_folder,
 };
 use jurat_disk::Host;
 use jurat_key::tls;
 use jurat_sink::{Collector, SetUp};
 
-use crate::cli::{DevicesCommand, OperatorArgs};
+use crate::cli::{DevicesArgs, DevicesCommand, ListArgs, OperatorArgs};
 use crate::commands::runtime;
 use crate::{exit, words};
 
-pub(crate) fn run(command: &DevicesCommand) -> Result<u8> {
-    match command {
-        DevicesCommand::List { operator, json } => {
-            let list = Operator::new(operator)?.devices()?;
-            print(&list, *json, |out| {
-                list.iter().try_for_each(|device| line(out, device))
-            })?;
-        }
-        DevicesCommand::Show { operator, id, json } => {
+pub(crate) fn run(args: &DevicesArgs) -> Result<u8> {
+    match &args.command {
+        None => list(&args.list)?,
+        Some(DevicesCommand::List(args)) => list(args)?,
+        Some(DevicesCommand::Show { operator, id, json }) => {
             let device = Operator::new(operator)?.device(id)?;
             print(&device, *json, |out| details(out, &device))?;
         }
-        DevicesCommand::Revoke {
+        Some(DevicesCommand::Revoke {
             operator,
             id,
             reason,
-        } => {
+            epoch,
+            key,
+            json,
+        }) => {
             let operator = Operator::new(operator)?;
-            let device = operator.device(id)?.device;
-            let reason = reason.clone();
-            let done = operator.order(Order::Revoke { device, reason })?;
-            println!("revoked at leaf {} of the collector's log", done.leaf);
+            let done = operator.order(Order::Revoke {
+                device: operator.device(id)?.device,
+                reason: reason.clone(),
+                epoch: *epoch,
+                key: key.clone(),
+            })?;
+            print(&done, *json, |out| said(out, "revoked", done))?;
         }
-        DevicesCommand::AllowReenrolment { operator, id } => {
+        Some(DevicesCommand::AllowReenrolment { operator, id, json }) => {
             let operator = Operator::new(operator)?;
             let device = operator.device(id)?.device;
             let done = operator.order(Order::AllowReenrolment { device })?;
-            println!("allowed at leaf {} of the collector's log", done.leaf);
+            print(&done, *json, |out| said(out, "allowed", done))?;
         }
     }
     Ok(exit::YES)
 }
+
+fn list(args: &ListArgs) -> Result<()> {
+    let list = Operator::new(&args.operator)?.devices()?;
+    print(&list, args.json, |out| {
+        list.iter().try_for_each(|device| line(out, device))
+    })
+}
+
+fn said(out: &mut dyn Write, what: &str, done: Done) -> io::Result<()> {
+    writeln!(out, "{what} at leaf {} of the collector's log", done.leaf)
+}
+
+/// Erases payloads at the collector of this folder, whether it runs or not.
+pub(crate) fn erase(dir: &Path, order: &EraseOrder) -> Result<Erased> {
+    let args = OperatorArgs {
+        collector: Some(dir.to_path_buf()),
+        url: None,
+        token_file: None,
+        ca: None,
+    };
+    Operator::new(&args)?.erase(order)
+}
+
+/// How long a collector that runs may take for an order.
+const ORDER_S: u64 = 30;
+/// Likewise for an erasure: it reads its archive through. Asked again it goes on.
+const ERASE_S: u64 = 3_600;
 
 /// How a collector is asked: over HTTPS when it runs, else in its folder.
 struct Operator<'a> {
@@ -78,7 +109,7 @@ impl<'a> Operator<'a> {
                 done => return Ok(done?),
             }
         }
-        let (collector, token) = self.connect()?;
+        let (collector, token) = self.connect(ORDER_S)?;
         let asked = collector.operate(&token, "/v1/admin/devices", None::<&()>);
         Ok(runtime()?.block_on(asked)?)
     }
@@ -103,12 +134,22 @@ impl<'a> Operator<'a> {
                 done => return Ok(done?),
             }
         }
-        let (collector, token) = self.connect()?;
+        let (collector, token) = self.connect(ORDER_S)?;
         let asked = collector.operate(&token, "/v1/admin/orders", Some(&order));
         Ok(runtime()?.block_on(asked)?)
     }
 
-    fn connect(&self) -> Result<(Collector, String)> {
+    fn erase(&self, order: &EraseOrder) -> Result<Erased> {
+        match erase_folder(&self.host, &self.dir, &order.device, &order.request) {
+            Err(EraseError::Admin(AdminError::Runs { .. })) => {}
+            done => return Ok(done?),
+        }
+        let (collector, token) = self.connect(ERASE_S)?;
+        let asked = collector.operate(&token, "/v1/admin/erasures", Some(order));
+        Ok(runtime()?.block_on(asked)?)
+    }
+
+    fn connect(&self, patience_s: u64) -> Result<(Collector, String)> {
         let read = |path: &Path| {
             fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
         };
@@ -130,7 +171,7 @@ impl<'a> Operator<'a> {
         let collector = Collector::new(SetUp {
             url,
             tls: tls::client(ca.as_deref().map(str::as_bytes))?,
-            timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(patience_s),
         })?;
         Ok((collector, token.trim().to_owned()))
     }
@@ -174,6 +215,9 @@ fn details(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
     for epoch in &device.epochs {
         writeln!(out, "epoch {:<4} {}", epoch.epoch, epoch.origin)?;
         writeln!(out, "  key      {}", epoch.key)?;
+        for key in epoch.keys_before.iter().rev() {
+            writeln!(out, "  before   {key}")?;
+        }
         writeln!(out, "  enrolled {}", words::ago(epoch.enrolled_at))?;
         writeln!(out, "  heard    {}", words::ago(epoch.heard_at))?;
         writeln!(out, "  archived {} leaves", words::number(epoch.size))?;
@@ -188,6 +232,13 @@ fn standing(epoch: &EpochReport) -> String {
         Standing::Silent { since } => format!("SILENT since {}", words::ago(*since)),
         Standing::Revoked { leaf, reason } => {
             format!("REVOKED at leaf {leaf}: {}", words::plain(reason))
+        }
+        Standing::RevokedBefore { key, leaf, reason } => {
+            let id = key.split('+').nth(1).unwrap_or_default();
+            format!(
+                "earlier key {id} REVOKED at leaf {leaf}: {}",
+                words::plain(reason)
+            )
         }
         Standing::Forked => "FORKED".into(),
         Standing::Cloned { boots } => {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use jurat_agent::EraseRequest;
-use jurat_disk::{Host, Mode};
+use jurat_collector::EraseOrder;
+use jurat_disk::Mode;
 
 use crate::cli::{EraseArgs, Global, RevealArgs};
 use crate::commands::set_up;
-use crate::{exit, words};
+use crate::{devices, exit, words};
 
 /// How long a running endpoint may take for a request.
 const REQUEST_S: u64 = 60;
@@ -24,7 +25,8 @@ pub(crate) fn erase(global: &Global, args: &EraseArgs) -> Result<u8> {
     };
     let erased = match (&args.collector, &args.device) {
         (Some(dir), Some(device)) => {
-            jurat_collector::erase_folder(&Host::real(), dir, device, &request)?
+            let device = device.clone();
+            devices::erase(dir, &EraseOrder { device, request })?
         }
         _ => {
             let (host, config, state_dir) = set_up(global)?;

@@ -1,5 +1,5 @@
 //! `jurat export --cose` and `--dsse`: what this device's log says in the formats of others, signed
-//! with its key.
+//! with the key that signs its heads from now on.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -9,9 +9,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use jurat_agent::Enrolment;
 use jurat_disk::Host;
-use jurat_key::{Secret, SoftwareKey};
+use jurat_key::SoftwareKey;
 use jurat_ledger::Reader;
-use jurat_proof::{Checkpoint, Digest, Note, Record, Signer, VerifierKey, leaf_hash, parse_leaves};
+use jurat_proof::{
+    Checkpoint, Digest, EntryView, Note, Record, Rotation, Signer, VerifierKey, leaf_hash,
+    parse_leaves, session_name,
+};
 use jurat_seal::kind;
 use jurat_statement::{InclusionBuilder, SessionBuilder};
 
@@ -44,14 +47,13 @@ pub(crate) fn export(
     output: &Path,
 ) -> Result<u8> {
     let enrolment = Enrolment::load(host, state_dir)?;
-    let home = enrolment.home(state_dir);
-    let seed = Secret::load(host, &home.join("keys/log.key"))?;
-    let key = SoftwareKey::log(&seed, &enrolment.origin)?;
-    let ledger = home.join("ledger");
+    let keys = jurat_agent::log_keys(host, state_dir, &enrolment)?;
+    let ledger = enrolment.home(state_dir).join("ledger");
     let read = || Reader::open(host.disk.clone(), &ledger, 0);
+    let least = args.cose.map_or(1, |index| index.saturating_add(1));
+    let (key, head) = head(read()?, keys, least)?;
     let statement = match (args.cose, &args.dsse) {
         (Some(index), _) => {
-            let head = head(read()?, key.verifier_key(), index.saturating_add(1))?;
             let mut inclusion = InclusionBuilder::new(head, index)?;
             leaves(read()?, |leaf| {
                 match leaf {
@@ -65,8 +67,7 @@ pub(crate) fn export(
             jurat_statement::receipt(&key, &inclusion.finish()?)?
         }
         (None, Some(session)) => {
-            let head = head(read()?, key.verifier_key(), 1)?;
-            let mut builder = SessionBuilder::new(head, session);
+            let mut builder = SessionBuilder::new(head, &session_name(session));
             leaves(read()?, |leaf| {
                 match leaf {
                     Leaf::Entry(entry) => builder.entry(entry)?,
@@ -97,29 +98,63 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// The newest head of at least this size that this key signed and that came back cosigned; else
-/// the newest one that it signed.
-fn head(mut reader: Reader, key: &VerifierKey, least: u64) -> Result<Checkpoint> {
-    let (mut signed, mut cosigned) = (None, None);
+/// The key that signs from now on, and the newest head of at least this size that it, or the key before it,
+/// signed and that came back cosigned; else the newest one that was signed.
+fn head(
+    mut reader: Reader,
+    mut keys: Vec<SoftwareKey>,
+    least: u64,
+) -> Result<(SoftwareKey, Checkpoint)> {
+    let (mut rotation, mut signed, mut cosigned) = (None, None, None);
     while let Some(item) = reader.next_record()? {
         let slot = match item.kind {
+            kind::ENTRY => {
+                rotation = rotated(item.body)?.or(rotation);
+                continue;
+            }
             kind::CHECKPOINT => &mut signed,
             kind::COSIGNED => &mut cosigned,
             _ => continue,
         };
-        let Ok(note) = Note::parse(item.body) else {
-            continue;
-        };
-        if note.is_signed_by(key) == Ok(true)
-            && let Ok(checkpoint) = Checkpoint::parse(&note.text)
-        {
-            *slot = Some(checkpoint);
-        }
+        *slot = Note::parse(item.body).ok().or(slot.take());
     }
-    cosigned
-        .filter(|head: &Checkpoint| head.size >= least)
-        .or(signed)
-        .context("the ledger holds no checkpoint signed by this device's key yet")
+    // Without a rotation that stands in the log, a next key was made and does not sign yet.
+    let (place, before) = match rotation {
+        None => (Some(0), None),
+        Some(Rotation { from, key }) => {
+            let place = keys.iter().position(|held| *held.verifier_key() == key);
+            (place, Some(from))
+        }
+    };
+    let place = place.context("the key that signs this log now is not here")?;
+    let key = keys.swap_remove(place);
+    let believed = |note: &Option<Note>| {
+        let note = note.as_ref()?;
+        let mut signers = before.iter().chain([key.verifier_key()]);
+        signers
+            .any(|signer| note.is_signed_by(signer) == Ok(true))
+            .then(|| Checkpoint::parse(&note.text).ok())?
+    };
+    let head = believed(&cosigned)
+        .filter(|head| head.size >= least)
+        .or_else(|| believed(&signed))
+        .context("the ledger holds no checkpoint signed by this device's key yet")?;
+    Ok((key, head))
+}
+
+/// The rotation that this entry is. Its new key signed that it takes over.
+fn rotated(entry: &[u8]) -> Result<Option<Rotation>> {
+    let view = EntryView::parse(entry)?;
+    if view.kind != "key.rotated" {
+        return Ok(None);
+    }
+    let detail = view
+        .detail_map()
+        .into_iter()
+        .collect::<serde_json::Map<_, _>>();
+    let from = detail.get("from").and_then(|from| from.as_str());
+    let from = VerifierKey::parse(from.unwrap_or_default())?;
+    Ok(Some(Rotation::parse(&from.name, &from, &detail)?))
 }
 
 enum Leaf<'a> {

@@ -300,7 +300,13 @@ pub(crate) fn erased(erased: &Erased) -> String {
             number(erased.gone_before)
         );
     }
-    if erased.count + erased.gone_before == 0 {
+    if erased.awaited > 0 {
+        let _ = writeln!(
+            out,
+            "awaited    {} leaves came as hashes only: what is asked for of them is not stored when it comes",
+            number(erased.awaited)
+        );
+    } else if erased.count + erased.gone_before == 0 {
         out.push_str("           none of these leaves has a payload here\n");
     }
     if !erased.leaves.is_empty() {
@@ -400,7 +406,7 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         let _ = writeln!(out, "receipt    MISSING: {}", plain(why));
     }
     if let Some(problem) = &status.problem {
-        let _ = writeln!(out, "problem    {problem}");
+        let _ = writeln!(out, "problem    {}", plain(problem));
     }
     out
 }

@@ -54,7 +54,7 @@ checks! {
     BatchCount = "batch.count" "the batch does not have the count that it says",
     BatchChain = "batch.chain" "the batch does not have the chain head that it says",
     Rotation = "rotation" "a change of key that the old and the new key did not make",
-    RotationMany = "rotation.many" "more rotations than a bundle may have",
+    RotationMany = "rotation.many" "more rotations than a log may have",
     RotationPending = "rotation.pending" "a second change of key before a checkpoint made the first count",
     HeadMalformed = "head.malformed" "an earlier checkpoint is not one",
     HeadOrigin = "head.origin" "an earlier checkpoint is of another log",

@@ -38,7 +38,7 @@ pub use check::Check;
 pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
-pub use erase::Choice;
+pub use erase::{Choice, session_name};
 pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
 pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
@@ -49,7 +49,7 @@ pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, wr
 pub use replay::{Replay, ReplayError, SessionSummary, Summary};
 pub use request::Request;
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
-pub use rotation::{Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use rotation::{ROTATIONS_MAX, Rotation, RotationError, sign_reenrolment, verify_reenrolment};
 pub use text::{decimal, read_proof, write_proof};
 pub use tile::{
     EntryBundleError, Prover, TILE_WIDTH, Tile, TileError, TilePath, TileWriteError, TileWriter,

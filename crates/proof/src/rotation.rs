@@ -40,6 +40,9 @@ pub enum RotationError {
     /// The new key is the old one.
     #[error("a rotation to the key that signs now")]
     Unchanged,
+    /// The new key signed before, and was rotated away.
+    #[error("a rotation to a key that was rotated away before")]
+    Retired,
     /// The new key did not sign it.
     #[error("the proof of the new key does not verify")]
     Proof,
@@ -101,7 +104,25 @@ impl Rotation {
         }
         Ok(Self { from, key })
     }
+
+    /// This rotation, unless it leads back: a key that was rotated away never comes back.
+    ///
+    /// # Errors
+    /// [`RotationError::Retired`].
+    pub fn unless_back_to<'a>(
+        self,
+        mut retired: impl Iterator<Item = &'a VerifierKey>,
+    ) -> Result<Self, RotationError> {
+        if retired.any(|key| *key == self.key) {
+            return Err(RotationError::Retired);
+        }
+        Ok(self)
+    }
 }
+
+/// The most rotations of one log: readers remember its keys, so that none comes back. Then its next epoch
+/// begins.
+pub const ROTATIONS_MAX: usize = 256;
 
 fn message(origin: &str, from: &VerifierKey) -> Vec<u8> {
     format!("jurat/key-rotation/v1\0{origin}\0{from}").into_bytes()

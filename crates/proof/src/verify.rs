@@ -14,8 +14,8 @@ use crate::verdict::{
 };
 use crate::{
     BundleError, BundleReader, Chain, Check, Checkpoint, Cosignature, Digest, EntryView, Front,
-    Frontier, Hashed, Note, Part, Receipt, ReceiptError, Record, Replay, Rotation, Trust,
-    VerifierKey, hash_records, verify_consistency,
+    Frontier, Hashed, Note, Part, ROTATIONS_MAX, Receipt, ReceiptError, Record, Replay, Rotation,
+    Trust, VerifierKey, hash_records, verify_consistency,
 };
 
 /// A leaf of a bundle that is being verified.
@@ -278,9 +278,6 @@ struct Rotated {
     place: usize,
 }
 
-/// The most rotations in a bundle: nineteen years of one a week.
-const ROTATIONS_MAX: usize = 1_000;
-
 impl Keys {
     fn new(trust: &Trust, origin: &str, from: u64) -> Self {
         Self {
@@ -304,10 +301,6 @@ impl Keys {
             accepted.insert(last.place, &last.from);
         }
         accepted
-    }
-
-    fn is_retired(&self, key: &VerifierKey) -> bool {
-        self.rotated.iter().any(|rotated| rotated.from == *key)
     }
 
     fn rotate(&mut self, rotation: Rotation, size: u64, leaf: u64) {
@@ -636,8 +629,11 @@ impl<'a> Stream<'a> {
         let from = from.and_then(|from| VerifierKey::parse(from).ok());
         let accepted = &self.keys.accepted;
         let current = from.and_then(|from| accepted.iter().find(|key| **key == from));
-        let parsed = current.and_then(|key| Rotation::parse(self.origin, key, &detail).ok());
-        let parsed = parsed.filter(|rotation| !self.keys.is_retired(&rotation.key));
+        let retired = self.keys.rotated.iter().map(|rotated| &rotated.from);
+        let parsed = current.and_then(|key| {
+            let rotation = Rotation::parse(self.origin, key, &detail).ok()?;
+            rotation.unless_back_to(retired).ok()
+        });
         self.check(seq, Check::Rotation, parsed.is_some());
         let few = self.keys.rotated.len() < ROTATIONS_MAX;
         self.check(seq, Check::RotationMany, few);

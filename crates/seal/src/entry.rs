@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jurat_event::{
     Actor, Agent, ENTRY_BYTES_MAX, ENTRY_VERSION, Event, FIELD_BYTES_MAX, Kind, LABELS_MAX,
-    NAME_BYTES_MAX, Outcome, Severity, Source, Witness,
+    Outcome, Severity, Source, Witness,
 };
 use jurat_proof::{Context, Digest, sha256};
 use serde::Serialize;
@@ -20,7 +20,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) boot: &'a str,
     pub(crate) time: &'a str,
     pub(crate) mono_us: u64,
-    /// As [`session_name`] gives it.
+    /// As [`jurat_proof::session_name`] gives it.
     pub(crate) session: Option<&'a str>,
     pub(crate) place: Option<Place>,
     pub(crate) of: Option<u64>,
@@ -195,15 +195,6 @@ fn value_fits(value: &Value, depth: usize) -> bool {
         }
         _ => true,
     }
-}
-
-/// The session as it stands in entries and everywhere else: it joins events, so it is kept whole or
-/// replaced by its digest, never cut.
-pub(crate) fn session_name(session: &str) -> Cow<'_, str> {
-    if session.len() <= NAME_BYTES_MAX && !session.chars().any(char::is_control) {
-        return Cow::Borrowed(session);
-    }
-    Cow::Owned(format!("sha256:{}", sha256(&[session.as_bytes()])))
 }
 
 fn note_cut(name: &str, bytes: &[u8], cut: &mut BTreeMap<String, Cut>) {

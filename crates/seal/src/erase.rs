@@ -5,7 +5,6 @@ use jurat_ledger::{LedgerError, Reader};
 use jurat_proof::{Choice, EntryView};
 use serde_json::json;
 
-use crate::entry::session_name;
 use crate::{SealError, kind};
 
 /// What can be erased of it.
@@ -61,11 +60,7 @@ pub(crate) fn find(
     {
         return Err(EraseError::Beyond { last: to - 1, size });
     }
-    let mut request = request.clone();
-    for name in &mut request.sessions {
-        *name = session_name(name).into_owned();
-    }
-    let mut choice = Choice::new(&request);
+    let mut choice = Choice::new(request);
     let mut found = Erasable::default();
     // The leaf that a payload belongs to, and whether it is wanted.
     let mut leaf = (0, false);

@@ -12,8 +12,9 @@ use jurat_disk::{Host, Time};
 use jurat_event::{EraseRequest, Event, Kind, Ranges};
 use jurat_ledger::{Closed, Group, Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
-    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note, Rotation,
-    Signer, SignerError, VerifierKey, leaf_hash, sha256_many,
+    Chain, Checkpoint, Context, Digest, EntryError, EntryView, Frontier, Message, Note,
+    ROTATIONS_MAX, Rotation, Signer, SignerError, VerifierKey, leaf_hash, session_name,
+    sha256_many,
 };
 use jurat_redact::Redacted;
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,11 @@ pub enum SealError {
     /// No head was signed since the last rotation.
     #[error("the last rotation is not under a signed head yet")]
     Rotating,
+    /// As many rotations as a log may have.
+    #[error(
+        "this log has had {ROTATIONS_MAX} rotations, the most that there may be; `jurat enroll --again` begins its next epoch"
+    )]
+    Rotations,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -154,6 +160,9 @@ struct State {
     /// The key that signs from the head after it on: a leaf below the next head says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rotating: Option<String>,
+    /// Rotations so far.
+    #[serde(default)]
+    rotations: usize,
     /// Leaves whose payloads are to be erased: a leaf says so.
     #[serde(default, skip_serializing_if = "Ranges::is_empty")]
     erasing: Ranges,
@@ -169,6 +178,7 @@ pub struct Sealer {
     signer: Arc<dyn Signer>,
     /// Signs from the head after it on.
     rotating: Option<Arc<dyn Signer>>,
+    rotations: usize,
     host: Host,
     settings: Settings,
     reveal: hmac::Key,
@@ -305,6 +315,7 @@ impl Sealer {
             to_sign: None,
             key: Some(first_key.to_string()),
             rotating: None,
+            rotations: 0,
             erasing: Ranges::default(),
             erased: 0,
         };
@@ -343,6 +354,7 @@ impl Sealer {
             ledger,
             signer,
             rotating,
+            rotations: state.rotations,
             host,
             settings,
             group: Group::new(),
@@ -421,7 +433,7 @@ impl Sealer {
     /// # Errors
     /// As [`Sealer::push`].
     pub fn end_session(&mut self, session: &str, why: &str) -> Result<(), SealError> {
-        let session = &*entry::session_name(session);
+        let session = &*session_name(session);
         let mut event = Event::own(Kind::SessionEnded);
         event.session = Some(session.to_owned());
         event.detail.insert("why".into(), why.into());
@@ -447,15 +459,20 @@ impl Sealer {
     /// Ask for that head with [`Sealer::seal_batch`]. The new key must be where the next opening finds it.
     ///
     /// # Errors
-    /// [`SealError::Rotating`] when the last rotation is not under a signed head yet.
+    /// [`SealError::Rotating`] when the last rotation is not under a signed head yet, [`SealError::Rotations`]
+    /// after too many.
     pub fn rotate_to(&mut self, next: Arc<dyn Signer>) -> Result<u64, SealError> {
         if self.rotating.is_some() {
             return Err(SealError::Rotating);
+        }
+        if self.rotations >= ROTATIONS_MAX {
+            return Err(SealError::Rotations);
         }
         let mut event = Event::own(Kind::KeyRotated);
         event.detail = Rotation::detail(self.signer.verifier_key(), next.as_ref())?;
         let seq = self.push_own(event)?;
         self.rotating = Some(next);
+        self.rotations += 1;
         Ok(seq)
     }
 
@@ -471,7 +488,7 @@ impl Sealer {
 
     /// Whether a session was seen and has not ended.
     pub fn knows_session(&self, session: &str) -> bool {
-        self.sessions.is_open(&entry::session_name(session))
+        self.sessions.is_open(&session_name(session))
     }
 
     /// Counts a record that was filtered and will not be sealed.
@@ -494,7 +511,7 @@ impl Sealer {
         time: Time,
     ) -> Result<u64, SealError> {
         let seq = self.frontier.size() + self.waiting.len() as u64;
-        let session = session.map(|session| entry::session_name(session).into_owned());
+        let session = session.map(|session| session_name(session).into_owned());
         let place = session
             .as_deref()
             .map(|session| self.sessions.next(session, seq));
@@ -687,7 +704,7 @@ impl Sealer {
     ) -> Result<(), LedgerError> {
         let (settings, frontier, sessions) = (&self.settings, &self.frontier, &self.sessions);
         let (chain, in_batch, to_sign) = (self.chain.0, self.in_batch, self.to_sign);
-        let key = self.key().to_string();
+        let (key, rotations) = (self.key().to_string(), self.rotations);
         let rotating = self.rotating().map(ToString::to_string);
         let (erasing, erased) = (&self.erasing, self.erased);
         let mut whole = || {
@@ -702,6 +719,7 @@ impl Sealer {
                 to_sign,
                 key: Some(key.clone()),
                 rotating: rotating.clone(),
+                rotations,
                 erasing: erasing.clone(),
                 erased,
             };
@@ -1105,6 +1123,7 @@ impl Recovery {
                     let rotation = Rotation::parse(&state.origin, &self.key, &detail)
                         .map_err(|error| what(error.to_string()))?;
                     self.rotating = Some(rotation.key);
+                    state.rotations += 1;
                 }
                 if view.is(Kind::PayloadErased) {
                     let detail = view.detail_map();

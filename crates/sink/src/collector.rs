@@ -194,8 +194,6 @@ pub struct Identity<'a> {
     pub key: &'a [u8; 32],
 }
 
-/// The code of a collector that gives receipts, and has none for this head.
-const NO_RECEIPT: &str = "no_receipt";
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// The longest list of devices: 100,000 of them.
@@ -266,7 +264,7 @@ impl Collector {
         read_answer(self.answered(sent)?).await
     }
 
-    /// Asks for the receipt of an accepted head; `None` when the collector gives no receipts at all.
+    /// Asks for the receipt of an accepted head.
     ///
     /// # Errors
     /// [`CollectorError`].
@@ -275,19 +273,14 @@ impl Collector {
         host: &Host,
         who: &Identity<'_>,
         size: u64,
-    ) -> Result<Option<Vec<u8>>, CollectorError> {
+    ) -> Result<Vec<u8>, CollectorError> {
         let path = format!("/v1/receipt?size={size}");
         let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
         let (status, retry_after_s, body) = read_body(self.answered(sent)?).await?;
         if status.is_success() {
-            return Ok(Some(body));
+            return Ok(body);
         }
         match understand::<Refusal>(status, retry_after_s, &body) {
-            // There is no such path: this collector gives no receipts at all.
-            Err(CollectorError::Refused {
-                status: 404,
-                refusal,
-            }) if refusal.code != NO_RECEIPT => Ok(None),
             Err(error) => Err(error),
             Ok(_) => Err(CollectorError::Protocol("a refusal that succeeds".into())),
         }

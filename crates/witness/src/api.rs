@@ -17,6 +17,9 @@ use crate::{Answer, REQUEST_BYTES_MAX, Seen};
 /// How long a client may take to send a body.
 const BODY_S: u64 = 30;
 
+/// When to try again, for who is told that too much is under way.
+const RETRY_AFTER_S: u16 = 1;
+
 /// Who answers for a witness: one that stands alone, or a collector.
 pub trait Witness: Send + Sync + 'static {
     /// Judges a request; on return what follows from it is durable.
@@ -58,7 +61,12 @@ async fn add_checkpoint<W: Witness>(State(witness): State<Arc<W>>, body: Body) -
     });
     let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let content_type = [(header::CONTENT_TYPE, answer.content_type())];
-    (status, content_type, answer.body()).into_response()
+    let mut response = (status, content_type, answer.body()).into_response();
+    if answer == Answer::Unavailable {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+    }
+    response
 }
 
 /// A checkpoint moves: nobody keeps it for long.

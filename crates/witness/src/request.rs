@@ -1,8 +1,12 @@
 //! The body of `add-checkpoint`, and its answers.
 
-use jurat_proof::{Checkpoint, Digest, Note, NoteError, decimal, read_proof, write_proof};
+use std::collections::BTreeSet;
 
-/// The most bytes of a request: 63 hashes, and a note with 16 signatures of ML-DSA size.
+use jurat_proof::{
+    Checkpoint, Digest, Note, NoteError, Signature, decimal, read_proof, write_proof,
+};
+
+/// The most bytes of a request: 63 hashes, and a note with 16 signatures of ML-DSA-44 size.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// The most hashes of a proof. `//= C2SP tlog-witness: not more than 63 consistency proof lines`
 pub const PROOF_LINES_MAX: usize = 63;
@@ -51,6 +55,12 @@ impl Request {
         let old = decimal(old).ok_or(RequestError::Lines("the old size"))?;
         let proof = read_proof(lines, PROOF_LINES_MAX).map_err(RequestError::Lines)?;
         let note = Note::parse(note.as_bytes())?;
+        // Each line of a known key costs a verification: one is enough.
+        let mut keys = BTreeSet::new();
+        let line = |line: &Signature| (line.name.clone(), line.key_id);
+        if !note.signatures.iter().map(line).all(|key| keys.insert(key)) {
+            return Err(RequestError::Lines("two signature lines of one key"));
+        }
         let head = Checkpoint::parse_foreign(&note.text)?;
         Ok(Self {
             old,
@@ -83,7 +93,7 @@ pub enum Answer {
     Forked,
     /// 422: the consistency proof does not hold.
     Unproven(String),
-    /// 503: nothing can be made durable now.
+    /// 503: too much is under way, or nothing can be made durable now.
     Unavailable,
 }
 
@@ -119,7 +129,7 @@ impl Answer {
             }
             Self::Unknown => "this witness was not told of a log of this origin\n".into(),
             Self::Forked => "this log contradicts itself and is not cosigned any more; the proof is at /<SHA-256 of the origin>/fork-proof\n".into(),
-            Self::Unavailable => "nothing can be made durable now\n".into(),
+            Self::Unavailable => "too much is under way, or nothing can be made durable now\n".into(),
         }
     }
 }

@@ -200,6 +200,34 @@ fn a_request_that_nobody_answered_waits_and_is_carried_out_once() {
 }
 
 #[test]
+fn a_second_rotation_while_the_first_is_not_delivered_is_refused_and_not_called_done() {
+    let mut site = Site::start(quick());
+    let (origin, state) = (site.enrolment.origin.clone(), site.state());
+    site.write(5);
+    site.run(Finish::WhenDelivered, |_| false).unwrap();
+    site.peer.script(Box::new(|_| Answer::status(503, "", b"")));
+    let first = site.rotate(Duration::ZERO).unwrap();
+    for _ in 0..2 {
+        let refused = site.rotate(Duration::ZERO);
+        let size = match refused {
+            Err(RotateError::UnderWay { size }) => size,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(size, first.size);
+    }
+    assert_eq!(Site::history(&state, &origin).last(), Some(&first.key));
+    assert!(!state.join("rotate-key.request").exists());
+    site.peer.script(Box::new(|_| Answer::Pass));
+    site.run(Finish::WhenDelivered, |_| false).unwrap();
+    // At once: nothing ran since the collector has it.
+    let second = site.rotate(Duration::ZERO).unwrap();
+    site.run(Finish::WhenDelivered, |_| false).unwrap();
+    let keys = Site::history(&state, &origin);
+    assert_eq!(keys[1..], [first.key, second.key.clone()]);
+    assert_eq!(site.key_at_collector(), second.key);
+}
+
+#[test]
 fn a_rotation_that_a_crash_cut_off_after_its_key_was_made_goes_on_with_that_key() {
     let mut site = Site::start(quick());
     let (origin, state) = (site.enrolment.origin.clone(), site.state());
@@ -324,6 +352,8 @@ fn what_the_next_epoch_cannot_deliver_is_said_to_be_missing_and_read_again() {
     let revoke = Order::Revoke {
         device: device(),
         reason,
+        epoch: None,
+        key: None,
     };
     let allow = Order::AllowReenrolment { device: device() };
     site.order(&revoke);
@@ -571,15 +601,15 @@ fn a_head_that_does_not_appear_in_the_collectors_log_is_severe_and_said_once() {
 }
 
 #[test]
-fn a_collector_that_never_gave_receipts_is_no_alarm() {
+fn a_collector_that_gives_no_receipt_from_the_start_is_an_alarm() {
     let mut site = Site::start(quick()).with_receipts();
     site.offer(Offers::Nothing);
     site.write(5);
-    let mut told = 0;
-    site.run(Finish::Never, |status| {
-        told += u32::from(status.delivered == status.size);
-        told > 2
-    })
-    .unwrap();
-    assert!(Site::sealed(&site.state(), "receipt.").is_empty());
+    let status = site
+        .run(Finish::Never, |status| status.receipt_missing.is_some())
+        .unwrap();
+    assert_eq!(status.receipt, None);
+    let said = Site::sealed(&site.state(), "receipt.");
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0]["kind"], "receipt.missing");
 }

@@ -9,9 +9,9 @@ use jurat_proof::{
 };
 use jurat_witness::{Answer, Decision, Logs, Request, Seen, judge};
 
-use super::{Archive, ArchiveError, Keys, Line, refused_for_good};
+use super::{Archive, ArchiveError, Keys, Line, head_of, refused_for_good};
 use crate::Refused;
-use crate::ingest::Judged;
+use crate::ingest::{Judged, ROOT_MISMATCH};
 
 /// What the witness cosigned or found out, with everything that its commit needs.
 pub(crate) struct Witnessed {
@@ -114,6 +114,23 @@ impl Line {
 /// The code of a refusal whose head leads past what the witness cosigned.
 const PASSED_BY: &str = "witnessed_otherwise";
 
+/// Entries that do not give the root of a genuine head are no fork: the right ones may still come. That
+/// head is one where the witness cosigned another root at its size.
+pub(super) fn weigh(mut refused: Refused, ahead: Option<&Seen>) -> Refused {
+    if refused.refusal.code == ROOT_MISMATCH {
+        let head = refused.fork.as_deref().and_then(head_of);
+        let contradicts = |ahead: &Seen| {
+            head.is_some_and(|head| head.size == ahead.size && head.root != ahead.root)
+        };
+        if ahead.is_some_and(contradicts) {
+            refused.refusal.code = PASSED_BY.into();
+        } else {
+            refused.fork = None;
+        }
+    }
+    refused
+}
+
 /// Whether an upload leads through the head that the witness cosigned before its leaves came.
 ///
 /// # Errors
@@ -166,19 +183,20 @@ impl Archive {
         let Some(device) = device.filter(|device| device.row.origin == origin) else {
             return foreign.keys(origin).to_vec();
         };
-        if self
-            .life(origin)
-            .as_deref()
-            .and_then(refused_for_good)
-            .is_some()
-        {
+        let life = self.life(origin);
+        if life.as_deref().and_then(refused_for_good).is_some() {
             return Vec::new();
         }
+        let is_revoked = |key: &&str| {
+            let mut revoked = life.iter().flat_map(|life| &life.revoked_before);
+            revoked.any(|revoked| revoked.key == **key)
+        };
         let Some(line) = line else {
             return vec![device.key.clone()];
         };
         // The head at which the key was rotated is the old key's, and no later one is.
         let before = line.key_before.as_deref().filter(|_| line.size == size);
+        let before = before.filter(|key| !is_revoked(key));
         let before = before.and_then(|key| VerifierKey::parse(key).ok());
         line.key(&device.key).into_iter().chain(before).collect()
     }
@@ -237,15 +255,24 @@ impl Archive {
     /// this process signed one.
     pub fn own_checkpoint(&self) -> Option<String> {
         let state = self.state();
-        let (newest, cosigned) = (state.own_note.as_ref()?, state.own_cosigned.as_ref());
+        let newest = state.own_note.as_ref()?;
         let text = |note: &str| note.split("\n\n").next().map(str::to_owned);
-        let same = cosigned.filter(|cosigned| text(cosigned) == text(newest));
+        let mut cosigned = [&state.own_cosigned, &state.own_partly]
+            .into_iter()
+            .flatten();
+        let same = cosigned.find(|cosigned| text(cosigned) == text(newest));
         Some(same.unwrap_or(newest).clone())
     }
 
-    /// The newest checkpoint of the collector's own log that outside witnesses cosigned.
+    /// The newest checkpoint of the collector's own log that the outside witnesses' quorum cosigned.
     pub fn own_cosigned(&self) -> Option<String> {
         self.state().own_cosigned.clone()
+    }
+
+    /// That checkpoint, and the newest one that fewer cosigned: the better one first.
+    pub(crate) fn own_with_others(&self) -> [Option<String>; 2] {
+        let state = self.state();
+        [state.own_cosigned.clone(), state.own_partly.clone()]
     }
 
     /// Says how the outside witnesses are doing.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jurat_disk::Time;
-use jurat_event::{Kind, Ranges};
+use jurat_event::{EraseRequest, Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
 use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, verify_reenrolment};
 use jurat_sink::{Accepted, Predecessor};
@@ -13,7 +13,10 @@ use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
 
 use super::witnessing::Witnessed;
-use super::{Archive, ArchiveError, Change, Device, Line, NONCE_WINDOW_S, Prepared};
+use super::{
+    AWAITED_BYTES_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S,
+    Prepared,
+};
 use super::{kind, pack};
 use crate::Refused;
 use crate::devices;
@@ -37,11 +40,17 @@ pub(crate) enum Ask {
     /// Remember what the witness cosigned, or the fork that it found.
     Witness(Box<Witnessed>),
     /// Keep the cosignatures of others under a checkpoint of the own log.
-    OwnCosigned(String),
+    OwnCosigned { note: String, quorum: bool },
     /// Begin a device's next epoch.
     Reenrol(Box<Device>, Again),
-    /// Let the key of a device's newest epoch count no more.
-    Revoke { device: String, reason: String },
+    /// Let a key of a device count no more: of its newest epoch, and the one that signs now, unless another
+    /// is named.
+    Revoke {
+        device: String,
+        reason: String,
+        epoch: Option<u64>,
+        key: Option<String>,
+    },
     /// Let a device begin its next epoch without its old key's consent.
     AllowReenrolment { device: String },
     /// Note which boot asks.
@@ -52,6 +61,11 @@ pub(crate) enum Ask {
     Returned { origin: Arc<str> },
     /// Name the settings in force, when they are others than before.
     Policy { digest: String },
+    /// Remember payloads that are to be erased although they did not come yet.
+    Await {
+        origin: String,
+        request: EraseRequest,
+    },
     /// Put uploads without some payloads in the place of those with them, and erase those.
     Erase(Box<Erasure>),
 }
@@ -69,7 +83,7 @@ impl Ask {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Upload(upload) => upload.body.len() + 4096,
-            Self::Witness(_) | Self::OwnCosigned(_) => 64 * 1024,
+            Self::Witness(_) | Self::OwnCosigned { .. } => 64 * 1024,
             Self::Erase(erasure) => {
                 let bodies = erasure.uploads.iter().map(|upload| upload.body.len());
                 bodies.sum::<usize>() + 16 * 1024
@@ -159,6 +173,7 @@ struct Round {
     devices: Group,
     enrolled: Vec<Arc<Device>>,
     own_cosigned: Option<String>,
+    own_partly: Option<String>,
     accepted: u64,
     erasing: Vec<(u64, u32)>,
 }
@@ -208,6 +223,7 @@ impl Writer {
             devices: Group::new(),
             enrolled: Vec::new(),
             own_cosigned: None,
+            own_partly: None,
             accepted: 0,
             erasing: Vec::new(),
         };
@@ -228,18 +244,29 @@ impl Writer {
                 } => self.fork(&mut round, &origin, &witnessed, refused)?,
                 Ask::Enrol(device) => self.enrol(&mut round, *device)?,
                 Ask::Witness(witnessed) => self.witness(&mut round, *witnessed)?,
-                Ask::OwnCosigned(note) => {
-                    round.group.push(kind::OWN_COSIGNED, &[note.as_bytes()])?;
-                    round.own_cosigned = Some(note);
+                Ask::OwnCosigned { note, quorum } => {
+                    let (kind, kept) = if quorum {
+                        (kind::OWN_COSIGNED, &mut round.own_cosigned)
+                    } else {
+                        (kind::OWN_PARTLY, &mut round.own_partly)
+                    };
+                    round.group.push(kind, &[note.as_bytes()])?;
+                    *kept = Some(note);
                     Done::Kept
                 }
                 Ask::Reenrol(device, again) => self.reenrol(&mut round, *device, &again)?,
-                Ask::Revoke { device, reason } => self.revoke(&mut round, &device, &reason)?,
+                Ask::Revoke {
+                    device,
+                    reason,
+                    epoch,
+                    key,
+                } => self.revoke(&mut round, &device, &reason, epoch, key.as_deref())?,
                 Ask::AllowReenrolment { device } => self.allow(&mut round, &device)?,
                 Ask::Boot { origin, boot } => self.boots(&mut round, &origin, &[boot], false)?,
                 Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
                 Ask::Returned { origin } => self.silent(&mut round, &origin, None)?,
                 Ask::Policy { digest } => self.policy(&mut round, digest)?,
+                Ask::Await { origin, request } => self.wait(&mut round, &origin, request),
                 Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
         }
@@ -287,9 +314,8 @@ impl Writer {
         state.stats.archive_bytes = state.end;
         state.stats.own_leaves = self.own.frontier.size();
         state.stats.accepted += round.accepted;
-        if round.own_cosigned.is_some() {
-            state.own_cosigned = round.own_cosigned;
-        }
+        state.own_cosigned = round.own_cosigned.or(state.own_cosigned.take());
+        state.own_partly = round.own_partly.or(state.own_partly.take());
         for (origin, line) in round.lines {
             let (size, fork) = (line.size, line.fork.is_some());
             state.origins.insert(origin_hash(&origin), origin.clone());
@@ -367,19 +393,56 @@ impl Writer {
             round.group.push(kind::UPLOAD, &parts)?;
             ranges = ranges.union(&upload.gone);
         }
+        let Erasure {
+            origin,
+            who,
+            reason,
+            ..
+        } = &erasure;
+        let leaves = self.erased_leaves(round, origin, [who, reason], &ranges)?;
+        Ok(Done::Erased { ranges, leaves })
+    }
+
+    /// The leaves in the own log that say who erased these payloads, and why.
+    fn erased_leaves(
+        &self,
+        round: &mut Round,
+        origin: &str,
+        [who, reason]: [&str; 2],
+        ranges: &Ranges,
+    ) -> Result<Vec<u64>, ArchiveError> {
         let mut leaves = Vec::new();
         for pairs in ranges.pairs().chunks(RANGES_MAX) {
             let mut detail = Map::new();
-            detail.insert("origin".into(), erasure.origin.clone().into());
+            detail.insert("origin".into(), origin.into());
             detail.insert("ranges".into(), json!(pairs));
             let count = pairs.iter().map(|(from, to)| to - from).sum::<u64>();
             detail.insert("count".into(), count.into());
-            detail.insert("who".into(), erasure.who.clone().into());
-            detail.insert("reason".into(), erasure.reason.clone().into());
+            detail.insert("who".into(), who.into());
+            detail.insert("reason".into(), reason.into());
             leaves.push(round.own.size());
             self.own_entry(round, Kind::PayloadErased, detail)?;
         }
-        Ok(Done::Erased { ranges, leaves })
+        Ok(leaves)
+    }
+
+    /// What is erased before it came is left out when it comes.
+    fn wait(&self, round: &mut Round, origin: &str, request: EraseRequest) -> Done {
+        let Some(line) = self.line(round, origin) else {
+            return Done::Unknown;
+        };
+        let mut line = Line::clone(&line);
+        let below = line.size;
+        // Asked again it means what came since, too.
+        line.awaited.retain(|awaited| awaited.request != request);
+        line.awaited.push(Awaited { below, request });
+        let bytes = serde_json::to_vec(&line.awaited).map_or(usize::MAX, |orders| orders.len());
+        if bytes > AWAITED_BYTES_MAX {
+            let message = "too many orders wait for payloads of this log that did not come yet";
+            return Done::Refused(Refused::new(409, "too_many", message));
+        }
+        round.lines.insert(origin.into(), Arc::new(line));
+        Done::Kept
     }
 
     fn check(&self) -> Result<(), ArchiveError> {
@@ -444,6 +507,10 @@ impl Writer {
             detail.insert("leaves_withheld".into(), line.leaves_withheld.into());
         }
         self.own_entry(round, Kind::FrontierAccepted, detail)?;
+        for (request, ranges) in &upload.erased {
+            let by: [&str; 2] = [&request.who, &request.reason];
+            self.erased_leaves(round, origin, by, ranges)?;
+        }
         let accepted = self.archive.answer(&line);
         round.lines.insert(origin.as_str().into(), Arc::new(line));
         round.nonces.extend([upload.nonce]);
@@ -546,34 +613,31 @@ impl Writer {
         let Some(newest) = self.device(round, &device.row.id) else {
             return Ok(Done::Unknown);
         };
-        // The answer to this very request was lost: it is given again, with new secrets.
-        if newest.row.origin == device.row.origin
+        // The answer to this very request was lost: it is given again, with new secrets, for the same proof.
+        let lost = newest.row.origin == device.row.origin
             && newest.key == device.key
             && self
                 .line(round, &newest.row.origin)
                 .is_none_or(|line| line.size == 0)
-            && refused_for_good(&self.life(round, &newest.row.origin)).is_none()
-        {
-            device.previous.clone_from(&newest.previous);
-            Self::row(round, device)?;
-            return Ok(Done::Enrolled);
-        }
-        if newest.row.origin != named.origin {
+            && refused_for_good(&self.life(round, &newest.row.origin)).is_none();
+        let before = newest.previous.clone().filter(|_| lost);
+        let before = before.unwrap_or_else(|| newest.clone());
+        if before.row.origin != named.origin {
             return Ok(Done::Refused(Refused::epoch_closed()));
         }
-        let mut life = self.life(round, &named.origin);
         let line = self.line(round, &named.origin);
         let key = match &line {
-            Some(line) => line.key(&newest.key),
-            None => Some(newest.key.clone()),
+            Some(line) => line.key(&before.key),
+            None => Some(before.key.clone()),
         };
         let key =
             key.ok_or_else(|| ArchiveError::Damaged(format!("the key of {}", named.origin)))?;
-        let consents = again
-            .proof
-            .as_deref()
-            .is_some_and(|proof| verify_reenrolment(&key, &again.new_key, proof));
-        let allowed_by = match (life.reenrolment_allowed, consents && life.revoked.is_none()) {
+        let proof = again.proof.as_deref();
+        let consents = proof.is_some_and(|proof| verify_reenrolment(&key, &again.new_key, proof))
+            && self.life(round, &named.origin).revoked.is_none();
+        // The operator allows what comes after the newest log; while that one is empty, its answer again.
+        let mut life = self.life(round, &newest.row.origin);
+        let allowed_by = match (life.reenrolment_allowed, consents) {
             (_, true) => "key",
             (true, false) => "operator",
             (false, false) => {
@@ -582,48 +646,89 @@ impl Writer {
                 return Ok(Done::Refused(Refused::new(403, "not_allowed", message)));
             }
         };
-        let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
-        let (size, root) = (archived.size(), archived.root());
-        let head = match named.size.cmp(&size) {
-            std::cmp::Ordering::Less => "shorter than archived",
-            std::cmp::Ordering::Equal if named.root == root => "archived",
-            std::cmp::Ordering::Equal => "another root than archived",
-            std::cmp::Ordering::Greater => "longer than archived",
-        };
-        let mut detail = enrolled(&device);
-        detail.insert("epoch".into(), device.epoch().into());
-        detail.insert("predecessor".into(), json!(named));
-        detail.insert("archived".into(), json!({ "size": size, "root": root }));
-        detail.insert("head".into(), head.into());
-        detail.insert("allowed_by".into(), allowed_by.into());
-        self.own_entry(round, Kind::DeviceEnrolled, detail)?;
-        life.closed_by = Some(device.epoch());
         life.reenrolment_allowed = false;
-        round
-            .lives
-            .insert(named.origin.as_str().into(), Arc::new(life));
-        device.previous = Some(newest);
+        if lost {
+            device.previous.clone_from(&newest.previous);
+        } else {
+            let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
+            let (size, root) = (archived.size(), archived.root());
+            let head = match named.size.cmp(&size) {
+                std::cmp::Ordering::Less => "shorter than archived",
+                std::cmp::Ordering::Equal if named.root == root => "archived",
+                std::cmp::Ordering::Equal => "another root than archived",
+                std::cmp::Ordering::Greater => "longer than archived",
+            };
+            let mut detail = enrolled(&device);
+            detail.insert("epoch".into(), device.epoch().into());
+            detail.insert("predecessor".into(), json!(named));
+            detail.insert("archived".into(), json!({ "size": size, "root": root }));
+            detail.insert("head".into(), head.into());
+            detail.insert("allowed_by".into(), allowed_by.into());
+            self.own_entry(round, Kind::DeviceEnrolled, detail)?;
+            life.closed_by = Some(device.epoch());
+            device.previous = Some(newest.clone());
+        }
+        let origin = newest.row.origin.as_str().into();
+        round.lives.insert(origin, Arc::new(life));
         Self::row(round, device)?;
         Ok(Done::Enrolled)
     }
 
-    fn revoke(&self, round: &mut Round, id: &str, reason: &str) -> Result<Done, ArchiveError> {
-        let Some(device) = self.device(round, id) else {
+    fn revoke(
+        &self,
+        round: &mut Round,
+        id: &str,
+        reason: &str,
+        epoch: Option<u64>,
+        key: Option<&str>,
+    ) -> Result<Done, ArchiveError> {
+        let Some(newest) = self.device(round, id) else {
             return Ok(Done::Unknown);
+        };
+        // The keys of each epoch, the one that signs now first.
+        let mut keys = Vec::new();
+        for device in std::iter::successors(Some(&newest), |device| device.previous.as_ref()) {
+            let line = self.line(round, &device.row.origin);
+            let line = line.as_deref();
+            let now = line.and_then(|line| line.key.clone());
+            let before = line.map_or(&[][..], |line| &line.retired);
+            let of_epoch = [now.unwrap_or_else(|| device.row.key.clone())].into_iter();
+            let of_epoch = of_epoch.chain(before.iter().rev().cloned());
+            keys.push((device, of_epoch.collect::<Vec<String>>()));
+        }
+        // `<name>+<id>+<key>`
+        let is_named = |known: &str| match key {
+            Some(key) => known == key || known.split('+').nth(1) == Some(key),
+            None => true,
+        };
+        let named = keys.iter().filter(|(device, _)| match (epoch, key) {
+            (Some(epoch), _) => device.epoch() == epoch,
+            (None, Some(_)) => true,
+            (None, None) => device.epoch() == newest.epoch(),
+        });
+        let mut named = named.flat_map(|(device, of_epoch)| {
+            let of_epoch = of_epoch.iter().enumerate();
+            of_epoch.map(move |(place, known)| (device, place, known))
+        });
+        let Some((device, place, key)) = named.find(|(_, _, known)| is_named(known)) else {
+            let keys: Vec<String> = keys
+                .iter()
+                .map(|(device, of_epoch)| {
+                    format!("epoch {}: {}", device.epoch(), of_epoch.join(", "))
+                })
+                .collect();
+            let message = format!("the device has no such key; it has {}", keys.join("; "));
+            return Ok(Done::Refused(Refused::new(404, "no_such_key", message)));
         };
         let origin = &device.row.origin;
         let mut life = self.life(round, origin);
-        if let Some(revoked) = &life.revoked {
+        let known = life.revoked.iter().chain(&life.revoked_before);
+        if let Some(revoked) = known.into_iter().find(|revoked| revoked.key == *key) {
             return Ok(Done::Said(revoked.leaf));
         }
-        let key = match self.line(round, origin) {
-            Some(line) => line.key(&device.key),
-            None => Some(device.key.clone()),
-        };
-        let key = key.ok_or_else(|| ArchiveError::Damaged(format!("the key of {origin}")))?;
         let revoked = Revoked {
             leaf: round.own.size(),
-            key: key.to_string(),
+            key: key.clone(),
             reason: reason.chars().take(REASON_CHARS_MAX).collect(),
         };
         let mut detail = Map::new();
@@ -632,7 +737,11 @@ impl Writer {
         detail.insert("reason".into(), revoked.reason.clone().into());
         self.own_entry(round, Kind::KeyRevoked, detail)?;
         let leaf = revoked.leaf;
-        life.revoked = Some(revoked);
+        if place == 0 {
+            life.revoked = Some(revoked);
+        } else {
+            life.revoked_before.push(revoked);
+        }
         round.lives.insert(origin.as_str().into(), Arc::new(life));
         Ok(Done::Said(leaf))
     }

@@ -122,7 +122,7 @@ proptest! {
         }
         for withheld in [BTreeSet::new(), withheld] {
             let signer = key.verifier_key();
-            let mut known = Known { frontier: Frontier::default(), chain: Chain::new(ORIGIN), key: signer.clone(), before: None };
+            let mut known = Known { frontier: Frontier::default(), chain: Chain::new(ORIGIN), key: signer.clone(), before: None, retired: Vec::new() };
             let mut missing = 0;
             let cut = uploads(&log, &sizes, &heads, &withheld, &key);
             prop_assert_eq!(cut.len(), sizes.len());
@@ -135,7 +135,7 @@ proptest! {
                 prop_assert_eq!(judged.root, root_of(&leaves[..*size]));
                 prop_assert_eq!(judged.missing.leaves(), 0);
                 missing += judged.leaves_withheld;
-                known = Known { frontier: judged.frontier, chain: judged.chain, key: judged.key, before: None };
+                known = Known { frontier: judged.frontier, chain: judged.chain, key: judged.key, before: None, retired: Vec::new() };
                 // The same again, or an earlier one, is not taken twice.
                 let again = judge(raw, ORIGIN, &known);
                 prop_assert!(!matches!(again, Ok(Some(_))));

@@ -12,6 +12,7 @@ use jurat_proof::{Checkpoint, Digest, Note, Record, TileWriteError, TileWriter, 
 use super::{TilesError, records, unpack};
 use crate::ArchiveError;
 use crate::archive::{kind, split_upload};
+use crate::export::upload_at;
 
 /// Why no folder could be written.
 #[derive(Debug, thiserror::Error)]
@@ -124,14 +125,12 @@ pub fn export_tiles(
         if header.origin != *origin || header.late {
             continue;
         }
-        match found.late.get(&header.from) {
-            Some(position) => {
-                let mut reader = Reader::new(disk.clone(), &dir, *position, end)?;
-                let late = reader.next_record()?;
-                let late = late.map_or(&[][..], |late| late.body);
-                unpack(split_upload(late)?.1, &mut raw)?;
-            }
-            None => unpack(body, &mut raw)?,
+        let late = found.late.get(&header.from).copied();
+        if late.is_none() && !item.erased {
+            unpack(body, &mut raw)?;
+        } else {
+            let place = late.unwrap_or(item.position);
+            unpack(&upload_at(&disk, &dir, place)?, &mut raw)?;
         }
         for record in records(&raw) {
             match record? {

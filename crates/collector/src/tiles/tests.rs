@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
-use jurat_proof::{Frontier, Signer as _, VerifierKey};
+use jurat_key::{Secret, SoftwareKey};
+use jurat_proof::{Cosignature, Frontier, Signer as _, VerifierKey};
 use jurat_testkit::{Fault, Repeatable, SimDisk};
 
 use super::*;
@@ -415,4 +416,53 @@ fn tiles_of_another_archive_are_not_taken_for_this_ones() {
     let [device_files, own_files] = read_both(&open.store).unwrap();
     assert_eq!(Head::of(&device_files["checkpoint"]).unwrap().size, 242);
     assert_eq!(Head::of(&own_files["checkpoint"]).unwrap().size, 3);
+}
+
+impl Open {
+    /// Lets an outside witness cosign the own log's newest head, and says whether that is the quorum.
+    fn cosign(&mut self, quorum: bool) -> Note {
+        let outside = SoftwareKey::cosigner(&Secret::from_bytes([8; 32]), "outside").unwrap();
+        let mut note = Note::parse(self.archive.own_checkpoint().unwrap().as_bytes()).unwrap();
+        let line = Cosignature::sign(&outside, 1_790_000_000, &note.text).unwrap();
+        note.signatures.push(line);
+        let ask = Ask::OwnCosigned {
+            note: note.encode(),
+            quorum,
+        };
+        self.writer.commit(vec![ask]).unwrap();
+        note
+    }
+
+    /// The checkpoint of the receipt for the head of this size, as it is served, and as it is exported.
+    fn receipts(&self, size: u64) -> [Note; 2] {
+        let served = patient(|| self.store.receipt(ORIGIN, size));
+        let exported = crate::export::receipt(&self.archive, ORIGIN, size).unwrap();
+        [
+            served.unwrap().unwrap().note,
+            Receipt::parse(&exported).unwrap().note,
+        ]
+    }
+}
+
+#[test]
+fn a_newer_head_below_the_quorum_does_not_displace_the_one_that_met_it() {
+    let mut open = open(&SimDisk::new());
+    open.accept(0..1);
+    let met = open.cosign(true);
+    // The own log grows by a leaf that is about no upload.
+    let digest = "another".into();
+    open.writer.commit(vec![Ask::Policy { digest }]).unwrap();
+    open.writer.seal_own_log().unwrap();
+    open.cosign(false);
+    assert_eq!(open.receipts(121), [met.clone(), met.clone()]);
+    // Only a newer one covers this.
+    open.accept(1..2);
+    let below = open.cosign(false);
+    assert_eq!(open.receipts(121), [met.clone(), met.clone()]);
+    assert_eq!(open.receipts(242), [below.clone(), below.clone()]);
+    open.accept(2..3);
+    let again = open.cosign(true);
+    for size in [121, 242, 363] {
+        assert_eq!(open.receipts(size), [again.clone(), again.clone()]);
+    }
 }

@@ -52,7 +52,7 @@ impl Bench {
         leaves
     }
 
-    fn said(&self, kind: &str) -> Vec<Value> {
+    pub(crate) fn said(&self, kind: &str) -> Vec<Value> {
         let leaves = self.own_leaves().into_iter();
         let of_kind = leaves.filter(|(found, _)| found == kind);
         of_kind.map(|(_, detail)| detail).collect()
@@ -250,6 +250,39 @@ async fn a_rotation_that_does_not_hold_stores_nothing_and_the_old_key_stays() {
     bench.running.stop().await.unwrap();
 }
 
+/// The verifier calls a log tampered that does this: nothing must be accepted that can never be verified.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_rotated_away_never_comes_back_in_one_upload_or_after_a_restart() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let log = |bench: &Bench, seed| Log {
+        origin: origin.clone(),
+        key: key(seed, &origin),
+        frontier: bench.log.frontier.clone(),
+        chain: bench.log.chain,
+        in_batch: 0,
+    };
+    let mut back = log(&bench, 5);
+    let mut raw = back.rotation(key(6, &origin));
+    raw.extend(back.rotation(key(5, &origin)));
+    assert_eq!(code(bench.upload(&raw).await), "bad_rotation");
+    for next in [6, 7] {
+        let raw = bench.log.rotation(key(next, &origin));
+        bench.upload(&raw).await.unwrap();
+        bench = bench.restart().await;
+    }
+    for before in [5, 6] {
+        let raw = log(&bench, 7).rotation(key(before, &origin));
+        assert_eq!(code(bench.upload(&raw).await), "bad_rotation", "{before}");
+    }
+    let raw = bench.log.rotation(key(8, &origin));
+    bench.upload(&raw).await.unwrap();
+    assert_eq!(bench.said("key.rotated").len(), 3);
+    bench.running.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_that_was_withheld_cannot_come_late() {
     let mut bench = Bench::start().await;
@@ -288,6 +321,8 @@ async fn a_revoked_key_uploads_nothing_more_whether_the_collector_runs_or_not() 
     let revoke = |device: &str| Order::Revoke {
         device: device.into(),
         reason: "stolen laptop".into(),
+        epoch: None,
+        key: None,
     };
     let order = revoke(DEVICE);
     let wrong = bench
@@ -402,6 +437,11 @@ async fn the_next_epoch_needs_the_old_keys_consent_or_the_operators_and_closes_t
     assert_eq!(again.origin, next_origin);
     assert_ne!(again.token, enrolled.token);
     assert_eq!(bench.said("device.enrolled").len(), 2);
+    // Who knows no more than the public key gets none.
+    for proof in [None, Some(new.consent_to(&new.public_key()).unwrap())] {
+        let refused = bench.enrol_again(&new, head.clone(), proof).await;
+        assert_eq!(code(refused), "not_allowed");
+    }
     // Another key is another request.
     let thief = key(23, "unnamed");
     let consent = bench.log.key.consent_to(&thief.public_key()).unwrap();
@@ -444,6 +484,8 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
         .order(Order::Revoke {
             device: device(),
             reason,
+            epoch: None,
+            key: None,
         })
         .await
         .unwrap();
@@ -468,6 +510,26 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
         (&said["allowed_by"], &said["head"]),
         (&json!("operator"), &json!("archived"))
     );
+    // The answer once more: the allowance was for one, and the revoked key does not count here either.
+    let consent = bench.log.key.consent_to(&new.public_key()).unwrap();
+    for proof in [None, Some(consent)] {
+        let refused = bench.enrol_again(&new, bench.head(), proof).await;
+        assert_eq!(code(refused), "not_allowed");
+    }
+    bench
+        .order(Order::AllowReenrolment { device: device() })
+        .await
+        .unwrap();
+    let again = bench.enrol_again(&new, bench.head(), None).await.unwrap();
+    assert_eq!(bench.said("device.enrolled").len(), 2);
+    let refused = bench.enrol_again(&new, bench.head(), None).await;
+    assert_eq!(code(refused), "not_allowed");
+    let mut next = Log::new(&again.origin);
+    next.key = key(20, &again.origin);
+    let body = compressed(&next.batch(2, "b"));
+    let accepted = send(&bench.collector, &bench.host, DEVICE, &again, body).await;
+    assert_eq!(accepted.unwrap().size, 3);
+
     let mut head = bench.head();
     head.origin = format!("dev.invalid/jurat/{DEVICE}/1");
     let refused = bench.enrol_again(&key(24, "unnamed"), head, None).await;
@@ -603,6 +665,73 @@ async fn every_change_of_the_settings_stands_in_the_collectors_log_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_key_or_epoch_is_revoked_by_its_name_and_a_wrong_name_is_told_the_right_ones() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let text = |seed| key(seed, &origin).verifier_text();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    for next in [6, 7] {
+        let raw = bench.log.rotation(key(next, &origin));
+        bench.upload(&raw).await.unwrap();
+    }
+    let revoke = |epoch, key: Option<&str>| Order::Revoke {
+        device: DEVICE.into(),
+        reason: "found on a disk that was sold".into(),
+        epoch,
+        key: key.map(str::to_owned),
+    };
+    let id = text(5).split('+').nth(1).unwrap().to_owned();
+    let leaf = bench.order(revoke(None, Some(&id))).await.unwrap();
+    assert_eq!(bench.said("key.revoked")[0]["key"], text(5));
+    assert_eq!(
+        bench.order(revoke(Some(0), Some(&text(5)))).await.unwrap(),
+        leaf
+    );
+    let [Standing::RevokedBefore { key: found, .. }] = &bench.device().await.epochs[0].standing[..]
+    else {
+        panic!("only the earlier key")
+    };
+    assert_eq!(*found, text(5));
+    // The key that signs now goes on.
+    let next = bench.log.batch(1, "b");
+    bench.upload(&next).await.unwrap();
+    for wrong in [revoke(None, Some("00000000")), revoke(Some(3), None)] {
+        match bench.order(wrong).await {
+            Err(CollectorError::Refused { refusal, .. }) => {
+                assert_eq!(refusal.code, "no_such_key");
+                let mut keys = [5, 6, 7].map(text).into_iter();
+                assert!(
+                    keys.all(|key| refusal.message.contains(&key)),
+                    "{refusal:?}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // The key of an epoch that is over; the newest one goes on.
+    let device = DEVICE.into();
+    bench
+        .order(Order::AllowReenrolment { device })
+        .await
+        .unwrap();
+    let new = key(20, "unnamed");
+    bench.enrolled = bench.enrol_again(&new, bench.head(), None).await.unwrap();
+    bench.order(revoke(Some(0), None)).await.unwrap();
+    assert_eq!(bench.said("key.revoked")[1]["key"], text(7));
+    let second = bench.enrolled.origin.clone();
+    bench.log = Log {
+        key: key(20, &second),
+        ..Log::new(&second)
+    };
+    let next = bench.log.batch(1, "c");
+    bench.upload(&next).await.unwrap();
+    let elsewhere = revoke(Some(1), Some(&text(6)));
+    assert_eq!(code(bench.order(elsewhere).await), "no_such_key");
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fork_proof_says_whether_it_convinces_others() {
     let mut bench = Bench::start().await;
     let mut forked = Log::new(&bench.enrolled.origin);
@@ -613,21 +742,41 @@ async fn a_fork_proof_says_whether_it_convinces_others() {
     assert_eq!(bench.said("fork.proof")[0]["transferable"], true);
     assert_eq!(bench.device().await.epochs[0].standing, [Standing::Forked]);
     bench.running.stop().await.unwrap();
+}
 
-    // A signed head that does not fit the entries that came with it convinces only who saw them.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_entries_under_a_genuine_head_are_refused_and_do_not_close_the_log() {
     let mut bench = Bench::start().await;
     let first = bench.log.batch(3, "a");
     bench.upload(&first).await.unwrap();
-    let mut raw = bench.log.batch(1, "a");
+    let right = bench.log.batch(1, "a");
+    let head = bench.log.note(&bench.log.origin, &bench.log.key);
+    // Other entries of the same length, whose own head is exchanged for the genuine one.
     let mut other = Log::new(&bench.enrolled.origin);
-    other.batch(5, "c");
-    assert_eq!(other.frontier.size(), bench.log.frontier.size());
-    let note = bench.log.note(&bench.log.origin, &bench.log.key);
-    raw.truncate(raw.len() - note.len() - 5);
-    let note = other.note(&other.origin, &other.key);
-    write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
-    assert_eq!(code(bench.upload(&raw).await), "root_mismatch");
-    assert_eq!(bench.said("fork.proof")[0]["transferable"], false);
+    other.batch(3, "a");
+    let mut wrong = other.batch(1, "b");
+    wrong.truncate(wrong.len() - head.len() - 5);
+    write_record(&mut wrong, &Record::Checkpoint(head.as_bytes()));
+    assert_eq!(code(bench.upload(&wrong).await), "root_mismatch");
+    let stats = bench.running.with_archive(jurat_collector::Archive::stats);
+    assert_eq!((stats.forks, stats.refused["root_mismatch"]), (0, 1));
+    assert!(bench.said("fork.proof").is_empty());
+    let accepted = bench.upload(&right).await.unwrap();
+    let signatures = accepted
+        .note
+        .lines()
+        .filter(|line| line.starts_with('\u{2014}'));
+    assert_eq!(
+        signatures.count(),
+        3,
+        "the device's, the witness's, the archive's"
+    );
+    // Two heads that contradict each other still do.
+    let mut forked = Log::new(&bench.enrolled.origin);
+    forked.batch(3, "a");
+    let another = forked.batch(1, "c");
+    assert_eq!(code(bench.upload(&another).await), "fork");
+    assert_eq!(bench.device().await.epochs[0].standing, [Standing::Forked]);
     bench.running.stop().await.unwrap();
 }
 

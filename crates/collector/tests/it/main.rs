@@ -1,6 +1,7 @@
 //! The collector over real TLS: what it accepts, and everything that it refuses without storing.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod erase;
 mod keylife;
 mod tiles;
 mod withheld;

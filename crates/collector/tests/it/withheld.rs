@@ -33,7 +33,7 @@ pub(crate) fn only_hashes(raw: &[u8], from: u64) -> Vec<u8> {
 }
 
 impl Bench {
-    fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let mut bundle = Vec::new();
         self.running
             .with_archive(|archive| {

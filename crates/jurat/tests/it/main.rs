@@ -6,6 +6,7 @@ mod corpus;
 mod crash;
 mod fleet;
 mod interop;
+mod life;
 mod live;
 mod mutate;
 mod order;

@@ -151,10 +151,10 @@ fn many_sessions() -> Vector {
     log.vector("session.many", &key, &key)
 }
 
-/// One more rotation than a bundle may have: 1 MB.
+/// One more rotation than a log may have.
 fn many_rotations() -> Vector {
     let mut log = Made::new();
-    let keys: Vec<Key> = (0..=1_001).map(|seed| Key::new(seed, ORIGIN)).collect();
+    let keys: Vec<Key> = (0..=257).map(|seed| Key::new(seed, ORIGIN)).collect();
     for pair in keys.windows(2) {
         let detail = Rotation::detail(&pair[0].1, &pair[1]).unwrap();
         let detail = serde_json::to_string(&detail).unwrap();
@@ -162,7 +162,7 @@ fn many_rotations() -> Vector {
         let head = log.head(&pair[0]);
         log.records.last_mut().unwrap().1 = Some(head);
     }
-    log.vector("rotation.many", &keys[0], &keys[1_000])
+    log.vector("rotation.many", &keys[0], &keys[256])
 }
 
 #[test]

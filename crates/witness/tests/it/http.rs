@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use jurat_disk::Host;
 use jurat_key::tls;
-use jurat_proof::{Cosignature, ForkProof, Note, Signer as _};
-use jurat_witness::{Builder, Logs, Request, Running, ServeError, Transport, origin_hash};
+use jurat_proof::{Cosignature, Digest, ForkProof, Note, Signature, Signer as _};
+use jurat_witness::{
+    Answer, Builder, Listening, Logs, Request, Running, Seen, ServeError, Transport, Witness,
+    origin_hash, router, serve,
+};
 
 use crate::{Log, NAME, ORIGIN, honest, rewritten};
 
@@ -54,6 +58,59 @@ async fn post(running: &Running, body: impl Into<reqwest::Body>) -> Said {
 async fn read(running: &Running, path: &str) -> Said {
     let url = format!("http://{}{path}", running.address);
     said(http().get(url).send().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_note_with_many_lines_of_one_key_costs_no_verification_and_sixteen_keys_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = honest();
+    let running = builder(dir.path(), log.logs()).start().await.unwrap();
+    let mut note = log.note(12);
+    // As large as those of ML-DSA-44, by keys that are not known here.
+    note.signatures.extend((1..16).map(|number| Signature {
+        name: format!("cosigner-{number}.example/with-a-name-of-its-own"),
+        key_id: [number; 4],
+        bytes: vec![number; 2420 + 8],
+    }));
+    let body = |note: &Note| Request::encode(0, &[], note);
+    let mut twice = note.clone();
+    let mut again = twice.signatures[0].clone();
+    // Of the log's key, and it would not verify.
+    again.bytes[5] ^= 1;
+    twice.signatures.push(again);
+    let refused = post(&running, body(&twice)).await;
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    assert!(refused.text.contains("two signature lines of one key"));
+    let taken = post(&running, body(&note)).await;
+    assert_eq!(taken.status, 200, "{}", taken.text);
+    running.stop().await.unwrap();
+}
+
+struct Busy;
+
+impl Witness for Busy {
+    async fn add_checkpoint(self: Arc<Self>, _: axum::body::Bytes) -> Answer {
+        Answer::Unavailable
+    }
+
+    fn seen(&self, _: &Digest) -> Option<Arc<Seen>> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn who_comes_when_too_much_is_under_way_is_told_when_to_come_back() {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/add-checkpoint", socket.local_addr().unwrap());
+    let listening = Listening { socket, tls: None };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async { stopped.await.map_err(|_| ()) };
+    let serving = tokio::spawn(serve(listening, router(Arc::new(Busy)), stopped));
+    let answer = http().post(url).body("x").send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    stop.send(()).unwrap();
+    serving.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use jurat_sink::line::Audit;
 use jurat_testkit::{contains, unpacked};
 
 use super::*;
-use crate::erase::{EraseError, Plan, erase_folder};
+use crate::erase::{EraseError, Plan, carry_out, erase_folder};
 
 const LEAVES_OF_UPLOAD: u64 = 4;
 
@@ -70,22 +70,49 @@ fn uploads(key: &SoftwareKey) -> Vec<Vec<u8>> {
     out
 }
 
+/// Hands over an upload: what the archive answers.
+fn hand_over(open: &mut Open, index: usize, body: Vec<u8>) -> Accepted {
+    let nonce = (format!("d/nonce-{index:016}"), 1_790_000_000);
+    let key = key();
+    let judged = open
+        .archive
+        .judge(ORIGIN, key.verifier_key(), &nonce, &body.into());
+    let Judgement::Store(ask) = judged.unwrap() else {
+        panic!()
+    };
+    match open.writer.commit(vec![ask]).unwrap().pop() {
+        Some(Done::Accepted(accepted)) => accepted,
+        _ => panic!("not accepted"),
+    }
+}
+
+/// An upload of nothing but the hashes of its leaves.
+fn only_hashes(body: &[u8]) -> Vec<u8> {
+    let raw = zstd::stream::decode_all(body).unwrap();
+    let (mut out, mut hashes) = (Vec::new(), Vec::new());
+    let from = begins_at(&raw).unwrap().unwrap();
+    for record in RecordReader::new(&raw).flatten() {
+        match record {
+            Record::Entry(entry) => hashes.push(leaf_hash(entry).0),
+            Record::Checkpoint(_) => {
+                let hashes = &hashes;
+                write_record(&mut out, &Record::Leaves { from, hashes });
+                write_record(&mut out, &record);
+            }
+            _ => {}
+        }
+    }
+    zstd::bulk::compress(&out, 1).unwrap()
+}
+
 /// A collector that holds them; the SIEM file has the lines of the first so many.
 fn filled(disk: &SimDisk, lines_of: usize) -> Open {
     let mut open = open(disk).unwrap();
-    let key = key();
-    for (index, body) in uploads(&key).into_iter().enumerate() {
+    for (index, body) in uploads(&key()).into_iter().enumerate() {
         if index == lines_of {
             open.siem.round().unwrap();
         }
-        let nonce = (format!("d/nonce-{index:016}"), 1_790_000_000);
-        let judged = open
-            .archive
-            .judge(ORIGIN, key.verifier_key(), &nonce, &body.into());
-        let Judgement::Store(ask) = judged.unwrap() else {
-            panic!()
-        };
-        open.writer.commit(vec![ask]).unwrap();
+        hand_over(&mut open, index, body);
     }
     open
 }
@@ -110,15 +137,9 @@ fn named() -> Vec<u64> {
 
 fn erase(open: &mut Open, request: &EraseRequest) -> Result<Erased, EraseError> {
     let archive = open.archive.clone();
-    let mut plan = Plan::new(&archive, ORIGIN, request)?;
-    let mut parts = Vec::new();
-    while let Some(ask) = plan.next()? {
-        match open.writer.commit(vec![ask])?.pop() {
-            Some(Done::Erased { ranges, leaves }) => parts.push((ranges, leaves)),
-            _ => panic!("not erased"),
-        }
-    }
-    Ok(plan.finish(parts))
+    carry_out(&archive, ORIGIN, request, &mut |ask| {
+        Ok(open.writer.commit(vec![ask])?.remove(0))
+    })
 }
 
 /// Every byte of the archive, unpacked, too.
@@ -323,7 +344,13 @@ fn an_erasure_of_what_is_not_there_or_under_a_running_collector_is_refused() {
     let ask = |device: &str, request: &EraseRequest| {
         erase_folder(&host(&disk), Path::new("/c"), device, request)
     };
-    assert!(matches!(ask("d", &request()), Err(EraseError::Running(_))));
+    let (url, domain) = ("https://localhost:1".into(), "example.org".into());
+    let address = crate::Address { url, domain };
+    address.store(&host(&disk), Path::new("/c")).unwrap();
+    assert!(matches!(
+        ask("d", &request()),
+        Err(EraseError::Admin(crate::AdminError::Runs { .. }))
+    ));
     drop(opened);
     let refused = [
         ask("e", &request()),
@@ -358,4 +385,172 @@ fn an_erasure_of_what_is_not_there_or_under_a_running_collector_is_refused() {
     assert!(said(&open(&disk).unwrap().archive).is_empty());
     assert_eq!(ask(ORIGIN, &request()).unwrap().count, named().len() as u64);
     assert!(!said(&open(&disk).unwrap().archive).is_empty());
+}
+
+#[test]
+fn a_payload_that_was_erased_before_it_came_is_never_stored() {
+    for reopened in [false, true] {
+        let disk = SimDisk::new();
+        let mut opened = open(&disk).unwrap();
+        let bodies = uploads(&key());
+        // Of the second and the third upload only the hashes came.
+        for (index, body) in bodies.iter().enumerate() {
+            let withheld = [1, 2].contains(&index);
+            let body = if withheld {
+                only_hashes(body)
+            } else {
+                body.clone()
+            };
+            hand_over(&mut opened, index, body);
+        }
+        let behind = EraseRequest {
+            ranges: vec![(13, 14)].into(),
+            sessions: Vec::new(),
+            ..request()
+        };
+        assert_eq!(opened.archive.awaited(ORIGIN, &behind).unwrap(), 0);
+        let erased = erase(&mut opened, &request()).unwrap();
+        assert_eq!(erased.awaited, 2 * LEAVES_OF_UPLOAD);
+        let here = |seq: &u64| !(LEAVES_OF_UPLOAD..3 * LEAVES_OF_UPLOAD).contains(seq);
+        let count = named().into_iter().filter(here).count();
+        assert_eq!(erased.count, count as u64);
+        // Asked again it is the same order.
+        assert_eq!(erase(&mut opened, &request()).unwrap().count, 0);
+        assert_eq!(opened.archive.state().lines[ORIGIN].awaited.len(), 1);
+        if reopened {
+            drop(opened);
+            opened = open(&disk).unwrap();
+        }
+        let mut last = None;
+        for index in [2, 1] {
+            last = Some(hand_over(&mut opened, 10 + index, bodies[index].clone()));
+        }
+        let answer = last.unwrap();
+        assert_eq!((answer.leaves_withheld, answer.payloads_missing), (0, 0));
+        assert_eq!(opened.is_witnessed(&answer.note), [true, true]);
+        let mut said = said(&opened.archive);
+        said.sort_unstable();
+        assert_eq!(said, named(), "each once, whenever it came");
+        let bytes = archived(&disk);
+        for seq in 0..UPLOADS as u64 * LEAVES_OF_UPLOAD {
+            let has = seq > 0 && !(seq + 1).is_multiple_of(LEAVES_OF_UPLOAD);
+            let found = contains(&bytes, payload(seq).as_bytes());
+            assert_eq!(found, has && !named().contains(&seq), "payload {seq}");
+        }
+        // The order is done with: a later upload is archived as it comes.
+        assert!(opened.archive.state().lines[ORIGIN].awaited.is_empty());
+        let report = exported(&opened.archive, &mut |_| {});
+        assert_eq!(missing(&report), named().len() as u64);
+    }
+}
+
+/// A disk on which something happens while a file is opened for reading, the so-manieth.
+struct Meddled {
+    disk: SimDisk,
+    opened: std::sync::atomic::AtomicUsize,
+    at: usize,
+    meddle: Mutex<Box<dyn FnMut() + Send>>,
+}
+
+impl Disk for Meddled {
+    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn open(
+        &self,
+        path: &Path,
+        mode: jurat_disk::Mode,
+    ) -> std::io::Result<Box<dyn jurat_disk::File>> {
+        let before = self
+            .opened
+            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if before == self.at {
+            (self.meddle.lock().unwrap())();
+        }
+        self.disk.open(path, mode)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> std::io::Result<Box<dyn jurat_disk::Lock>> {
+        self.disk.lock(path)
+    }
+}
+
+#[test]
+fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
+    let untouched = SimDisk::new();
+    let root = exported(&filled(&untouched, 0).archive, &mut |_| {}).root;
+    let tiled = tiles(&untouched);
+    for at in 0.. {
+        let disk = SimDisk::new();
+        let mut opened = filled(&disk, 0);
+        let one = |from, to| EraseRequest {
+            ranges: vec![(from, to)].into(),
+            sessions: Vec::new(),
+            ..request()
+        };
+        // Every upload twice.
+        let meddle = move || {
+            for (from, to) in [(1, 6), (6, 20), (1, 20)] {
+                erase(&mut opened, &one(from, to)).unwrap();
+            }
+        };
+        let meddled = Arc::new(Meddled {
+            disk: disk.clone(),
+            opened: 0.into(),
+            at,
+            meddle: Mutex::new(Box::new(meddle)),
+        });
+        let mut bundle = Vec::new();
+        crate::export_folder(
+            meddled.clone(),
+            Path::new("/c"),
+            ORIGIN,
+            &Selection::All,
+            &Withhold::default(),
+            &mut bundle,
+        )
+        .unwrap_or_else(|error| panic!("at {at}: {error}"));
+        let trust = Trust::parse(&format!("log {}\n", key().verifier_key())).unwrap();
+        match verify(bundle.as_slice(), Some(&trust), None, &mut |_| {}) {
+            Verdict::Verified(report) => assert_eq!(report.root, root, "at {at}"),
+            other => panic!("at {at}: {other:?}"),
+        }
+        let met = meddled.opened.load(std::sync::atomic::Ordering::SeqCst) > at;
+        if !met {
+            assert!(at > 4, "there is something to come between");
+            break;
+        }
+    }
+    for at in 0.. {
+        let disk = SimDisk::new();
+        let mut opened = filled(&disk, 0);
+        let meddle = move || drop(erase(&mut opened, &request()).unwrap());
+        let meddled = Arc::new(Meddled {
+            disk: disk.clone(),
+            opened: 0.into(),
+            at,
+            meddle: Mutex::new(Box::new(meddle)),
+        });
+        let mut files = BTreeMap::new();
+        crate::export_tiles(meddled.clone(), Path::new("/c"), ORIGIN, |name, bytes| {
+            files.insert(name.to_owned(), bytes.to_vec());
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("at {at}: {error}"));
+        assert_eq!(files, tiled, "at {at}");
+        if meddled.opened.load(std::sync::atomic::Ordering::SeqCst) <= at {
+            break;
+        }
+    }
 }

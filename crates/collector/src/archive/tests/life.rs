@@ -168,7 +168,15 @@ fn live(disk: &SimDisk, answered: &mut Answered) -> Option<()> {
     }
     answered.reenrolled = true;
     let (device, reason) = (ID.to_owned(), "r".to_owned());
-    match open.ask(Ask::Revoke { device, reason }).ok()? {
+    match open
+        .ask(Ask::Revoke {
+            device,
+            reason,
+            epoch: None,
+            key: None,
+        })
+        .ok()?
+    {
         Done::Said(leaf) => {
             assert!(answered.revoked.is_none_or(|said| said == leaf));
             answered.revoked = Some(leaf);

@@ -66,7 +66,7 @@ impl Open {
         }
     }
 
-    fn is_witnessed(&self, note: &str) -> [bool; 2] {
+    pub(super) fn is_witnessed(&self, note: &str) -> [bool; 2] {
         let note = Note::parse(note.as_bytes()).unwrap();
         let [witness, archive, _] = self.archive.verifier_keys();
         [witness, archive].map(|key| Cosignature::find(&note, &key).unwrap().is_some())
@@ -153,6 +153,45 @@ fn an_upload_that_does_not_lead_through_the_witnessed_head_is_a_fork_and_is_arch
             opened.show(&request(&other, size, size)).unwrap(),
             Answer::Forked
         );
+    }
+}
+
+#[test]
+fn a_head_that_contradicts_the_witnessed_one_is_a_fork_whatever_entries_it_comes_with() {
+    for (leaves, forks) in [(rewritten(3), 1), (leaves(), 0)] {
+        let disk = SimDisk::new();
+        let mut opened = open(&disk).unwrap();
+        opened.show(&request(&self::leaves(), 0, 4)).unwrap();
+        opened.accept(0).unwrap();
+        // The last entry is that of neither head.
+        let raw = zstd::stream::decode_all(uploads(&key())[1].1.as_slice()).unwrap();
+        let mut wrong = Vec::new();
+        for record in RecordReader::new(&raw).flatten() {
+            if let Record::Entry(entry) = record {
+                let entry = String::from_utf8(entry.to_vec()).unwrap();
+                let entry = entry.replace("\"count\":1", "\"count\": 1");
+                write_record(&mut wrong, &Record::Entry(entry.as_bytes()));
+            }
+        }
+        let note = head(ORIGIN, &leaves[..4], &key()).encode();
+        write_record(&mut wrong, &Record::Checkpoint(note.as_bytes()));
+        let body = Bytes::from(zstd::bulk::compress(&wrong, 1).unwrap());
+        let nonce = ("d/nonce-nonce-nonce".into(), 1_790_000_000);
+        let judged = opened
+            .archive
+            .judge(ORIGIN, key().verifier_key(), &nonce, &body)
+            .unwrap();
+        match judged {
+            Judgement::Store(ask) => {
+                let done = opened.writer.commit(vec![ask]).unwrap().pop();
+                assert!(matches!(done, Some(Done::Refused(_))));
+                assert_eq!(fork_leaf(&opened.archive)["detail"]["transferable"], true);
+            }
+            Judgement::Answer(answer) => {
+                assert_eq!(answer.unwrap_err().refusal.code, "root_mismatch");
+            }
+        }
+        assert_eq!(opened.archive.stats().forks, forks);
     }
 }
 
@@ -247,7 +286,10 @@ fn witness_work(disk: &SimDisk, said: &mut Said) -> Result<(), ArchiveError> {
         let outside = SoftwareKey::cosigner(&Secret::from_bytes([8; 32]), "outside").unwrap();
         let line = Cosignature::sign(&outside, 1_790_000_000, &own.text).unwrap();
         own.signatures.push(line);
-        let kept = opened.writer.commit(vec![Ask::OwnCosigned(own.encode())])?;
+        let kept = opened.writer.commit(vec![Ask::OwnCosigned {
+            note: own.encode(),
+            quorum: true,
+        }])?;
         assert!(matches!(kept[..], [Done::Kept]));
         said.own = own.encode();
         assert_eq!(opened.archive.own_checkpoint(), Some(said.own.clone()));
