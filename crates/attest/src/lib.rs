@@ -2,5 +2,6 @@
 //!
 //! Pure: bytes come in, a judgement goes out. No device, no clock, no network.
 
+pub mod ek;
 pub mod eventlog;
 pub mod tpm;

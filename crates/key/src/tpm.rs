@@ -7,6 +7,6 @@ mod command;
 mod keys;
 mod transport;
 
-pub use command::{Auth, Blob, Tpm, TpmError};
+pub use command::{Auth, Blob, NvKind, Tpm, TpmError};
 pub use keys::{EK_RSA_HANDLE, Endorsement, Quote, TpmKey, Use, ak_template, log_key_template};
 pub use transport::{Address, AddressError, Transport};

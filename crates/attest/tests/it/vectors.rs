@@ -6,12 +6,12 @@ use jurat_attest::tpm::{
     is_ak, is_log_key,
 };
 
-fn read(name: &str) -> Vec<u8> {
+pub(crate) fn read(name: &str) -> Vec<u8> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors/tpm");
     std::fs::read(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn public(name: &str) -> Public {
+pub(crate) fn public(name: &str) -> Public {
     Public::parse_sized(&read(&format!("{name}.tpm2b_public"))).unwrap()
 }
 

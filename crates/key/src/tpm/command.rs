@@ -95,6 +95,35 @@ pub struct Blob {
     pub private: Vec<u8>,
 }
 
+/// An index that only goes forward. The owner can remove it and make it anew: whoever relies on it compares
+/// its name, which is over its attributes, and its value, which does not begin where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NvKind {
+    /// A counter of eight bytes.
+    Counter,
+    /// 32 bytes that can only be extended.
+    Extend,
+}
+
+impl NvKind {
+    /// AUTHWRITE, AUTHREAD, OWNERREAD, NO_DA, and the kind (Part 2, 13.4 `TPMA_NV`).
+    fn attributes(self) -> u32 {
+        let kind = match self {
+            Self::Counter => 1,
+            Self::Extend => 4,
+        };
+        1 << 2 | 1 << 18 | 1 << 17 | 1 << 25 | kind << 4
+    }
+
+    /// Bytes of its value.
+    pub fn size(self) -> u16 {
+        match self {
+            Self::Counter => 8,
+            Self::Extend => 32,
+        }
+    }
+}
+
 /// A TPM.
 pub struct Tpm {
     transport: Box<dyn Transport>,
@@ -578,6 +607,121 @@ impl Tpm {
             Err(TpmError::Refused { code: 0x18b, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// `TPM2_NV_DefineSpace` in the owner's hierarchy; there already is as good.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn nv_define(&mut self, index: u32, kind: NvKind, value: &[u8]) -> Result<(), TpmError> {
+        let mut area = index.to_be_bytes().to_vec();
+        area.extend(ALG_SHA256.to_be_bytes());
+        area.extend(kind.attributes().to_be_bytes());
+        put_sized(&mut area, &[]);
+        area.extend(kind.size().to_be_bytes());
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, value);
+        put_sized(&mut parameters, &area);
+        let command = Command {
+            handles: vec![RH_OWNER],
+            auths: vec![Auth::Value(&[])],
+            parameters,
+        };
+        match self.call(("NV_DefineSpace", 0x12a), &command, false) {
+            Err(TpmError::Refused { code: 0x14c, .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// `TPM2_NV_Increment`.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn nv_increment(&mut self, index: u32, auth: Auth<'_>) -> Result<(), TpmError> {
+        let command = Command {
+            handles: vec![index, index],
+            auths: vec![auth],
+            ..Command::default()
+        };
+        self.call(("NV_Increment", 0x134), &command, false)
+            .map(drop)
+    }
+
+    /// `TPM2_NV_Extend`.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn nv_extend(&mut self, index: u32, auth: Auth<'_>, data: &[u8]) -> Result<(), TpmError> {
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, data);
+        let command = Command {
+            handles: vec![index, index],
+            auths: vec![auth],
+            parameters,
+        };
+        self.call(("NV_Extend", 0x136), &command, false).map(drop)
+    }
+
+    /// `TPM2_NV_Certify` of a whole index.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn nv_certify(
+        &mut self,
+        (ak, ak_auth): (u32, Auth<'_>),
+        (index, index_auth, size): (u32, Auth<'_>, u16),
+        qualifying: &[u8; 32],
+    ) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, qualifying);
+        parameters.extend(ALG_NULL.to_be_bytes());
+        parameters.extend(size.to_be_bytes());
+        parameters.extend(0_u16.to_be_bytes());
+        let command = Command {
+            handles: vec![ak, index, index],
+            auths: vec![ak_auth, index_auth],
+            parameters,
+        };
+        let (_, out) = self.call(("NV_Certify", 0x184), &command, false)?;
+        attestation("NV_Certify", &out)
+    }
+
+    /// `TPM2_GetTime`.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn get_time(
+        &mut self,
+        ak: u32,
+        auth: Auth<'_>,
+        qualifying: &[u8; 32],
+    ) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, qualifying);
+        parameters.extend(ALG_NULL.to_be_bytes());
+        let command = Command {
+            handles: vec![RH_ENDORSEMENT, ak],
+            auths: vec![Auth::Value(&[]), auth],
+            parameters,
+        };
+        let (_, out) = self.call(("GetTime", 0x14c), &command, false)?;
+        attestation("GetTime", &out)
+    }
+
+    /// `TPM2_PolicyPCR`: the session holds only while these PCRs have the values that they have now.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn policy_pcr(&mut self, session: u32, selection: &[PcrSelection]) -> Result<(), TpmError> {
+        let mut parameters = Vec::new();
+        put_sized(&mut parameters, &[]);
+        PcrSelection::write(selection, &mut parameters);
+        let command = Command {
+            handles: vec![session],
+            parameters,
+            ..Command::default()
+        };
+        self.call(("PolicyPCR", 0x17f), &command, false).map(drop)
     }
 
     /// `TPM2_NV_Read` of a whole index, in pieces that every TPM can give; `None` where there is none.

@@ -5,7 +5,7 @@ use jurat_attest::tpm::{
     Attribute, Attributes, Challenge, PcrSelection, PcrValues, Public, put_sized,
 };
 
-use super::command::{Auth, Blob, RH_ENDORSEMENT, RH_OWNER, Tpm, TpmError};
+use super::command::{Auth, Blob, NvKind, RH_ENDORSEMENT, RH_OWNER, Tpm, TpmError};
 
 /// Where vendors keep the RSA endorsement key (TCG EK Credential Profile 2.6, 2.2.1.5.1).
 pub const EK_RSA_HANDLE: u32 = 0x8101_0001;
@@ -309,6 +309,35 @@ impl Tpm {
             signature,
             values,
         })
+    }
+
+    /// The attestation key says what an index of this kind holds.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn certify_index(
+        &mut self,
+        ak: &TpmKey,
+        (index, kind, value): (u32, NvKind, &[u8]),
+        qualifying: &[u8; 32],
+    ) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+        self.nv_certify(
+            (ak.handle, Auth::Value(&ak.value)),
+            (index, Auth::Value(value), kind.size()),
+            qualifying,
+        )
+    }
+
+    /// The attestation key says what time it is to the TPM.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn time_with(
+        &mut self,
+        ak: &TpmKey,
+        qualifying: &[u8; 32],
+    ) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+        self.get_time(ak.handle, Auth::Value(&ak.value), qualifying)
     }
 
     /// The secret of a challenge that was made for this TPM and this key.

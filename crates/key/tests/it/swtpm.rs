@@ -2,7 +2,7 @@ use jurat_attest::tpm::{
     Attest, Attested, Expected, Hash, PcrSelection, QuoteError, Signature, Since, check_quote,
     is_ak, is_log_key, make_credential,
 };
-use jurat_key::tpm::{Address, Endorsement, Tpm, TpmError, TpmKey, Use};
+use jurat_key::tpm::{Address, Auth, Endorsement, NvKind, Tpm, TpmError, TpmKey, Use};
 use jurat_testkit::swtpm::Swtpm;
 
 const SELECTION: [PcrSelection; 1] = [PcrSelection {
@@ -138,4 +138,93 @@ fn a_key_of_another_tpm_is_not_loaded() {
         let key = other.load_key(&theirs, Use::Sign, &blob, VALUE).unwrap();
         other.unload(&key).unwrap();
     }
+}
+
+/// An index of the owner's, outside of those that vendors and systemd use.
+const INDEX: u32 = 0x0180_4a00;
+
+#[test]
+fn an_index_only_goes_forward_and_the_tpm_says_so_to_strangers() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut swtpm) = Swtpm::start("swtpm::an_index_only_goes_forward", dir.path()) else {
+        return;
+    };
+    let mut tpm = open(&swtpm);
+    let ek = tpm.endorsement().unwrap();
+    let blob = tpm.make_key(&ek, Use::Attest, VALUE).unwrap();
+    let ak = tpm.load_key(&ek, Use::Attest, &blob, VALUE).unwrap();
+    let auth = Auth::Value(VALUE);
+    for (index, kind) in [(INDEX, NvKind::Counter), (INDEX + 1, NvKind::Extend)] {
+        tpm.nv_define(index, kind, VALUE).unwrap();
+        tpm.nv_define(index, kind, VALUE).unwrap();
+    }
+    tpm.nv_increment(INDEX, auth).unwrap();
+    tpm.nv_extend(INDEX + 1, auth, b"a head").unwrap();
+    let says = |tpm: &mut Tpm, ak: &TpmKey, index: u32, kind: NvKind| {
+        let what = (index, kind, VALUE);
+        let (attest, signature) = tpm.certify_index(ak, what, &[5; 32]).unwrap();
+        let signature = Signature::parse(&signature).unwrap();
+        signature.verify(&ak.public, &attest).unwrap();
+        match Attest::parse(&attest).unwrap().attested {
+            Attested::Nv(content) => content,
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = says(&mut tpm, &ak, INDEX, NvKind::Counter);
+    let extended = says(&mut tpm, &ak, INDEX + 1, NvKind::Extend);
+    assert_eq!(
+        extended.contents,
+        Hash::Sha256.digest(&[&[0; 32], b"a head"])
+    );
+    tpm.nv_increment(INDEX, auth).unwrap();
+    let second = says(&mut tpm, &ak, INDEX, NvKind::Counter);
+    assert!(second.contents > first.contents);
+    assert_eq!(second.index, first.index);
+    assert_eq!(tpm.nv_public(INDEX).unwrap().unwrap().1, first.index);
+    // Nobody without its value moves it.
+    assert!(tpm.nv_increment(INDEX, Auth::Value(b"guessed")).is_err());
+
+    let (attest, signature) = tpm.time_with(&ak, &[6; 32]).unwrap();
+    let signature = Signature::parse(&signature).unwrap();
+    signature.verify(&ak.public, &attest).unwrap();
+    let attest = Attest::parse(&attest).unwrap();
+    assert!(matches!(attest.attested, Attested::Time(_)), "{attest:?}");
+
+    // Its state set back: the counter is the one of then.
+    drop(tpm);
+    swtpm.power_off();
+    let state = swtpm.state().join("tpm2-00.permall");
+    let old = std::fs::read(&state).unwrap();
+    swtpm.power_on();
+    let mut tpm = open(&swtpm);
+    tpm.nv_increment(INDEX, auth).unwrap();
+    let ak = tpm.load_key(&ek, Use::Attest, &blob, VALUE).unwrap();
+    let third = says(&mut tpm, &ak, INDEX, NvKind::Counter);
+    assert!(third.contents > second.contents);
+    drop(tpm);
+    swtpm.power_off();
+    std::fs::write(&state, old).unwrap();
+    swtpm.power_on();
+    let mut tpm = open(&swtpm);
+    let ak = tpm.load_key(&ek, Use::Attest, &blob, VALUE).unwrap();
+    let back = says(&mut tpm, &ak, INDEX, NvKind::Counter);
+    assert!(back.contents < third.contents, "and this shows it");
+}
+
+#[test]
+fn a_policy_over_pcrs_is_taken_and_random_bytes_and_properties_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(swtpm) = Swtpm::start("swtpm::a_policy_over_pcrs", dir.path()) else {
+        return;
+    };
+    let mut tpm = open(&swtpm);
+    let session = tpm.start_policy().unwrap();
+    tpm.holding(session, |tpm, session| tpm.policy_pcr(session, &SELECTION))
+        .unwrap();
+    let (one, two) = (tpm.random(32).unwrap(), tpm.random(32).unwrap());
+    assert_eq!((one.len(), two.len()), (32, 32));
+    assert_ne!(one, two);
+    // TPM_PT_FAMILY_INDICATOR is "2.0".
+    assert_eq!(tpm.property(0x100).unwrap(), Some(0x322e_3000));
+    tpm.startup().unwrap();
 }
