@@ -780,10 +780,6 @@ fn read<T>(
 }
 
 /// The handle and the parameters of a response, or its code.
-#[expect(
-    clippy::type_complexity,
-    reason = "two kinds of failure, one of them the TPM's"
-)]
 fn read_response(
     response: &[u8],
     tag: u16,
