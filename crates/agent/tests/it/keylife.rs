@@ -223,14 +223,14 @@ fn a_second_rotation_while_the_first_is_not_delivered_is_refused_and_not_called_
     let request = state.join("rotate-key.request");
     let second = site.rotate(Duration::ZERO).unwrap();
     // The power went between the answer and the end of the request: it is not carried out again.
-    let answer = std::fs::read(state.join("rotate-key.answer")).unwrap();
+    let answer = fs::read(state.join("rotate-key.answer")).unwrap();
     let answered: Value = serde_json::from_slice(&answer).unwrap();
     let again = json!({ "id": answered["id"] }).to_string();
     for delivered in [false, true] {
-        std::fs::write(&request, &again).unwrap();
+        fs::write(&request, &again).unwrap();
         site.run(Finish::WhenDelivered, |_| false).unwrap();
         assert!(!request.exists());
-        let kept = std::fs::read(state.join("rotate-key.answer")).unwrap();
+        let kept = fs::read(state.join("rotate-key.answer")).unwrap();
         assert_eq!(kept, answer, "delivered: {delivered}");
     }
     site.run(Finish::WhenDelivered, |_| false).unwrap();
