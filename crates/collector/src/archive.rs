@@ -751,7 +751,9 @@ impl Archive {
         body: &Bytes,
     ) -> Result<Judgement, ArchiveError> {
         let before = self.line(origin)?;
-        let known = match &before {
+        let life = self.life(origin);
+        let is_revoked = |key: &VerifierKey| matches!(&life, Some(life) if life.is_revoked_before(&key.to_string()));
+        let mut known = match &before {
             Some(line) => line
                 .known(key)
                 .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
@@ -763,6 +765,8 @@ impl Archive {
                 retired: Vec::new(),
             },
         };
+        // A thief's word against the head that it signed before ends nothing any more.
+        known.before = known.before.filter(|key| !is_revoked(key));
         let mut raw = self.buffers().pop().unwrap_or_default();
         let mut withheld = None;
         let judged = decompress(body, &mut raw).and_then(|()| {
@@ -770,7 +774,11 @@ impl Archive {
             match &withheld {
                 Some((withheld, late)) => {
                     let size = known.frontier.size();
-                    judge_late(&raw, origin, late, withheld, size)
+                    let judged = judge_late(&raw, origin, late, withheld, size);
+                    judged.map_err(|refused| match refused.fork {
+                        Some(_) if is_revoked(&late.key) => Refused::conflict(size),
+                        _ => refused,
+                    })
                 }
                 None => {
                     let ahead = before.as_deref().and_then(Line::must_pass);
@@ -1081,14 +1089,15 @@ fn judge_late(
         Err(mut refused) => {
             // Only another root at the very size that was accepted contradicts it. The accepted head
             // itself, around other entries, says that the entries are wrong.
-            let contradicts = refused
-                .fork
-                .as_deref()
-                .and_then(head_of)
+            let Some(fork) = refused.fork.take() else {
+                return Err(refused);
+            };
+            let contradicts = head_of(&fork)
                 .is_some_and(|head| head.size == withheld.to && head.root != withheld.root);
-            if !contradicts && refused.fork.take().is_some() {
-                refused.refusal.code = "inconsistent".into();
+            if contradicts {
+                return Err(another_root(fork, withheld.to));
             }
+            refused.refusal.code = "inconsistent".into();
             return Err(refused);
         }
     };
@@ -1096,7 +1105,7 @@ fn judge_late(
         return Err(Refused::conflict(size));
     };
     if judged.frontier.size() == withheld.to && judged.root != withheld.root {
-        return Err(another_root(&judged.note, withheld.to));
+        return Err(another_root(judged.note.encode(), withheld.to));
     }
     if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
         return Err(Refused::conflict(size));

@@ -237,7 +237,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 let (found, root) = (replay.frontier().size(), replay.frontier().root());
                 if checkpoint.size == found && checkpoint.root != root {
                     if found == size && size > 0 {
-                        return Err(another_root(&note, size));
+                        return Err(another_root(note.encode(), size));
                     }
                     let message =
                         format!("the entries do not give the signed root at size {found}");
@@ -309,17 +309,17 @@ fn check_resubmission(raw: &[u8], origin: &str, known: &Known) -> Result<(), Ref
             && checkpoint.size == known.frontier.size()
             && checkpoint.root != known.frontier.root()
         {
-            return Err(another_root(&note, checkpoint.size));
+            return Err(another_root(note.encode(), checkpoint.size));
         }
     }
     Ok(())
 }
 
 /// A signed head that contradicts the one that was witnessed at its size.
-pub(crate) fn another_root(note: &Note, size: u64) -> Refused {
+pub(crate) fn another_root(note: String, size: u64) -> Refused {
     let message = format!("another root was witnessed at size {size}");
     Refused {
-        fork: Some(note.encode()),
+        fork: Some(note),
         ..Refused::new(422, "fork", message)
     }
 }

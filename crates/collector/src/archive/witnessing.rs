@@ -188,8 +188,8 @@ impl Archive {
             return Vec::new();
         }
         let is_revoked = |key: &&str| {
-            let mut revoked = life.iter().flat_map(|life| &life.revoked_before);
-            revoked.any(|revoked| revoked.key == **key)
+            life.as_ref()
+                .is_some_and(|life| life.is_revoked_before(key))
         };
         let Some(line) = line else {
             return vec![device.key.clone()];
