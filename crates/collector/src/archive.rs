@@ -227,16 +227,36 @@ impl Line {
         &self,
         body: &Bytes,
     ) -> Result<(Bytes, Vec<(EraseRequest, Ranges)>), BatchError> {
-        let (mut body, mut erased) = (body.clone(), Vec::new());
-        for Awaited { below, request } in &self.awaited {
-            let mut choice = Choice::new(request);
-            let mut means = |entry: &EntryView<'_>| entry.seq < *below && choice.takes(entry);
-            if let Some(thinned) = without_payloads(&body, &mut means)? {
-                body = thinned.body.into();
-                erased.push((request.clone(), thinned.gone));
-            }
+        if self.awaited.is_empty() {
+            return Ok((body.clone(), Vec::new()));
         }
-        Ok((body, erased))
+        // Of a leaf that several orders mean the first one says so.
+        let orders = self.awaited.iter();
+        let mut orders: Vec<_> = orders
+            .map(|order| (order, Choice::new(&order.request), Ranges::default()))
+            .collect();
+        let mut means = |entry: &EntryView<'_>| {
+            let mut meant = false;
+            for (Awaited { below, .. }, choice, mine) in &mut orders {
+                // Each is asked: its further parts come later.
+                let takes = entry.seq < *below && choice.takes(entry);
+                if takes && !meant {
+                    mine.push((entry.seq, entry.seq + 1));
+                }
+                meant |= takes;
+            }
+            meant
+        };
+        let Some(thinned) = without_payloads(body, &mut means)? else {
+            return Ok((body.clone(), Vec::new()));
+        };
+        let orders = orders.into_iter();
+        let erased = orders.map(|(order, _, mine)| {
+            let gone = mine.intersection(&thinned.gone);
+            (order.request.clone(), gone)
+        });
+        let erased = erased.filter(|(_, gone)| !gone.is_empty()).collect();
+        Ok((thinned.body.into(), erased))
     }
 
     /// The same head, cosigned at this time, as far as it may be.
