@@ -431,10 +431,33 @@ impl Writer {
         let Some(line) = self.line(round, origin) else {
             return Done::Unknown;
         };
+        if line.withheld.is_empty() {
+            return Done::Nothing;
+        }
         let mut line = Line::clone(&line);
         let below = line.size;
-        // Asked again it means what came since, too.
-        line.awaited.retain(|awaited| awaited.request != request);
+        // One order with those of the same words, unless it would mean what came since of a session that is
+        // not named again.
+        let mut one = request;
+        let last = line.withheld.iter().map(|withheld| withheld.to).max();
+        line.awaited.retain(|awaited| {
+            let before = &awaited.request;
+            let mut sessions = before.sessions.iter();
+            let joins = (&before.who, &before.reason) == (&one.who, &one.reason)
+                && (last <= Some(awaited.below)
+                    || sessions.all(|session| one.sessions.contains(session)));
+            if joins {
+                one.ranges = one.ranges.union(&before.ranges);
+                let new = before.sessions.iter();
+                let new: Vec<_> = new
+                    .filter(|name| !one.sessions.contains(name))
+                    .cloned()
+                    .collect();
+                one.sessions.extend(new);
+            }
+            !joins
+        });
+        let request = one;
         line.awaited.push(Awaited { below, request });
         let bytes = serde_json::to_vec(&line.awaited).map_or(usize::MAX, |orders| orders.len());
         if bytes > AWAITED_BYTES_MAX {

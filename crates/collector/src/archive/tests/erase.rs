@@ -444,6 +444,83 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
     }
 }
 
+#[test]
+fn a_full_list_of_waiting_orders_keeps_nothing_that_is_here_from_being_erased() {
+    let disk = SimDisk::new();
+    let mut opened = open(&disk).unwrap();
+    let bodies = uploads(&key());
+    hand_over(&mut opened, 0, bodies[0].clone());
+    hand_over(&mut opened, 1, only_hashes(&bodies[1]));
+    let waiting = |opened: &Open| {
+        let orders = &opened.archive.state().lines[ORIGIN].awaited;
+        orders
+            .iter()
+            .map(|order| order.request.clone())
+            .collect::<Vec<_>>()
+    };
+    let here = |reason: String, leaf: u64| EraseRequest {
+        ranges: vec![(leaf, leaf + 1)].into(),
+        sessions: vec!["s1".into(), "mistyped".into()],
+        reason,
+        ..request()
+    };
+    // Of the same words it is one order, whatever it asks for.
+    for leaf in 0..LEAVES_OF_UPLOAD {
+        let erased = erase(&mut opened, &here("again".into(), leaf)).unwrap();
+        assert_eq!(erased.awaited, LEAVES_OF_UPLOAD);
+        assert_eq!(erased.unknown_sessions, ["mistyped"]);
+    }
+    let [one] = &waiting(&opened)[..] else {
+        panic!("one order")
+    };
+    assert_eq!(one.ranges.leaves(), LEAVES_OF_UPLOAD);
+    assert_eq!(one.sessions, ["s1", "mistyped"]);
+    // What came since of a session that is not named again is not meant.
+    hand_over(&mut opened, 2, only_hashes(&bodies[2]));
+    let other = EraseRequest {
+        sessions: vec!["s9".into()],
+        ..here("again".into(), 0)
+    };
+    erase(&mut opened, &other).unwrap();
+    let found = waiting(&opened);
+    assert_eq!(
+        found
+            .iter()
+            .map(|order| order.sessions.len())
+            .collect::<Vec<_>>(),
+        [2, 1]
+    );
+    // Until it is full.
+    let reason = |number: usize| format!("{number:0500}");
+    let refused = (0..1_000)
+        .map(|number| erase(&mut opened, &here(reason(number), 0)).unwrap())
+        .find(|erased| erased.not_awaited > 0)
+        .unwrap();
+    assert_eq!(
+        (refused.awaited, refused.not_awaited),
+        (0, 2 * LEAVES_OF_UPLOAD)
+    );
+    hand_over(&mut opened, 3, bodies[3].clone());
+    let leaf = 3 * LEAVES_OF_UPLOAD + 2;
+    let last = EraseRequest {
+        sessions: Vec::new(),
+        ranges: vec![(LEAVES_OF_UPLOAD, leaf + 1)].into(),
+        ..here(reason(2_000), 0)
+    };
+    let erased = erase(&mut opened, &last).unwrap();
+    assert!(erased.not_awaited > 0 && erased.ranges.contains(leaf));
+    assert!(!contains(&archived(&disk), payload(leaf).as_bytes()));
+    // Once all of it came nothing waits, and an order that was on its way is not kept.
+    let request = here("late".into(), 0);
+    for index in [1, 2] {
+        hand_over(&mut opened, 10 + index, bodies[index].clone());
+    }
+    let origin = ORIGIN.to_owned();
+    let done = opened.writer.commit(vec![Ask::Await { origin, request }]);
+    assert!(matches!(done.unwrap().as_slice(), [Done::Nothing]));
+    assert!(waiting(&opened).is_empty());
+}
+
 /// A disk on which something happens while a file is opened for reading, the so-manieth.
 struct Meddled {
     disk: SimDisk,
