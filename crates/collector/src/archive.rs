@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
@@ -83,6 +84,9 @@ pub enum ArchiveError {
     /// An earlier commit failed; open the archive anew.
     #[error("an earlier commit failed; the archive must be opened anew")]
     Failed,
+    /// What takes long ends early.
+    #[error("the collector stops")]
+    Stopping,
     /// The archive holds something that it cannot have written.
     #[error("the archive is damaged: {0}")]
     Damaged(String),
@@ -411,6 +415,7 @@ pub struct Archive {
     state: Mutex<State>,
     /// Buffers for decompressed uploads, one for each that is judged at a time.
     buffers: Mutex<Vec<Vec<u8>>>,
+    stopping: AtomicBool,
 }
 
 /// What follows from judging an upload.
@@ -579,6 +584,7 @@ impl Archive {
             next_upload_s,
             state: Mutex::new(state),
             buffers: Mutex::default(),
+            stopping: AtomicBool::new(false),
         });
         let mut writer = Writer::new(
             archive.clone(),
@@ -1001,6 +1007,19 @@ impl Archive {
             boots: Vec::new(),
             erased,
         })
+    }
+
+    /// Ends what reads the archive through on somebody's order.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether such reading may go on.
+    pub(crate) fn goes_on(&self) -> Result<(), ArchiveError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(ArchiveError::Stopping);
+        }
+        Ok(())
     }
 
     /// A reader over the archive, from one position to another that is durable.

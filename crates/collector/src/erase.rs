@@ -86,6 +86,7 @@ impl<'a> Plan<'a> {
         let mut newest = BTreeMap::new();
         let mut reader = archive.reader(0, archive.end())?;
         while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
+            archive.goes_on()?;
             if item.kind == kind::UPLOAD && !item.erased {
                 let (header, _) = split_upload(item.body)?;
                 if header.origin == origin {
@@ -143,6 +144,7 @@ impl<'a> Plan<'a> {
         position: u64,
         take: impl FnOnce(UploadHeader, &[u8], usize) -> Result<T, ArchiveError>,
     ) -> Result<T, ArchiveError> {
+        self.archive.goes_on()?;
         let mut reader = self.archive.reader(position, self.archive.end())?;
         let item = reader.next_record()?;
         let whole = item.map_or(&[][..], |item| item.body);

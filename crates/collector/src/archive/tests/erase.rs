@@ -445,6 +445,22 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
 }
 
 #[test]
+fn a_collector_that_stops_does_not_wait_until_an_erasure_has_read_its_archive() {
+    let disk = SimDisk::new();
+    let opened = filled(&disk, 0);
+    let request = request();
+    let mut plan = Plan::new(&opened.archive, ORIGIN, &request).unwrap();
+    opened.archive.stop();
+    assert!(matches!(plan.next(), Err(ArchiveError::Stopping)));
+    let begun = Plan::new(&opened.archive, ORIGIN, &request).map(|_| ());
+    assert!(matches!(
+        begun,
+        Err(EraseError::Archive(ArchiveError::Stopping))
+    ));
+    assert!(said(&opened.archive).is_empty());
+}
+
+#[test]
 fn a_full_list_of_waiting_orders_keeps_nothing_that_is_here_from_being_erased() {
     let disk = SimDisk::new();
     let mut opened = open(&disk).unwrap();
@@ -541,9 +557,7 @@ impl Disk for Meddled {
         path: &Path,
         mode: jurat_disk::Mode,
     ) -> std::io::Result<Box<dyn jurat_disk::File>> {
-        let before = self
-            .opened
-            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let before = self.opened.fetch_add(1, Ordering::SeqCst);
         if before == self.at {
             (self.meddle.lock().unwrap())();
         }
@@ -603,7 +617,7 @@ fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
             Verdict::Verified(report) => assert_eq!(report.root, root, "at {at}"),
             other => panic!("at {at}: {other:?}"),
         }
-        let met = meddled.opened.load(std::sync::atomic::Ordering::SeqCst) > at;
+        let met = meddled.opened.load(Ordering::SeqCst) > at;
         if !met {
             assert!(at > 4, "there is something to come between");
             break;
@@ -626,7 +640,7 @@ fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
         })
         .unwrap_or_else(|error| panic!("at {at}: {error}"));
         assert_eq!(files, tiled, "at {at}");
-        if meddled.opened.load(std::sync::atomic::Ordering::SeqCst) <= at {
+        if meddled.opened.load(Ordering::SeqCst) <= at {
             break;
         }
     }
