@@ -32,7 +32,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
 use crate::devices::{self, Device};
-use crate::ingest::{Judged, Known, Refused, another_root, begins_at, decompress, judge};
+use crate::ingest::{
+    INCONSISTENT, Judged, Known, Refused, another_root, begins_at, decompress, judge, with_head,
+};
 use crate::life::Life;
 use crate::own_log::OwnLog;
 
@@ -188,6 +190,19 @@ struct Line {
     /// cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
+    /// The first signed head that came with entries that do not give it. The log goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disputed: Option<Disputed>,
+}
+
+/// A head that another history would have, or that was sent with wrong entries: which, nobody can say until the
+/// right ones come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Disputed {
+    size: u64,
+    root: Digest,
+    /// The leaf of the own log that holds it.
+    leaf: u64,
 }
 
 impl Line {
@@ -809,7 +824,10 @@ impl Archive {
                 None => {
                     let ahead = before.as_deref().and_then(Line::must_pass);
                     let judged = judge(&raw, origin, &known);
-                    let judged = judged.map_err(|refused| witnessing::weigh(refused, ahead));
+                    let judged = judged.map_err(|refused| {
+                        let refused = with_head(refused, &raw, origin, &known);
+                        witnessing::weigh(refused, ahead)
+                    });
                     judged.and_then(|judged| {
                         if let (Some(judged), Some(ahead)) = (&judged, ahead) {
                             witnessing::passes(&raw, &known.frontier, judged, ahead)?;
@@ -844,7 +862,7 @@ impl Archive {
                 Judgement::Answer(Ok(self.answer(&line)))
             }
             (Ok(None), _) => Judgement::Answer(Err(Refused::conflict(known.frontier.size()))),
-            (Err(refused), Some(line)) if refused.fork.is_some() && line.fork.is_none() => {
+            (Err(refused), Some(line)) if refused.fork.is_some() && line.is_news(&refused) => {
                 Judgement::Store(Ask::Fork {
                     origin: origin.to_owned(),
                     witnessed: line.contradicted(&refused),
@@ -905,6 +923,10 @@ impl Archive {
             line.retired.clone_from(&last.retired);
             line.time = last.time;
             line.fork.clone_from(&last.fork);
+            line.disputed.clone_from(&last.disputed);
+            // The entries that give it came.
+            line.disputed
+                .take_if(|head| (head.size, head.root) == (size, judged.root));
             line.follow(last);
         }
         let rotated = judged.rotations.iter();
@@ -1071,6 +1093,9 @@ impl State {
         if line.is_some_and(|line| line.fork.is_some()) {
             standing.push(Standing::Forked);
         }
+        if let Some(Disputed { leaf, .. }) = line.and_then(|line| line.disputed.as_ref()) {
+            standing.push(Standing::Disputed { leaf: *leaf });
+        }
         if let Some(life) = self.lives.get(row.origin.as_str()) {
             standing.extend(life.standing());
         }
@@ -1136,7 +1161,7 @@ fn judge_late(
             if contradicts {
                 return Err(another_root(fork, withheld.to));
             }
-            refused.refusal.code = "inconsistent".into();
+            refused.refusal.code = INCONSISTENT.into();
             return Err(refused);
         }
     };

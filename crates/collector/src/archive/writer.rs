@@ -14,8 +14,8 @@ use serde_json::{Map, json};
 
 use super::witnessing::Witnessed;
 use super::{
-    AWAITED_BYTES_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S,
-    Prepared,
+    AWAITED_BYTES_MAX, Archive, ArchiveError, Awaited, Change, Device, Disputed, Line,
+    NONCE_WINDOW_S, Prepared, head_of,
 };
 use super::{kind, pack};
 use crate::Refused;
@@ -144,6 +144,16 @@ fn enrolled(device: &Device) -> Map<String, serde_json::Value> {
     detail.insert("key_kind".into(), row.key_kind.clone().into());
     detail.insert("hostname".into(), json!(row.hostname));
     detail
+}
+
+/// Whom two heads show a fork.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Everybody,
+    /// Who saw the entries.
+    Us,
+    /// Nobody yet: the log goes on.
+    MayBe,
 }
 
 /// The most ranges that one leaf names.
@@ -541,7 +551,8 @@ impl Writer {
         Ok(Done::Accepted(accepted))
     }
 
-    /// No cosignature any more, and a leaf in the own log that holds both notes.
+    /// No cosignature any more, and a leaf in the own log that holds both notes. Of a head that may only have
+    /// come with wrong entries: the leaf.
     fn fork(
         &self,
         round: &mut Round,
@@ -553,16 +564,32 @@ impl Writer {
         let (Some(line), Some(fork)) = (line, &refused.fork) else {
             return Ok(Done::Refused(refused));
         };
-        if line.fork.is_some() {
+        if !line.is_news(&refused) {
             return Ok(Done::Refused(refused));
         }
+        let mut line = Line::clone(&line);
         let fork: String = fork.chars().take(4_000).collect();
+        if refused.only_disputes() {
+            let Some(head) = head_of(&fork).filter(|_| line.note == witnessed) else {
+                return Ok(Done::Stale);
+            };
+            line.disputed = Some(Disputed {
+                size: head.size,
+                root: head.root,
+                leaf: round.own.size(),
+            });
+            self.fork_leaf(round, origin, witnessed, &fork, Shows::MayBe)?;
+            round.lines.insert(origin.into(), Arc::new(line));
+            return Ok(Done::Refused(refused));
+        }
         let proof = fork_proof(witnessed, &fork);
-        self.fork_leaf(round, origin, witnessed, &fork, proof.is_some())?;
-        let line = Line {
-            fork: Some(proof.unwrap_or(fork)),
-            ..Line::clone(&line)
+        let shows = if proof.is_some() {
+            Shows::Everybody
+        } else {
+            Shows::Us
         };
+        self.fork_leaf(round, origin, witnessed, &fork, shows)?;
+        line.fork = Some(proof.unwrap_or(fork));
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Refused(refused))
     }
@@ -573,13 +600,16 @@ impl Writer {
         origin: &str,
         witnessed: &str,
         contradicts: &str,
-        transferable: bool,
+        shows: Shows,
     ) -> Result<(), ArchiveError> {
         let mut detail = Map::new();
         detail.insert("origin".into(), origin.into());
         detail.insert("witnessed".into(), witnessed.into());
         detail.insert("contradicts".into(), contradicts.into());
-        detail.insert("transferable".into(), transferable.into());
+        detail.insert("transferable".into(), (shows == Shows::Everybody).into());
+        if shows == Shows::MayBe {
+            detail.insert("goes_on".into(), true.into());
+        }
         self.own_entry(round, Kind::ForkProof, detail)
     }
 
@@ -602,7 +632,7 @@ impl Writer {
             && let Ok(proof) = ForkProof::parse(fork.as_bytes())
         {
             let (first, second) = (proof.first.encode(), proof.second.encode());
-            self.fork_leaf(round, &origin, &first, &second, true)?;
+            self.fork_leaf(round, &origin, &first, &second, Shows::Everybody)?;
         }
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Witnessed(answer))

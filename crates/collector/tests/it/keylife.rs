@@ -767,6 +767,45 @@ async fn the_thief_of_an_earlier_key_that_was_revoked_ends_no_cosigning_by_an_up
     bench.running.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_uploads_a_longer_history_of_its_own_leaves_a_trace_and_the_log_goes_on() {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(3, "a");
+    bench.upload(&first).await.unwrap();
+    let mut clone = Log::new(&bench.enrolled.origin);
+    clone.batch(2, "of the clone");
+    clone.batch(0, "");
+    let mut heads = Vec::new();
+    for _ in 0..2 {
+        // Each begins where the archive ends.
+        let raw = clone.batch(1, "of the clone");
+        heads.push(clone.note(&clone.origin, &clone.key));
+        clone = Log::new(&bench.enrolled.origin);
+        clone.batch(2, "of another clone");
+        clone.batch(0, "");
+        assert_eq!(code(bench.upload(&raw).await), "inconsistent");
+    }
+    let said = bench.said("fork.proof");
+    assert_eq!(said.len(), 1, "the first one");
+    assert_eq!(said[0]["contradicts"], heads[0]);
+    assert_eq!(
+        (&said[0]["transferable"], &said[0]["goes_on"]),
+        (&json!(false), &json!(true))
+    );
+    for _ in 0..2 {
+        let next = bench.log.batch(1, "b");
+        let accepted = bench.upload(&next).await.unwrap();
+        assert_eq!(cosignatures(&accepted), 2);
+        let [Standing::Disputed { .. }] = &bench.device().await.epochs[0].standing[..] else {
+            panic!("not forked, and not forgotten after a restart")
+        };
+        bench = bench.restart().await;
+    }
+    let stats = bench.running.with_archive(jurat_collector::Archive::stats);
+    assert_eq!(stats.forks, 0);
+    bench.running.stop().await.unwrap();
+}
+
 /// Signatures of others than the device under what was accepted.
 fn cosignatures(accepted: &Accepted) -> usize {
     let lines = accepted.note.lines();
@@ -802,9 +841,13 @@ async fn wrong_entries_under_a_genuine_head_are_refused_and_do_not_close_the_log
     assert_eq!(code(bench.upload(&wrong).await), "root_mismatch");
     let stats = bench.running.with_archive(jurat_collector::Archive::stats);
     assert_eq!((stats.forks, stats.refused["root_mismatch"]), (0, 1));
-    assert!(bench.said("fork.proof").is_empty());
+    // Nobody can tell it from another history until the right ones come.
+    let leaf = bench.own_leaves().len() as u64 - 1;
+    let standing = bench.device().await.epochs[0].standing.clone();
+    assert_eq!(standing, [Standing::Disputed { leaf }]);
     let accepted = bench.upload(&right).await.unwrap();
     assert_eq!(cosignatures(&accepted), 2, "the witness's, the archive's");
+    assert_eq!(bench.device().await.epochs[0].standing, [Standing::Active]);
     // Two heads that contradict each other still do.
     let mut forked = Log::new(&bench.enrolled.origin);
     forked.batch(3, "a");
