@@ -749,11 +749,11 @@ impl Agent {
         }
         self.ring();
         Ok(Some(Answer::Erased(Erased {
-            awaited: 0,
             count: found.count,
             gone_before: found.gone,
             ranges: found.ranges,
             leaves,
+            ..Erased::default()
         })))
     }
 

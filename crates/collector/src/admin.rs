@@ -83,6 +83,11 @@ pub enum Standing {
     },
     /// A signed head contradicts what was witnessed.
     Forked,
+    /// A signed head came with entries that do not give it: another history, or wrong entries.
+    Disputed {
+        /// The leaf of the collector's log that holds it.
+        leaf: u64,
+    },
     /// Two boots take turns: one log on two machines.
     Cloned {
         /// The pairs that were seen.

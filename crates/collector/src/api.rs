@@ -57,6 +57,8 @@ pub(crate) struct Room {
     /// Checkpoints that are shown to the witness, until they are answered: anyone may, so they take no room
     /// of those who upload.
     witnessing: Arc<Semaphore>,
+    /// Of those, the one that is judged: strangers get one core.
+    weighing: Arc<Semaphore>,
     /// Erasures by the operator: one at a time, so that none is planned from what another one takes.
     erasing: Arc<Semaphore>,
     /// Requests for tiles: each holds up to an upload's records.
@@ -78,6 +80,7 @@ impl Room {
             uploads: Arc::new(Semaphore::new(UPLOADS_KIB_MAX as usize)),
             judging: Arc::new(Semaphore::new(cores)),
             witnessing: Arc::new(Semaphore::new(WITNESSING_MAX)),
+            weighing: Arc::new(Semaphore::new(1)),
             erasing: Arc::new(Semaphore::new(1)),
             reading: Arc::new(Semaphore::new(cores)),
         }
@@ -501,8 +504,10 @@ impl Witness for Api {
             return Answer::Unavailable;
         };
         for _ in 0..ROUNDS {
+            let weighing = self.room.weighing.clone().acquire_owned().await;
             let (api, body) = (self.clone(), body.clone());
             let judged = tokio::task::spawn_blocking(move || {
+                let _weighing = weighing;
                 api.archive.judge_checkpoint(&api.foreign, &body)
             });
             let ask = match judged.await {
@@ -569,7 +574,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_who_show_checkpoints_fill_a_room_of_their_own_and_none_of_the_uploads() {
+    async fn strangers_who_show_checkpoints_wait_for_one_core_in_a_room_of_their_own_and_take_none_of_the_uploads()
+     {
         let disk = SimDisk::new();
         let host = host(&disk);
         let dir = Path::new("/c");
@@ -602,19 +608,28 @@ mod tests {
         };
         let body = jurat_witness::Request::encode(0, &[], &empty.sign(&log).unwrap());
         let show = || tokio::spawn(api.clone().add_checkpoint(body.clone().into()));
+        let weighed = api.room.weighing.clone().acquire_owned().await;
         let waiting: Vec<_> = (0..WITNESSING_MAX).map(|_| show()).collect();
         while api.room.witnessing.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
+        // While one is judged no thread is given to another: each has only its own hold of the collector.
+        assert_eq!(Arc::strong_count(&api), 1 + WITNESSING_MAX);
         assert_eq!(show().await.unwrap(), Answer::Unavailable);
         let fresh = Room::new().judging.available_permits();
         assert_eq!(api.room.judging.available_permits(), fresh);
         assert!(api.room.take(&headers(100_000)).is_ok());
+        // Who waits for the disk holds nobody up.
+        drop(weighed);
+        while api.room.weighing.available_permits() == 0 {
+            tokio::task::yield_now().await;
+        }
         // Nobody will ever read it: who waited is told, and there is room again.
         drop(inbox);
         for shown in waiting {
             assert_eq!(shown.await.unwrap(), Answer::Unavailable);
         }
         assert_eq!(api.room.witnessing.available_permits(), WITNESSING_MAX);
+        assert_eq!(api.room.weighing.available_permits(), 1);
     }
 }

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
@@ -31,7 +32,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
 use crate::devices::{self, Device};
-use crate::ingest::{Judged, Known, Refused, another_root, begins_at, decompress, judge};
+use crate::ingest::{
+    INCONSISTENT, Judged, Known, Refused, another_root, begins_at, decompress, judge, with_head,
+};
 use crate::life::Life;
 use crate::own_log::OwnLog;
 
@@ -83,6 +86,9 @@ pub enum ArchiveError {
     /// An earlier commit failed; open the archive anew.
     #[error("an earlier commit failed; the archive must be opened anew")]
     Failed,
+    /// What takes long ends early.
+    #[error("the collector stops")]
+    Stopping,
     /// The archive holds something that it cannot have written.
     #[error("the archive is damaged: {0}")]
     Damaged(String),
@@ -184,6 +190,19 @@ struct Line {
     /// cosignature any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
+    /// The first signed head that came with entries that do not give it. The log goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disputed: Option<Disputed>,
+}
+
+/// A head that another history would have, or that was sent with wrong entries: which, nobody can say until the
+/// right ones come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Disputed {
+    size: u64,
+    root: Digest,
+    /// The leaf of the own log that holds it.
+    leaf: u64,
 }
 
 impl Line {
@@ -227,16 +246,36 @@ impl Line {
         &self,
         body: &Bytes,
     ) -> Result<(Bytes, Vec<(EraseRequest, Ranges)>), BatchError> {
-        let (mut body, mut erased) = (body.clone(), Vec::new());
-        for Awaited { below, request } in &self.awaited {
-            let mut choice = Choice::new(request);
-            let mut means = |entry: &EntryView<'_>| entry.seq < *below && choice.takes(entry);
-            if let Some(thinned) = without_payloads(&body, &mut means)? {
-                body = thinned.body.into();
-                erased.push((request.clone(), thinned.gone));
-            }
+        if self.awaited.is_empty() {
+            return Ok((body.clone(), Vec::new()));
         }
-        Ok((body, erased))
+        // Of a leaf that several orders mean the first one says so.
+        let orders = self.awaited.iter();
+        let mut orders: Vec<_> = orders
+            .map(|order| (order, Choice::new(&order.request), Ranges::default()))
+            .collect();
+        let mut means = |entry: &EntryView<'_>| {
+            let mut meant = false;
+            for (Awaited { below, .. }, choice, mine) in &mut orders {
+                // Each is asked: its further parts come later.
+                let takes = entry.seq < *below && choice.takes(entry);
+                if takes && !meant {
+                    mine.push((entry.seq, entry.seq + 1));
+                }
+                meant |= takes;
+            }
+            meant
+        };
+        let Some(thinned) = without_payloads(body, &mut means)? else {
+            return Ok((body.clone(), Vec::new()));
+        };
+        let orders = orders.into_iter();
+        let erased = orders.map(|(order, _, mine)| {
+            let gone = mine.intersection(&thinned.gone);
+            (order.request.clone(), gone)
+        });
+        let erased = erased.filter(|(_, gone)| !gone.is_empty()).collect();
+        Ok((thinned.body.into(), erased))
     }
 
     /// The same head, cosigned at this time, as far as it may be.
@@ -391,6 +430,7 @@ pub struct Archive {
     state: Mutex<State>,
     /// Buffers for decompressed uploads, one for each that is judged at a time.
     buffers: Mutex<Vec<Vec<u8>>>,
+    stopping: AtomicBool,
 }
 
 /// What follows from judging an upload.
@@ -559,6 +599,7 @@ impl Archive {
             next_upload_s,
             state: Mutex::new(state),
             buffers: Mutex::default(),
+            stopping: AtomicBool::new(false),
         });
         let mut writer = Writer::new(
             archive.clone(),
@@ -751,7 +792,9 @@ impl Archive {
         body: &Bytes,
     ) -> Result<Judgement, ArchiveError> {
         let before = self.line(origin)?;
-        let known = match &before {
+        let life = self.life(origin);
+        let is_revoked = |key: &VerifierKey| matches!(&life, Some(life) if life.is_revoked_before(&key.to_string()));
+        let mut known = match &before {
             Some(line) => line
                 .known(key)
                 .ok_or_else(|| ArchiveError::Damaged(format!("the frontier of {origin}")))?,
@@ -763,6 +806,8 @@ impl Archive {
                 retired: Vec::new(),
             },
         };
+        // A thief's word against the head that it signed before ends nothing any more.
+        known.before = known.before.filter(|key| !is_revoked(key));
         let mut raw = self.buffers().pop().unwrap_or_default();
         let mut withheld = None;
         let judged = decompress(body, &mut raw).and_then(|()| {
@@ -770,12 +815,19 @@ impl Archive {
             match &withheld {
                 Some((withheld, late)) => {
                     let size = known.frontier.size();
-                    judge_late(&raw, origin, late, withheld, size)
+                    let judged = judge_late(&raw, origin, late, withheld, size);
+                    judged.map_err(|refused| match refused.fork {
+                        Some(_) if is_revoked(&late.key) => Refused::conflict(size),
+                        _ => refused,
+                    })
                 }
                 None => {
                     let ahead = before.as_deref().and_then(Line::must_pass);
                     let judged = judge(&raw, origin, &known);
-                    let judged = judged.map_err(|refused| witnessing::weigh(refused, ahead));
+                    let judged = judged.map_err(|refused| {
+                        let refused = with_head(refused, &raw, origin, &known);
+                        witnessing::weigh(refused, ahead)
+                    });
                     judged.and_then(|judged| {
                         if let (Some(judged), Some(ahead)) = (&judged, ahead) {
                             witnessing::passes(&raw, &known.frontier, judged, ahead)?;
@@ -810,7 +862,7 @@ impl Archive {
                 Judgement::Answer(Ok(self.answer(&line)))
             }
             (Ok(None), _) => Judgement::Answer(Err(Refused::conflict(known.frontier.size()))),
-            (Err(refused), Some(line)) if refused.fork.is_some() && line.fork.is_none() => {
+            (Err(refused), Some(line)) if refused.fork.is_some() && line.is_news(&refused) => {
                 Judgement::Store(Ask::Fork {
                     origin: origin.to_owned(),
                     witnessed: line.contradicted(&refused),
@@ -871,6 +923,10 @@ impl Archive {
             line.retired.clone_from(&last.retired);
             line.time = last.time;
             line.fork.clone_from(&last.fork);
+            line.disputed.clone_from(&last.disputed);
+            // The entries that give it came.
+            line.disputed
+                .take_if(|head| (head.size, head.root) == (size, judged.root));
             line.follow(last);
         }
         let rotated = judged.rotations.iter();
@@ -975,6 +1031,19 @@ impl Archive {
         })
     }
 
+    /// Ends what reads the archive through on somebody's order.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether such reading may go on.
+    pub(crate) fn goes_on(&self) -> Result<(), ArchiveError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(ArchiveError::Stopping);
+        }
+        Ok(())
+    }
+
     /// A reader over the archive, from one position to another that is durable.
     pub(crate) fn reader(&self, from: u64, to: u64) -> Result<Reader, ArchiveError> {
         Ok(Reader::new(self.host.disk.clone(), &self.dir, from, to)?)
@@ -1023,6 +1092,9 @@ impl State {
         let mut standing = Vec::new();
         if line.is_some_and(|line| line.fork.is_some()) {
             standing.push(Standing::Forked);
+        }
+        if let Some(Disputed { leaf, .. }) = line.and_then(|line| line.disputed.as_ref()) {
+            standing.push(Standing::Disputed { leaf: *leaf });
         }
         if let Some(life) = self.lives.get(row.origin.as_str()) {
             standing.extend(life.standing());
@@ -1081,14 +1153,15 @@ fn judge_late(
         Err(mut refused) => {
             // Only another root at the very size that was accepted contradicts it. The accepted head
             // itself, around other entries, says that the entries are wrong.
-            let contradicts = refused
-                .fork
-                .as_deref()
-                .and_then(head_of)
+            let Some(fork) = refused.fork.take() else {
+                return Err(refused);
+            };
+            let contradicts = head_of(&fork)
                 .is_some_and(|head| head.size == withheld.to && head.root != withheld.root);
-            if !contradicts && refused.fork.take().is_some() {
-                refused.refusal.code = "inconsistent".into();
+            if contradicts {
+                return Err(another_root(fork, withheld.to));
             }
+            refused.refusal.code = INCONSISTENT.into();
             return Err(refused);
         }
     };
@@ -1096,7 +1169,7 @@ fn judge_late(
         return Err(Refused::conflict(size));
     };
     if judged.frontier.size() == withheld.to && judged.root != withheld.root {
-        return Err(another_root(&judged.note, withheld.to));
+        return Err(another_root(judged.note.encode(), withheld.to));
     }
     if judged.frontier.size() != withheld.to || judged.leaves_withheld > 0 {
         return Err(Refused::conflict(size));

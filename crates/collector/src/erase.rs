@@ -62,6 +62,8 @@ pub(crate) struct Plan<'a> {
     places: VecDeque<u64>,
     /// Leaves of the request that have a payload, whether it is here or not.
     wanted: u64,
+    /// Sessions of the request of which no leaf is here.
+    unknown: Vec<String>,
 }
 
 impl<'a> Plan<'a> {
@@ -84,6 +86,7 @@ impl<'a> Plan<'a> {
         let mut newest = BTreeMap::new();
         let mut reader = archive.reader(0, archive.end())?;
         while let Some(item) = reader.next_record().map_err(ArchiveError::from)? {
+            archive.goes_on()?;
             if item.kind == kind::UPLOAD && !item.erased {
                 let (header, _) = split_upload(item.body)?;
                 if header.origin == origin {
@@ -91,17 +94,23 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        let plan = Self {
+        let mut plan = Self {
             archive,
             origin,
             request,
             choice: Choice::new(request),
             places: newest.into_values().collect(),
             wanted: 0,
+            unknown: Vec::new(),
         };
         // Before anything is sealed: is every session there?
         if !request.sessions.is_empty() {
-            let mut choice = Choice::new(request);
+            let alone = |name: &String| EraseRequest {
+                sessions: vec![name.clone()],
+                ..EraseRequest::default()
+            };
+            let each: Vec<_> = request.sessions.iter().map(alone).collect();
+            let mut unknown: Vec<_> = each.iter().map(|one| (one, Choice::new(one))).collect();
             let mut raw = Vec::new();
             for position in &plan.places {
                 plan.read(*position, |_, body, _| {
@@ -112,12 +121,16 @@ impl<'a> Plan<'a> {
                     if let Record::Entry(entry) = record
                         && let Ok(view) = EntryView::parse(entry)
                     {
-                        choice.takes(&view);
+                        unknown.retain_mut(|(_, choice)| !choice.takes(&view));
                     }
                 }
             }
+            let unknown = unknown
+                .into_iter()
+                .flat_map(|(one, _)| one.sessions.clone());
+            plan.unknown = unknown.collect();
             // One of which nothing came but hashes has no name here yet.
-            if let Some(session) = choice.unknown_session()
+            if let Some(session) = plan.unknown.first()
                 && archive.awaited(origin, request)? == 0
             {
                 return refused(format!("no leaf of session {session:?} is archived here"));
@@ -131,6 +144,7 @@ impl<'a> Plan<'a> {
         position: u64,
         take: impl FnOnce(UploadHeader, &[u8], usize) -> Result<T, ArchiveError>,
     ) -> Result<T, ArchiveError> {
+        self.archive.goes_on()?;
         let mut reader = self.archive.reader(position, self.archive.end())?;
         let item = reader.next_record()?;
         let whole = item.map_or(&[][..], |item| item.body);
@@ -187,7 +201,10 @@ impl<'a> Plan<'a> {
 
     /// What it came to, given what the writer said of its parts.
     pub(crate) fn finish(&self, parts: Vec<(Ranges, Vec<u64>)>) -> Erased {
-        let mut erased = Erased::default();
+        let mut erased = Erased {
+            unknown_sessions: self.unknown.clone(),
+            ..Erased::default()
+        };
         for (ranges, leaves) in parts {
             erased.count += ranges.leaves();
             erased.ranges = erased.ranges.union(&ranges);
@@ -205,12 +222,17 @@ pub(crate) fn carry_out(
     request: &EraseRequest,
     write: &mut dyn FnMut(Ask) -> Result<Done, EraseError>,
 ) -> Result<Erased, EraseError> {
-    let awaited = archive.awaited(origin, request)?;
+    let meant = archive.awaited(origin, request)?;
+    let (mut awaited, mut not_awaited) = (0, 0);
     let mut plan = Plan::new(archive, origin, request)?;
-    if awaited > 0 {
+    if meant > 0 {
         let (origin, request) = (origin.to_owned(), request.clone());
-        if let Done::Refused(refused) = write(Ask::Await { origin, request })? {
-            return Err(EraseError::Refused(refused.refusal.message));
+        match write(Ask::Await { origin, request })? {
+            Done::Kept => awaited = meant,
+            // What is here is erased all the same.
+            Done::Refused(_) => not_awaited = meant,
+            // Meanwhile all of it came.
+            _ => {}
         }
         // What came late before that is archived like everything else.
         plan = Plan::new(archive, plan.origin, plan.request)?;
@@ -225,6 +247,7 @@ pub(crate) fn carry_out(
     }
     Ok(Erased {
         awaited,
+        not_awaited,
         ..plan.finish(parts)
     })
 }

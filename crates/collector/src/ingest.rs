@@ -15,8 +15,9 @@ pub struct Refused {
     pub status: u16,
     /// The answer.
     pub refusal: Refusal,
-    /// The signed head that contradicts what was witnessed, where there is one. Of `root_mismatch`: the
-    /// head that was signed, of which only the log's own heads say whether it contradicts them.
+    /// The signed head that contradicts what was witnessed, where there is one. Of `root_mismatch` and
+    /// `inconsistent`: the head that was signed, of which only the log's own heads say whether it
+    /// contradicts them.
     pub fork: Option<String>,
 }
 
@@ -32,6 +33,11 @@ impl Refused {
             refusal,
             fork: None,
         }
+    }
+
+    /// Whether a head that came with it shows no fork by itself: the entries may be the wrong ones.
+    pub(crate) fn only_disputes(&self) -> bool {
+        [ROOT_MISMATCH, INCONSISTENT].contains(&self.refusal.code.as_str())
     }
 
     pub(crate) fn busy(message: &str) -> Self {
@@ -101,7 +107,9 @@ pub(crate) struct Known {
 }
 
 /// The code of a refusal whose entries do not give the root that was signed: no fork by itself.
-pub(crate) const ROOT_MISMATCH: &str = "root_mismatch";
+const ROOT_MISMATCH: &str = "root_mismatch";
+/// The code of a refusal whose entries do not go on from what is known: none either.
+pub(crate) const INCONSISTENT: &str = "inconsistent";
 
 /// The most changes of the boot, and of the key, in one upload that are looked at.
 const CHANGES_MAX: usize = 64;
@@ -194,7 +202,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 last = None;
                 let view = replay
                     .hashed_entry(entry, digest)
-                    .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
+                    .map_err(|error| Refused::new(422, INCONSISTENT, error.to_string()))?;
                 open = view.context.map(|_| view.seq);
                 if boots.last().is_none_or(|boot| *boot != *view.boot)
                     && boots.len() < CHANGES_MAX
@@ -230,14 +238,14 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 last = None;
                 replay
                     .leaves(from, hashes)
-                    .map_err(|error| Refused::new(422, "inconsistent", error.to_string()))?;
+                    .map_err(|error| Refused::new(422, INCONSISTENT, error.to_string()))?;
             }
             Record::Checkpoint(bytes) => {
                 let (note, checkpoint) = signed(bytes, origin, &key)?;
                 let (found, root) = (replay.frontier().size(), replay.frontier().root());
                 if checkpoint.size == found && checkpoint.root != root {
                     if found == size && size > 0 {
-                        return Err(another_root(&note, size));
+                        return Err(another_root(note.encode(), size));
                     }
                     let message =
                         format!("the entries do not give the signed root at size {found}");
@@ -300,6 +308,21 @@ fn erased_by(view: &EntryView<'_>) -> Ranges {
     named.unwrap_or_default().intersection(&before)
 }
 
+/// Adds the first signed head beyond what is known to a refusal of entries that cannot lead there.
+pub(crate) fn with_head(mut refused: Refused, raw: &[u8], origin: &str, known: &Known) -> Refused {
+    if refused.refusal.code == INCONSISTENT {
+        let mut records = RecordReader::new(raw).flatten();
+        refused.fork = records.find_map(|record| {
+            let Record::Checkpoint(bytes) = record else {
+                return None;
+            };
+            let (note, head) = signed(bytes, origin, &known.key).ok()?;
+            (head.size > known.frontier.size()).then(|| note.encode())
+        });
+    }
+    refused
+}
+
 /// A signed head at the known size with another root is a fork, whatever else was sent.
 fn check_resubmission(raw: &[u8], origin: &str, known: &Known) -> Result<(), Refused> {
     let keys = || [&known.key].into_iter().chain(&known.before);
@@ -309,17 +332,17 @@ fn check_resubmission(raw: &[u8], origin: &str, known: &Known) -> Result<(), Ref
             && checkpoint.size == known.frontier.size()
             && checkpoint.root != known.frontier.root()
         {
-            return Err(another_root(&note, checkpoint.size));
+            return Err(another_root(note.encode(), checkpoint.size));
         }
     }
     Ok(())
 }
 
 /// A signed head that contradicts the one that was witnessed at its size.
-pub(crate) fn another_root(note: &Note, size: u64) -> Refused {
+pub(crate) fn another_root(note: String, size: u64) -> Refused {
     let message = format!("another root was witnessed at size {size}");
     Refused {
-        fork: Some(note.encode()),
+        fork: Some(note),
         ..Refused::new(422, "fork", message)
     }
 }

@@ -79,6 +79,11 @@ impl Boots {
 }
 
 impl Life {
+    /// Whether this is a key that was rotated away before, and counts no more.
+    pub(crate) fn is_revoked_before(&self, key: &str) -> bool {
+        self.revoked_before.iter().any(|revoked| revoked.key == key)
+    }
+
     /// What a report says of it.
     pub(crate) fn standing(&self) -> Vec<Standing> {
         let mut standing = Vec::new();

@@ -242,15 +242,18 @@ impl Builder {
             failed,
         };
         let (stop, mut stopped) = watch::channel(false);
+        let running = archive.clone();
         let task = tokio::spawn(async move {
             let stop = async {
-                tokio::select! {
+                let said = tokio::select! {
                     _ = stopped.changed() => Ok(()),
                     _ = failure.changed() => {
                         let why = failure.borrow().clone().unwrap_or_default();
                         Err(ServeError::Stopped(why))
                     }
-                }
+                };
+                running.stop();
+                said
             };
             let listening = Listening {
                 socket: listener,

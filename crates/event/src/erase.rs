@@ -33,6 +33,12 @@ pub struct Erased {
     /// Leaves of which only the hash came until now: of their payloads nothing is stored that is asked for.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub awaited: u64,
+    /// Such leaves whose payloads are stored when they come, because too many orders wait already.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_awaited: u64,
+    /// Sessions of which no leaf is here. Some may be among the leaves that are awaited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_sessions: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

@@ -105,7 +105,8 @@ Example, for one log, behind a proxy that speaks TLS:
     ///
     /// A leaf that says which, why and by whom is sealed before anything goes. Without --collector it is done on
     /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done at the
-    /// collector of that folder: by the one that runs, or, when none does, in the folder. Neither reaches a SIEM's copies, exported bundles or backups.
+    /// collector of that folder: by the one that runs, or, when none does, in the folder. Neither reaches a
+    /// SIEM's copies, exported bundles or backups.
     Erase(EraseArgs),
     /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
     ///

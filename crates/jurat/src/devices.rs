@@ -241,6 +241,9 @@ fn standing(epoch: &EpochReport) -> String {
             )
         }
         Standing::Forked => "FORKED".into(),
+        Standing::Disputed { leaf } => {
+            format!("DISPUTED at leaf {leaf}: a signed head came with entries that do not give it")
+        }
         Standing::Cloned { boots } => {
             format!("CLONED: {} pairs of boots take turns", boots.len())
         }

@@ -306,7 +306,22 @@ pub(crate) fn erased(erased: &Erased) -> String {
             "awaited    {} leaves came as hashes only: what is asked for of them is not stored when it comes",
             number(erased.awaited)
         );
-    } else if erased.count + erased.gone_before == 0 {
+    }
+    if erased.not_awaited > 0 {
+        let _ = writeln!(
+            out,
+            "NOT AWAITED {} leaves came as hashes only, and too many orders wait already: ask again when they came",
+            number(erased.not_awaited)
+        );
+    }
+    for session in &erased.unknown_sessions {
+        let _ = writeln!(
+            out,
+            "unknown    no leaf of session {} is here; is it the right name?",
+            plain(session)
+        );
+    }
+    if erased.count + erased.gone_before == 0 {
         out.push_str("           none of these leaves has a payload here\n");
     }
     if !erased.leaves.is_empty() {

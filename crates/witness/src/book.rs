@@ -59,6 +59,14 @@ pub fn judge(
     if keys.is_empty() {
         return answer(Answer::Unknown);
     }
+    // Each line of a known key costs a verification: one is enough. Others' lines are nothing to us.
+    let lines = |key: &VerifierKey| {
+        let lines = request.note.signatures.iter();
+        lines.filter(|line| key.made(line)).count()
+    };
+    if keys.iter().any(|key| lines(key) > 1) {
+        return answer(Answer::Malformed("two signature lines of one key".into()));
+    }
     let mut signed = false;
     for key in keys {
         match request.note.is_signed_by(key) {

@@ -11,7 +11,7 @@ use jurat_witness::{Answer, Decision, Logs, Request, Seen, judge};
 
 use super::{Archive, ArchiveError, Keys, Line, head_of, refused_for_good};
 use crate::Refused;
-use crate::ingest::{Judged, ROOT_MISMATCH};
+use crate::ingest::Judged;
 
 /// What the witness cosigned or found out, with everything that its commit needs.
 pub(crate) struct Witnessed {
@@ -70,6 +70,12 @@ impl Line {
         }
     }
 
+    /// Whether a head that was refused is still to be kept: of each sort the first one is.
+    pub(super) fn is_news(&self, refused: &Refused) -> bool {
+        let kept = refused.only_disputes() && (self.disputed.is_some() || self.size == 0);
+        self.fork.is_none() && !kept
+    }
+
     /// The cosigned note that a refused head contradicts.
     pub(super) fn contradicted(&self, refused: &Refused) -> String {
         let ahead = self.ahead.as_ref();
@@ -115,17 +121,15 @@ impl Line {
 const PASSED_BY: &str = "witnessed_otherwise";
 
 /// Entries that do not give the root of a genuine head are no fork: the right ones may still come. That
-/// head is one where the witness cosigned another root at its size.
+/// head is one where the witness cosigned another root at its size; else it is kept as disputed.
 pub(super) fn weigh(mut refused: Refused, ahead: Option<&Seen>) -> Refused {
-    if refused.refusal.code == ROOT_MISMATCH {
+    if refused.only_disputes() {
         let head = refused.fork.as_deref().and_then(head_of);
         let contradicts = |ahead: &Seen| {
             head.is_some_and(|head| head.size == ahead.size && head.root != ahead.root)
         };
         if ahead.is_some_and(contradicts) {
             refused.refusal.code = PASSED_BY.into();
-        } else {
-            refused.fork = None;
         }
     }
     refused
@@ -188,8 +192,8 @@ impl Archive {
             return Vec::new();
         }
         let is_revoked = |key: &&str| {
-            let mut revoked = life.iter().flat_map(|life| &life.revoked_before);
-            revoked.any(|revoked| revoked.key == **key)
+            life.as_ref()
+                .is_some_and(|life| life.is_revoked_before(key))
         };
         let Some(line) = line else {
             return vec![device.key.clone()];

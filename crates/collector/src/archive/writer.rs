@@ -14,8 +14,8 @@ use serde_json::{Map, json};
 
 use super::witnessing::Witnessed;
 use super::{
-    AWAITED_BYTES_MAX, Archive, ArchiveError, Awaited, Change, Device, Line, NONCE_WINDOW_S,
-    Prepared,
+    AWAITED_BYTES_MAX, Archive, ArchiveError, Awaited, Change, Device, Disputed, Line,
+    NONCE_WINDOW_S, Prepared, head_of,
 };
 use super::{kind, pack};
 use crate::Refused;
@@ -144,6 +144,16 @@ fn enrolled(device: &Device) -> Map<String, serde_json::Value> {
     detail.insert("key_kind".into(), row.key_kind.clone().into());
     detail.insert("hostname".into(), json!(row.hostname));
     detail
+}
+
+/// Whom two heads show a fork.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Everybody,
+    /// Who saw the entries.
+    Us,
+    /// Nobody yet: the log goes on.
+    MayBe,
 }
 
 /// The most ranges that one leaf names.
@@ -431,10 +441,33 @@ impl Writer {
         let Some(line) = self.line(round, origin) else {
             return Done::Unknown;
         };
+        if line.withheld.is_empty() {
+            return Done::Nothing;
+        }
         let mut line = Line::clone(&line);
         let below = line.size;
-        // Asked again it means what came since, too.
-        line.awaited.retain(|awaited| awaited.request != request);
+        // One order with those of the same words, unless it would mean what came since of a session that is
+        // not named again.
+        let mut one = request;
+        let last = line.withheld.iter().map(|withheld| withheld.to).max();
+        line.awaited.retain(|awaited| {
+            let before = &awaited.request;
+            let mut sessions = before.sessions.iter();
+            let joins = (&before.who, &before.reason) == (&one.who, &one.reason)
+                && (last <= Some(awaited.below)
+                    || sessions.all(|session| one.sessions.contains(session)));
+            if joins {
+                one.ranges = one.ranges.union(&before.ranges);
+                let new = before.sessions.iter();
+                let new: Vec<_> = new
+                    .filter(|name| !one.sessions.contains(name))
+                    .cloned()
+                    .collect();
+                one.sessions.extend(new);
+            }
+            !joins
+        });
+        let request = one;
         line.awaited.push(Awaited { below, request });
         let bytes = serde_json::to_vec(&line.awaited).map_or(usize::MAX, |orders| orders.len());
         if bytes > AWAITED_BYTES_MAX {
@@ -518,7 +551,8 @@ impl Writer {
         Ok(Done::Accepted(accepted))
     }
 
-    /// No cosignature any more, and a leaf in the own log that holds both notes.
+    /// No cosignature any more, and a leaf in the own log that holds both notes. Of a head that may only have
+    /// come with wrong entries: the leaf.
     fn fork(
         &self,
         round: &mut Round,
@@ -530,16 +564,32 @@ impl Writer {
         let (Some(line), Some(fork)) = (line, &refused.fork) else {
             return Ok(Done::Refused(refused));
         };
-        if line.fork.is_some() {
+        if !line.is_news(&refused) {
             return Ok(Done::Refused(refused));
         }
+        let mut line = Line::clone(&line);
         let fork: String = fork.chars().take(4_000).collect();
+        if refused.only_disputes() {
+            let Some(head) = head_of(&fork).filter(|_| line.note == witnessed) else {
+                return Ok(Done::Stale);
+            };
+            line.disputed = Some(Disputed {
+                size: head.size,
+                root: head.root,
+                leaf: round.own.size(),
+            });
+            self.fork_leaf(round, origin, witnessed, &fork, Shows::MayBe)?;
+            round.lines.insert(origin.into(), Arc::new(line));
+            return Ok(Done::Refused(refused));
+        }
         let proof = fork_proof(witnessed, &fork);
-        self.fork_leaf(round, origin, witnessed, &fork, proof.is_some())?;
-        let line = Line {
-            fork: Some(proof.unwrap_or(fork)),
-            ..Line::clone(&line)
+        let shows = if proof.is_some() {
+            Shows::Everybody
+        } else {
+            Shows::Us
         };
+        self.fork_leaf(round, origin, witnessed, &fork, shows)?;
+        line.fork = Some(proof.unwrap_or(fork));
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Refused(refused))
     }
@@ -550,13 +600,16 @@ impl Writer {
         origin: &str,
         witnessed: &str,
         contradicts: &str,
-        transferable: bool,
+        shows: Shows,
     ) -> Result<(), ArchiveError> {
         let mut detail = Map::new();
         detail.insert("origin".into(), origin.into());
         detail.insert("witnessed".into(), witnessed.into());
         detail.insert("contradicts".into(), contradicts.into());
-        detail.insert("transferable".into(), transferable.into());
+        detail.insert("transferable".into(), (shows == Shows::Everybody).into());
+        if shows == Shows::MayBe {
+            detail.insert("goes_on".into(), true.into());
+        }
         self.own_entry(round, Kind::ForkProof, detail)
     }
 
@@ -579,7 +632,7 @@ impl Writer {
             && let Ok(proof) = ForkProof::parse(fork.as_bytes())
         {
             let (first, second) = (proof.first.encode(), proof.second.encode());
-            self.fork_leaf(round, &origin, &first, &second, true)?;
+            self.fork_leaf(round, &origin, &first, &second, Shows::Everybody)?;
         }
         round.lines.insert(origin.into(), Arc::new(line));
         Ok(Done::Witnessed(answer))

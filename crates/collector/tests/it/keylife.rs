@@ -13,9 +13,10 @@ use jurat_disk::{FixedClock, Host};
 use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::Reader;
 use jurat_proof::{Digest, Record, Rotation, Signer as _, write_record};
-use jurat_sink::{CollectorError, Enrolled, Enrolment, Identity, Predecessor};
+use jurat_sink::{Accepted, CollectorError, Enrolled, Enrolment, Identity, Predecessor};
 use serde_json::{Value, json};
 
+use crate::withheld::only_hashes;
 use crate::{Bench, DEVICE, Log, compressed, send};
 
 fn key(seed: u8, origin: &str) -> SoftwareKey {
@@ -732,6 +733,86 @@ async fn an_earlier_key_or_epoch_is_revoked_by_its_name_and_a_wrong_name_is_told
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_thief_of_an_earlier_key_that_was_revoked_ends_no_cosigning_by_an_upload() {
+    let mut bench = Bench::start().await;
+    let origin = bench.enrolled.origin.clone();
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let withheld = bench.log.batch(1, "b");
+    bench.upload(&only_hashes(&withheld, 3)).await.unwrap();
+    let raw = bench.log.rotation(key(6, &origin));
+    let size = bench.upload(&raw).await.unwrap().size;
+    let revoke = Order::Revoke {
+        device: DEVICE.into(),
+        reason: "stolen".into(),
+        epoch: None,
+        key: Some(key(5, &origin).verifier_text()),
+    };
+    bench.order(revoke).await.unwrap();
+    // The head at which the key was rotated, and the one over what was withheld: it signed both.
+    let rotated_at = Log::new(&origin).batch(size as usize - 1, "forged");
+    let mut forged = Log::new(&origin);
+    forged.batch(2, "a");
+    for forged in [rotated_at, forged.batch(1, "forged")] {
+        assert!(matches!(
+            bench.upload(&forged).await,
+            Err(CollectorError::Conflict { size: found }) if found == size
+        ));
+    }
+    assert!(bench.said("fork.proof").is_empty());
+    // What it signed before still comes late, and the log is cosigned.
+    let accepted = bench.upload(&withheld).await.unwrap();
+    assert_eq!(accepted.leaves_withheld, 0);
+    assert_eq!(cosignatures(&accepted), 2);
+    bench.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_uploads_a_longer_history_of_its_own_leaves_a_trace_and_the_log_goes_on() {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(3, "a");
+    bench.upload(&first).await.unwrap();
+    let mut clone = Log::new(&bench.enrolled.origin);
+    clone.batch(2, "of the clone");
+    clone.batch(0, "");
+    let mut heads = Vec::new();
+    for _ in 0..2 {
+        // Each begins where the archive ends.
+        let raw = clone.batch(1, "of the clone");
+        heads.push(clone.note(&clone.origin, &clone.key));
+        clone = Log::new(&bench.enrolled.origin);
+        clone.batch(2, "of another clone");
+        clone.batch(0, "");
+        assert_eq!(code(bench.upload(&raw).await), "inconsistent");
+    }
+    let said = bench.said("fork.proof");
+    assert_eq!(said.len(), 1, "the first one");
+    assert_eq!(said[0]["contradicts"], heads[0]);
+    assert_eq!(
+        (&said[0]["transferable"], &said[0]["goes_on"]),
+        (&json!(false), &json!(true))
+    );
+    for _ in 0..2 {
+        let next = bench.log.batch(1, "b");
+        let accepted = bench.upload(&next).await.unwrap();
+        assert_eq!(cosignatures(&accepted), 2);
+        let [Standing::Disputed { .. }] = &bench.device().await.epochs[0].standing[..] else {
+            panic!("not forked, and not forgotten after a restart")
+        };
+        bench = bench.restart().await;
+    }
+    let stats = bench.running.with_archive(jurat_collector::Archive::stats);
+    assert_eq!(stats.forks, 0);
+    bench.running.stop().await.unwrap();
+}
+
+/// Signatures of others than the device under what was accepted.
+fn cosignatures(accepted: &Accepted) -> usize {
+    let lines = accepted.note.lines();
+    lines.filter(|line| line.starts_with('\u{2014}')).count() - 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fork_proof_says_whether_it_convinces_others() {
     let mut bench = Bench::start().await;
     let mut forked = Log::new(&bench.enrolled.origin);
@@ -760,17 +841,13 @@ async fn wrong_entries_under_a_genuine_head_are_refused_and_do_not_close_the_log
     assert_eq!(code(bench.upload(&wrong).await), "root_mismatch");
     let stats = bench.running.with_archive(jurat_collector::Archive::stats);
     assert_eq!((stats.forks, stats.refused["root_mismatch"]), (0, 1));
-    assert!(bench.said("fork.proof").is_empty());
+    // Nobody can tell it from another history until the right ones come.
+    let leaf = bench.own_leaves().len() as u64 - 1;
+    let standing = bench.device().await.epochs[0].standing.clone();
+    assert_eq!(standing, [Standing::Disputed { leaf }]);
     let accepted = bench.upload(&right).await.unwrap();
-    let signatures = accepted
-        .note
-        .lines()
-        .filter(|line| line.starts_with('\u{2014}'));
-    assert_eq!(
-        signatures.count(),
-        3,
-        "the device's, the witness's, the archive's"
-    );
+    assert_eq!(cosignatures(&accepted), 2, "the witness's, the archive's");
+    assert_eq!(bench.device().await.epochs[0].standing, [Standing::Active]);
     // Two heads that contradict each other still do.
     let mut forked = Log::new(&bench.enrolled.origin);
     forked.batch(3, "a");

@@ -135,9 +135,18 @@ async fn withheld_leaves_do_not_jam_a_log_and_are_not_called_archived_until_they
     let mut other = Log::new(&bench.enrolled.origin);
     other.batch(3, "a");
     let forged = other.batch(2, "x");
-    match bench.upload(&forged).await {
-        Err(CollectorError::Refused { refusal, .. }) => assert_eq!(refusal.code, "fork"),
-        answer => panic!("{answer:?}"),
+    // Whether with its own entries or not: it is the head that contradicts.
+    let mut around_others = forged.clone();
+    let at = forged
+        .windows(12)
+        .position(|part| part == b"\"object\":\"x\"")
+        .unwrap();
+    around_others[at + 10] = b'y';
+    for forged in [around_others, forged] {
+        match bench.upload(&forged).await {
+            Err(CollectorError::Refused { refusal, .. }) => assert_eq!(refusal.code, "fork"),
+            answer => panic!("{answer:?}"),
+        }
     }
     assert_eq!(bench.report().leaves.withheld, 3);
 }

@@ -444,6 +444,99 @@ fn a_payload_that_was_erased_before_it_came_is_never_stored() {
     }
 }
 
+#[test]
+fn a_collector_that_stops_does_not_wait_until_an_erasure_has_read_its_archive() {
+    let disk = SimDisk::new();
+    let opened = filled(&disk, 0);
+    let request = request();
+    let mut plan = Plan::new(&opened.archive, ORIGIN, &request).unwrap();
+    opened.archive.stop();
+    assert!(matches!(plan.next(), Err(ArchiveError::Stopping)));
+    let begun = Plan::new(&opened.archive, ORIGIN, &request).map(|_| ());
+    assert!(matches!(
+        begun,
+        Err(EraseError::Archive(ArchiveError::Stopping))
+    ));
+    assert!(said(&opened.archive).is_empty());
+}
+
+#[test]
+fn a_full_list_of_waiting_orders_keeps_nothing_that_is_here_from_being_erased() {
+    let disk = SimDisk::new();
+    let mut opened = open(&disk).unwrap();
+    let bodies = uploads(&key());
+    hand_over(&mut opened, 0, bodies[0].clone());
+    hand_over(&mut opened, 1, only_hashes(&bodies[1]));
+    let waiting = |opened: &Open| {
+        let orders = &opened.archive.state().lines[ORIGIN].awaited;
+        orders
+            .iter()
+            .map(|order| order.request.clone())
+            .collect::<Vec<_>>()
+    };
+    let here = |reason: String, leaf: u64| EraseRequest {
+        ranges: vec![(leaf, leaf + 1)].into(),
+        sessions: vec!["s1".into(), "mistyped".into()],
+        reason,
+        ..request()
+    };
+    // Of the same words it is one order, whatever it asks for.
+    for leaf in 0..LEAVES_OF_UPLOAD {
+        let erased = erase(&mut opened, &here("again".into(), leaf)).unwrap();
+        assert_eq!(erased.awaited, LEAVES_OF_UPLOAD);
+        assert_eq!(erased.unknown_sessions, ["mistyped"]);
+    }
+    let [one] = &waiting(&opened)[..] else {
+        panic!("one order")
+    };
+    assert_eq!(one.ranges.leaves(), LEAVES_OF_UPLOAD);
+    assert_eq!(one.sessions, ["s1", "mistyped"]);
+    // What came since of a session that is not named again is not meant.
+    hand_over(&mut opened, 2, only_hashes(&bodies[2]));
+    let other = EraseRequest {
+        sessions: vec!["s9".into()],
+        ..here("again".into(), 0)
+    };
+    erase(&mut opened, &other).unwrap();
+    let found = waiting(&opened);
+    assert_eq!(
+        found
+            .iter()
+            .map(|order| order.sessions.len())
+            .collect::<Vec<_>>(),
+        [2, 1]
+    );
+    // Until it is full.
+    let reason = |number: usize| format!("{number:0500}");
+    let refused = (0..1_000)
+        .map(|number| erase(&mut opened, &here(reason(number), 0)).unwrap())
+        .find(|erased| erased.not_awaited > 0)
+        .unwrap();
+    assert_eq!(
+        (refused.awaited, refused.not_awaited),
+        (0, 2 * LEAVES_OF_UPLOAD)
+    );
+    hand_over(&mut opened, 3, bodies[3].clone());
+    let leaf = 3 * LEAVES_OF_UPLOAD + 2;
+    let last = EraseRequest {
+        sessions: Vec::new(),
+        ranges: vec![(LEAVES_OF_UPLOAD, leaf + 1)].into(),
+        ..here(reason(2_000), 0)
+    };
+    let erased = erase(&mut opened, &last).unwrap();
+    assert!(erased.not_awaited > 0 && erased.ranges.contains(leaf));
+    assert!(!contains(&archived(&disk), payload(leaf).as_bytes()));
+    // Once all of it came nothing waits, and an order that was on its way is not kept.
+    let request = here("late".into(), 0);
+    for index in [1, 2] {
+        hand_over(&mut opened, 10 + index, bodies[index].clone());
+    }
+    let origin = ORIGIN.to_owned();
+    let done = opened.writer.commit(vec![Ask::Await { origin, request }]);
+    assert!(matches!(done.unwrap().as_slice(), [Done::Nothing]));
+    assert!(waiting(&opened).is_empty());
+}
+
 /// A disk on which something happens while a file is opened for reading, the so-manieth.
 struct Meddled {
     disk: SimDisk,
@@ -464,9 +557,7 @@ impl Disk for Meddled {
         path: &Path,
         mode: jurat_disk::Mode,
     ) -> std::io::Result<Box<dyn jurat_disk::File>> {
-        let before = self
-            .opened
-            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let before = self.opened.fetch_add(1, Ordering::SeqCst);
         if before == self.at {
             (self.meddle.lock().unwrap())();
         }
@@ -526,7 +617,7 @@ fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
             Verdict::Verified(report) => assert_eq!(report.root, root, "at {at}"),
             other => panic!("at {at}: {other:?}"),
         }
-        let met = meddled.opened.load(std::sync::atomic::Ordering::SeqCst) > at;
+        let met = meddled.opened.load(Ordering::SeqCst) > at;
         if !met {
             assert!(at > 4, "there is something to come between");
             break;
@@ -549,7 +640,7 @@ fn exports_beside_an_erasure_hold_every_leaf_and_need_no_second_try() {
         })
         .unwrap_or_else(|error| panic!("at {at}: {error}"));
         assert_eq!(files, tiled, "at {at}");
-        if meddled.opened.load(std::sync::atomic::Ordering::SeqCst) <= at {
+        if meddled.opened.load(Ordering::SeqCst) <= at {
             break;
         }
     }

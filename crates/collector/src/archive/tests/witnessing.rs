@@ -187,6 +187,7 @@ fn a_head_that_contradicts_the_witnessed_one_is_a_fork_whatever_entries_it_comes
                 assert!(matches!(done, Some(Done::Refused(_))));
                 assert_eq!(fork_leaf(&opened.archive)["detail"]["transferable"], true);
             }
+            // Nothing is archived that it could contradict.
             Judgement::Answer(answer) => {
                 assert_eq!(answer.unwrap_err().refusal.code, "root_mismatch");
             }
