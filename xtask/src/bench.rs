@@ -1,6 +1,7 @@
 //! Benchmarks: every row is a ratio to a limit that is measured in the same run.
 
 mod collector;
+mod hash;
 mod peers;
 mod tiles;
 mod verify;
@@ -37,6 +38,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     let wanted = |name: &str| name.contains(filter);
     if wanted("ledger") {
         rows.extend(ledger_append()?);
+    }
+    if wanted("hash") {
+        rows.push(hash::leaves());
     }
     if wanted("tiles") {
         rows.push(tiles::inclusion()?);
