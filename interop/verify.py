@@ -605,7 +605,7 @@ class Stream:
         expected, after = self.open.get(name, (0, 0))
         unseen = after < self.hash_records or begins and self.first > 0
         require(number == expected or unseen, "session.gap")
-        self.runs_unseen |= begins and unseen and run is None
+        self.runs_unseen |= unseen and run is None
         if kind == "session.ended":
             require(same(detail.get("count"), number + 1), "session.count")
             self.open.pop(name, None)
@@ -616,10 +616,10 @@ class Stream:
             self.sessions_more += begins
             return
         listed = self.sessions.setdefault(name, {"leaves": 0, "complete": True, "ended": False})
-        before, _ = self.runs.get(name, (0, 0))
+        runs = self.runs.get(name, (0, 0))[0] + begins
         listed["leaves"] += 1
-        listed["complete"] &= number == expected and (not begins or run == before or run is None and not unseen)
-        self.runs[name] = before + begins, self.hash_records
+        listed["complete"] &= number == expected and (run == runs - 1 or run is None and not unseen)
+        self.runs[name] = runs, self.hash_records
         listed["ended"] = kind == "session.ended"
 
     def may_have_more_runs(self):

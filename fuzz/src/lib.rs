@@ -3,12 +3,14 @@
 //!
 //! `fuzz_targets/` gives them to libFuzzer; `tests/it` gives them the committed corpus and variants of it.
 
+mod attest;
 mod evidence;
 mod ledger;
 mod peers;
 mod texts;
 mod witness;
 
+pub use attest::{boot_log, tpm};
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{ACCEPTED, answer, enrolment, receipt, request};
@@ -21,6 +23,7 @@ pub type Target = fn(&[u8]);
 /// Every target with its name, which is also the name of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("answer", answer),
+    ("boot_log", boot_log),
     ("bundle", bundle),
     ("enrolment", enrolment),
     ("entry", entry),
@@ -36,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("settings", settings),
     ("siem", siem),
     ("tile", tile),
+    ("tpm", tpm),
     ("transcript", transcript),
     ("trust", trust),
     ("upload", upload),

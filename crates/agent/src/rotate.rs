@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jurat_disk::{Host, random_uuid, read, replace};
 use jurat_key::{KeyError, Secret, SoftwareKey};
 use jurat_ledger::LedgerError;
-use jurat_seal::SealError;
+use jurat_seal::{ROTATIONS_MAX, SealError};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, AgentError, Inputs};
@@ -37,8 +37,19 @@ struct Answer {
     /// The newest rotation.
     #[serde(flatten)]
     newest: Rotated,
-    /// It is that of an earlier request, and is under way: nothing was done for this one.
-    under_way: bool,
+    /// Nothing was done for this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
+}
+
+/// Why nothing was done for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Refused {
+    /// The newest rotation is that of an earlier request, and is under way.
+    UnderWay,
+    /// The log has had as many as it may have.
+    TooMany,
 }
 
 /// Why a key was not rotated.
@@ -71,6 +82,12 @@ pub enum RotateError {
         /// The size of that head.
         size: u64,
     },
+    /// The log has had as many rotations as it may have.
+    #[error(
+        "not rotated: this log has had {ROTATIONS_MAX} rotations, the most that there may be; \
+         `jurat enroll --again` begins its next epoch with a new key"
+    )]
+    TooMany,
     /// The endpoint that runs has not taken it up yet. It will: the request is durable.
     #[error("asked; the endpoint that runs has not answered yet and will carry it out")]
     Asked,
@@ -161,6 +178,19 @@ impl KeyFiles {
         })
     }
 
+    /// Removes a next key that nothing named.
+    fn forget_next(&self, host: &Host) -> Result<(), KeyError> {
+        let removed = host
+            .disk
+            .remove(&self.next())
+            .and_then(|()| host.disk.sync_dir(&self.home.join("keys")));
+        removed.map_err(|source| KeyError::Io {
+            path: self.next(),
+            doing: "removing a key that signs nothing",
+            source,
+        })
+    }
+
     /// The request that waits.
     pub(crate) fn asked(&self, host: &Host) -> Option<Request> {
         let bytes = read(&*host.disk, &self.request(), 4096).ok()?;
@@ -171,6 +201,11 @@ impl KeyFiles {
     fn answer_to(&self, host: &Host, answer: &Answer) -> std::io::Result<()> {
         let json = serde_json::to_vec(answer).unwrap_or_default();
         replace(&*host.disk, &self.answer(), &json)?;
+        self.done(host)
+    }
+
+    /// A request was answered.
+    fn done(&self, host: &Host) -> std::io::Result<()> {
         host.disk.remove(&self.request())?;
         host.disk.sync_dir(&self.home)
     }
@@ -185,10 +220,11 @@ impl KeyFiles {
     fn outcome(&self, host: &Host, id: &str) -> Option<Result<Rotated, RotateError>> {
         let answer = self.answered(host).filter(|answer| answer.id == id)?;
         let size = answer.newest.size;
-        if answer.under_way {
-            return Some(Err(RotateError::UnderWay { size }));
-        }
-        Some(Ok(answer.newest))
+        Some(match answer.refused {
+            None => Ok(answer.newest),
+            Some(Refused::UnderWay) => Err(RotateError::UnderWay { size }),
+            Some(Refused::TooMany) => Err(RotateError::TooMany),
+        })
     }
 }
 
@@ -266,12 +302,18 @@ impl Agent {
         if self.unsaved.is_some() {
             return Ok(());
         }
+        // The power went between the answer and the end of the request.
+        if self.key_files.outcome(&self.host, &request.id).is_some() {
+            if let Err(error) = self.key_files.done(&self.host) {
+                self.problem = Some(format!("an answered rotation is asked for still: {error}"));
+            }
+            return Ok(());
+        }
         if let Some(before) = self.answered_rotation() {
             self.promote_at = before.size;
             self.promote();
-            let under_way = self.answered_rotation().is_some();
-            if under_way {
-                self.answer(request, before, under_way);
+            if self.answered_rotation().is_some() {
+                self.answer(request, before, Some(Refused::UnderWay));
                 return Ok(());
             }
         }
@@ -293,7 +335,13 @@ impl Agent {
             if self.unsaved.is_some() {
                 return Ok(());
             }
-            self.sealer.rotate_to(Arc::new(next))?;
+            match self.sealer.rotate_to(Arc::new(next)) {
+                Err(SealError::Rotations) => {
+                    self.refuse_one_more(request);
+                    return Ok(());
+                }
+                rotated => drop(rotated?),
+            }
         }
         if !signs(self.sealer.key()) {
             self.in_a_hurry = true;
@@ -304,9 +352,23 @@ impl Agent {
         if signs(self.sealer.key()) {
             let size = self.sealer.head().size;
             self.promote_at = size;
-            self.answer(request, Rotated { key, size }, false);
+            self.answer(request, Rotated { key, size }, None);
         }
         Ok(())
+    }
+
+    /// The log may not be rotated any more; recording goes on.
+    fn refuse_one_more(&mut self, request: Request) {
+        if let Err(error) = self.key_files.forget_next(&self.host) {
+            self.problem = Some(format!(
+                "a key that nothing needs could not be removed: {error}"
+            ));
+        }
+        let newest = Rotated {
+            key: self.sealer.key().to_string(),
+            size: self.sealer.head().size,
+        };
+        self.answer(request, newest, Some(Refused::TooMany));
     }
 
     /// The rotation to the key that signs, when a request was answered with it and the old key is here still.
@@ -319,12 +381,12 @@ impl Agent {
         (newest.key == signs && next.verifier_text() == signs).then_some(newest)
     }
 
-    fn answer(&mut self, request: Request, newest: Rotated, under_way: bool) {
+    fn answer(&mut self, request: Request, newest: Rotated, refused: Option<Refused>) {
         let id = request.id;
         let answer = Answer {
             id,
             newest,
-            under_way,
+            refused,
         };
         if let Err(error) = self.key_files.answer_to(&self.host, &answer) {
             self.problem = Some(format!("a rotation could not be answered: {error}"));

@@ -10,6 +10,7 @@ mod p256;
 mod secret;
 mod software;
 pub mod tls;
+pub mod tpm;
 
 pub use jurat_proof::Signer;
 pub use p256::P256Key;

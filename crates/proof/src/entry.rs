@@ -66,7 +66,7 @@ pub struct EntryView<'a> {
     pub session: Option<Cow<'a, str>>,
     /// The number inside the session.
     pub session_seq: Option<u64>,
-    /// How many runs of the session this log had before, where one begins.
+    /// How many runs of the session this log had before this one.
     pub session_run: Option<u64>,
     /// The entry it is a block of.
     pub of: Option<u64>,

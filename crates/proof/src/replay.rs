@@ -154,8 +154,8 @@ pub struct Summary {
     pub sessions: BTreeMap<String, SessionSummary>,
     /// Runs of sessions that `sessions` does not list.
     pub sessions_more: u64,
-    /// A run of a session may be among the leaves that were not seen: one before it, that began without its
-    /// own number, or one after its last leaf here.
+    /// Runs of a session may be among the leaves that were not seen: before or between those that are here,
+    /// where a leaf does not say of which run it is, or after its last one.
     pub runs_unseen: bool,
 }
 
@@ -413,7 +413,7 @@ impl Replay {
         // Leaves of it may stand where this replay did not look.
         let unseen = known.map_or(self.unseen, |open| open.hidden != self.hidden);
         let begins = known.is_none();
-        self.summary.runs_unseen |= begins && unseen && view.session_run.is_none();
+        self.summary.runs_unseen |= unseen && view.session_run.is_none();
         if Check::SessionGap.fails(Some(found) != expected && !unseen) {
             let session = session.to_owned();
             return Err(ReplayError::Session {
@@ -467,12 +467,14 @@ impl Replay {
             listed.insert(session.to_owned(), new);
         }
         if let Some(summary) = listed.get_mut(session) {
-            // Where nothing is hidden, a run that does not know its number hides none before it.
-            let numbered = view.session_run.map_or(!unseen, |run| run == summary.runs);
-            summary.leaves += 1;
-            summary.complete &= Some(found) == expected && (numbered || !begins);
-            summary.ended = ended;
             summary.runs += u64::from(begins);
+            // Where nothing is hidden, a leaf that does not know its run hides none.
+            let this = view
+                .session_run
+                .map_or(!unseen, |run| run == summary.runs - 1);
+            summary.leaves += 1;
+            summary.complete &= Some(found) == expected && this;
+            summary.ended = ended;
             summary.hidden = self.hidden;
         }
         Ok(())

@@ -297,8 +297,10 @@ impl Keys {
     /// also where it stands twice.
     fn at(&self, size: u64) -> Vec<&VerifierKey> {
         let mut accepted: Vec<&VerifierKey> = self.accepted.iter().collect();
-        if let Some(last) = self.rotated.last().filter(|last| last.size == size) {
-            accepted.insert(last.place, &last.from);
+        // Records may go on behind the head: each rotation that was not yet is taken back.
+        let later = self.rotated.iter().rev();
+        for rotated in later.take_while(|rotated| rotated.size >= size) {
+            accepted.insert(rotated.place, &rotated.from);
         }
         accepted
     }
@@ -327,7 +329,7 @@ impl Keys {
         if let Some(key) = first_signer(self.at(size).into_iter(), note).or_else(bad)? {
             return Ok(key);
         }
-        let retired = self.rotated.iter().filter(|rotated| rotated.size != size);
+        let retired = self.rotated.iter().filter(|rotated| rotated.size < size);
         let retired = first_signer(retired.map(|rotated| &rotated.from), note).or_else(bad)?;
         if let Some(key) = &retired
             && Check::CheckpointRetired.holds(false)

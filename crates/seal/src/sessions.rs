@@ -14,7 +14,7 @@ const KNOWN_MAX: usize = 12_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) number: u64,
-    /// Where a run begins: how many the log had before, when that is known.
+    /// How many runs of the session the log had before this one, when that is known.
     pub(crate) run: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl Sessions {
         self.open += usize::from(number == 0);
         Place {
             number,
-            run: known.runs.filter(|_| number == 0),
+            run: known.runs,
         }
     }
 
@@ -121,7 +121,7 @@ mod tests {
             run: Some(0),
         };
         assert_eq!(sessions.next("a", 0), first);
-        assert_eq!(sessions.next("a", 1).run, None, "inside a run");
+        assert_eq!(sessions.next("a", 1).run, Some(0));
         sessions.end("a");
         assert_eq!(sessions.next("a", 2).run, Some(1));
         sessions.end("a");

@@ -8,6 +8,7 @@ pub mod need;
 mod peer;
 mod search;
 mod sim_disk;
+pub mod swtpm;
 mod xorshift;
 
 pub use messages_api::{MessagesApi, Turn};

@@ -192,27 +192,62 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
         ),
         case(
             "session.second_run",
-            good().begun("s", 1).ended("s", 1).batch().bundle(0),
+            good()
+                .said_in("s", 0, 1)
+                .ended_in("s", 1, 1)
+                .batch()
+                .bundle(0),
             "verified",
         ),
         case(
             "session.another_run",
-            good().begun("s", 2).ended("s", 1).batch().bundle(0),
+            good().said_in("s", 0, 2).ended("s", 1).batch().bundle(0),
             "verified",
         ),
         case(
             "session.first_run_in_range",
-            good().begun("t", 0).said("t", 1).batch().bundle(5),
+            good()
+                .said_in("t", 0, 0)
+                .said_in("t", 1, 0)
+                .batch()
+                .bundle(5),
             "verified",
         ),
         case(
             "session.second_run_in_range",
-            good().begun("t", 1).said("t", 1).batch().bundle(5),
+            good()
+                .said_in("t", 0, 1)
+                .said_in("t", 1, 1)
+                .batch()
+                .bundle(5),
             "verified",
         ),
         case(
             "session.withheld_after_its_last",
-            session().hidden(1).begun("t", 0).batch().bundle(0),
+            session().hidden(1).said_in("t", 0, 0).batch().bundle(0),
+            "verified",
+        ),
+        case(
+            "session.two_runs_spliced",
+            Log::default()
+                .opened()
+                .said_in("s", 0, 0)
+                .hidden(9)
+                .said_in("s", 1, 2)
+                .ended_in("s", 2, 2)
+                .batch_with(json!({ "count": 12 }))
+                .bundle(0),
+            "verified",
+        ),
+        case(
+            "session.unnumbered_behind_hidden",
+            Log::default()
+                .opened()
+                .said_in("s", 0, 0)
+                .hidden(3)
+                .said("s", 1)
+                .batch_with(json!({ "count": 5 }))
+                .bundle(0),
             "verified",
         ),
         case(
@@ -460,10 +495,10 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
 fn session() -> Log {
     let log = Log::default()
         .opened()
-        .said("s", 0)
+        .said_in("s", 0, 0)
         .hidden(3)
-        .said("s", 1)
-        .ended("s", 2);
+        .said_in("s", 1, 0)
+        .ended_in("s", 2, 0);
     log.batch_with(json!({ "count": 6 }))
 }
 
@@ -1190,6 +1225,20 @@ fn records() -> Vec<Case> {
             "rotation.old_key_goes_on",
             rotated().bundle(0),
             "tampered - checkpoint.retired",
+        ),
+        case(
+            "rotation.behind_the_head",
+            rotated()
+                .bundle_under(0, &good().signed())
+                .manifest("size", json!(5)),
+            "tampered 5 tail",
+        ),
+        case(
+            "rotation.twice_behind_the_head",
+            twice()
+                .bundle_under(0, &pending().signed())
+                .manifest("size", json!(7)),
+            "tampered 7 tail",
         ),
         case(
             "rotation.new_key_too_early",

@@ -180,11 +180,11 @@ impl Log {
         )
     }
 
-    /// The first leaf of a run.
-    pub(super) fn begun(self, session: &str, run: u64) -> Self {
+    /// Likewise, of the run with this number.
+    pub(super) fn said_in(self, session: &str, number: u64, run: u64) -> Self {
         self.entry(
-            "session.started",
-            json!({ "session": session, "session_seq": 0, "session_run": run }),
+            "tool.call",
+            json!({ "session": session, "session_seq": number, "session_run": run }),
         )
     }
 
@@ -193,6 +193,14 @@ impl Log {
         self.entry(
             "session.ended",
             json!({ "session": session, "session_seq": number, "detail": detail }),
+        )
+    }
+
+    pub(super) fn ended_in(self, session: &str, number: u64, run: u64) -> Self {
+        let detail = json!({ "count": number + 1 });
+        self.entry(
+            "session.ended",
+            json!({ "session": session, "session_seq": number, "session_run": run, "detail": detail }),
         )
     }
 

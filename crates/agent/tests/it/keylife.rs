@@ -20,7 +20,7 @@ use jurat_proof::{
 };
 use jurat_seal::kind;
 use jurat_testkit::Answer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::site::{Site, patient, quick};
 
@@ -220,7 +220,19 @@ fn a_second_rotation_while_the_first_is_not_delivered_is_refused_and_not_called_
     site.peer.script(Box::new(|_| Answer::Pass));
     site.run(Finish::WhenDelivered, |_| false).unwrap();
     // At once: nothing ran since the collector has it.
+    let request = state.join("rotate-key.request");
     let second = site.rotate(Duration::ZERO).unwrap();
+    // The power went between the answer and the end of the request: it is not carried out again.
+    let answer = fs::read(state.join("rotate-key.answer")).unwrap();
+    let answered: Value = serde_json::from_slice(&answer).unwrap();
+    let again = json!({ "id": answered["id"] }).to_string();
+    for delivered in [false, true] {
+        fs::write(&request, &again).unwrap();
+        site.run(Finish::WhenDelivered, |_| false).unwrap();
+        assert!(!request.exists());
+        let kept = fs::read(state.join("rotate-key.answer")).unwrap();
+        assert_eq!(kept, answer, "delivered: {delivered}");
+    }
     site.run(Finish::WhenDelivered, |_| false).unwrap();
     let keys = Site::history(&state, &origin);
     assert_eq!(keys[1..], [first.key, second.key.clone()]);

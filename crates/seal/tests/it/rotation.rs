@@ -9,7 +9,7 @@ use jurat_ledger::LedgerError;
 use jurat_proof::{
     Checkpoint, EntryView, Frontier, Note, Rotation, Signer, SignerError, VerifierKey, leaf_hash,
 };
-use jurat_seal::{Prune, SealError, Sealer, kind};
+use jurat_seal::{Prune, ROTATIONS_MAX, SealError, Sealer, kind};
 use jurat_testkit::{Fault, Repeatable, SimDisk};
 use serde_json::Map;
 
@@ -208,6 +208,32 @@ fn a_second_rotation_waits_for_the_head_over_the_first() {
         .seal_batch(Map::new(), &blob, &mut || blob.to_vec())
         .unwrap();
     assert_eq!(history(&sealer), all_keys()[..2]);
+}
+
+#[test]
+fn a_log_that_had_as_many_rotations_as_it_may_have_says_so_and_goes_on() {
+    let disk = SimDisk::new();
+    let (mut sealer, _) = open(&disk, &SEEDS, &Signed::default()).unwrap();
+    let blob = 0_u64.to_le_bytes();
+    let seal = |sealer: &mut Sealer| {
+        sealer
+            .seal_batch(Map::new(), &blob, &mut || blob.to_vec())
+            .unwrap();
+    };
+    for round in 0..ROTATIONS_MAX {
+        sealer
+            .rotate_to(Arc::new(key(SEEDS[(round + 1) % 2])))
+            .unwrap();
+        seal(&mut sealer);
+    }
+    for reopened in [false, true] {
+        let refused = sealer.rotate_to(Arc::new(key(SEEDS[1])));
+        assert!(matches!(refused, Err(SealError::Rotations)), "{reopened}");
+        sealer.push_own(Event::own(Kind::Heartbeat)).unwrap();
+        seal(&mut sealer);
+        drop(sealer);
+        sealer = open(&disk, &SEEDS, &Signed::default()).unwrap().0;
+    }
 }
 
 #[test]

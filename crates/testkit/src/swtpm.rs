@@ -1,0 +1,140 @@
+//! A software TPM as a process, with a vendor's certificates of its own making.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::need;
+
+/// A running swtpm. Its state stays in its folder when it is stopped.
+pub struct Swtpm {
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Swtpm {
+    /// Makes a TPM with endorsement certificates and starts it; `None`, and the test is skipped, where the
+    /// programs are not installed.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn start(test: &str, dir: &Path) -> Option<Self> {
+        let setup = need::program(test, "swtpm_setup", "swtpm-tools")?;
+        need::program(test, "swtpm", "swtpm")?;
+        let localca = need::program(test, "swtpm_localca", "swtpm-tools")?;
+        for name in ["state", "ca"] {
+            fs::create_dir_all(dir.join(name)).expect("a folder for the TPM");
+        }
+        let write = |name: &str, text: String| {
+            let path = dir.join(name);
+            fs::write(&path, text).expect("a settings file");
+            path
+        };
+        let ca = dir.join("ca");
+        let ca = ca.display();
+        let ca = write(
+            "ca.conf",
+            format!(
+                "statedir = {ca}\nsigningkey = {ca}/signkey.pem\nissuercert = {ca}/issuercert.pem\ncertserial = {ca}/certserial\n"
+            ),
+        );
+        let options = write(
+            "options.conf",
+            "--platform-manufacturer Test\n--platform-version 1\n--platform-model test\n".into(),
+        );
+        let config = write(
+            "setup.conf",
+            format!(
+                "create_certs_tool = {}\ncreate_certs_tool_config = {}\ncreate_certs_tool_options = {}\n",
+                localca.display(),
+                ca.display(),
+                options.display()
+            ),
+        );
+        let made = Command::new(setup)
+            .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha256,sha384"])
+            .arg("--tpmstate")
+            .arg(dir.join("state"))
+            .arg("--config")
+            .arg(config)
+            .output()
+            .expect("swtpm_setup starts");
+        assert!(
+            made.status.success(),
+            "swtpm_setup: {}",
+            String::from_utf8_lossy(&made.stdout)
+        );
+        let mut tpm = Self {
+            dir: dir.to_owned(),
+            child: None,
+        };
+        tpm.power_on();
+        Some(tpm)
+    }
+
+    /// Its address, as a user gives it.
+    pub fn address(&self) -> String {
+        format!("swtpm:{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("socket")
+    }
+
+    /// The folder of its state.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// The certificate of the vendor's root, in PEM.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("ca/swtpm-localca-rootca-cert.pem")
+    }
+
+    /// The certificate of the vendor's issuer, in PEM.
+    pub fn issuer(&self) -> PathBuf {
+        self.dir.join("ca/issuercert.pem")
+    }
+
+    /// Starts it: PCRs are as after a reset of the machine.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn power_on(&mut self) {
+        let _ = fs::remove_file(self.socket());
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("--tpmstate")
+            .arg(format!("dir={}", self.state().display()))
+            .arg("--server")
+            .arg(format!("type=unixio,path={}", self.socket().display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("swtpm starts");
+        self.child = Some(child);
+        let start = Instant::now();
+        while !self.socket().exists() {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "swtpm does not listen"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Takes its power away.
+    pub fn power_off(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        self.power_off();
+    }
+}

@@ -1,0 +1,72 @@
+//! What a machine's hardware is said to have said.
+
+use jurat_attest::ek::check_certificate;
+use jurat_attest::eventlog::EventLog;
+use jurat_attest::tpm::{
+    Attest, Expected, Hash, PcrSelection, PcrValues, Public, Signature, check_quote, is_ak,
+    is_log_key, make_credential,
+};
+
+/// A public area, a statement, a signature or a certificate of a TPM: the first byte says which.
+pub fn tpm(data: &[u8]) {
+    let Some((what, data)) = data.split_first() else {
+        return;
+    };
+    match what % 4 {
+        0 => {
+            let Ok(key) = Public::parse(data) else { return };
+            assert_eq!(key.area(), data, "the name is over these very bytes");
+            let (ak, log_key) = (is_ak(&key), is_log_key(&key));
+            assert!(ak.is_err() || log_key.is_err(), "one key for both");
+            let _ = make_credential(&key, &key.name(), &[1; 32]);
+            let signature = [&[0, 0x18, 0, 0x0b, 0, 32][..], &[1; 32], &[0, 32], &[1; 32]].concat();
+            let signature = Signature::parse(&signature).expect("a signature of this form is read");
+            assert!(signature.verify(&key, b"never signed").is_err());
+            let _ = check_certificate(data, &[], &[], 1_800_000_000, &key);
+        }
+        1 => {
+            if let Ok(statement) = Attest::parse(data) {
+                assert_eq!(statement.clock.since(&statement.clock).err(), None);
+            }
+        }
+        2 => {
+            let _ = Signature::parse(data);
+        }
+        _ => {
+            let ak = [
+                &[
+                    0, 0x23, 0, 0x0b, 0, 5, 4, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10,
+                ][..],
+                &[0, 32],
+                &[7; 32],
+                &[0, 32],
+                &[9; 32],
+            ]
+            .concat();
+            let ak = Public::parse(&ak).expect("a key of this form is read");
+            let half = data.len() / 2;
+            let expected = Expected {
+                qualifying: &[0; 32],
+                selection: &[PcrSelection {
+                    bank: Hash::Sha256,
+                    pcrs: 1,
+                }],
+                values: &PcrValues::default(),
+            };
+            assert!(check_quote(&data[..half], &data[half..], &ak, &expected).is_err());
+        }
+    }
+}
+
+/// A measured boot log.
+pub fn boot_log(data: &[u8]) {
+    let Ok(log) = EventLog::parse(data) else {
+        return;
+    };
+    for bank in &log.banks {
+        let values = log.replay(*bank);
+        assert!(values.values().all(|value| value.len() == bank.size()));
+        let _ = log.facts(*bank);
+    }
+    assert!(log.events.iter().all(|event| event.pcr < 24));
+}
