@@ -137,11 +137,12 @@ async fn withheld_leaves_do_not_jam_a_log_and_are_not_called_archived_until_they
     let forged = other.batch(2, "x");
     // Whether with its own entries or not: it is the head that contradicts.
     let mut around_others = forged.clone();
+    // In the last entry, over which no chain stands.
     let at = forged
-        .windows(12)
-        .position(|part| part == b"\"object\":\"x\"")
+        .windows(10)
+        .rposition(|part| part == b"\"time\":\"t\"")
         .unwrap();
-    around_others[at + 10] = b'y';
+    around_others[at + 8] = b'u';
     for forged in [around_others, forged] {
         match bench.upload(&forged).await {
             Err(CollectorError::Refused { refusal, .. }) => assert_eq!(refusal.code, "fork"),
