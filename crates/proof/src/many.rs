@@ -213,13 +213,29 @@ fn xor(a: Words, b: Words) -> Words {
 }
 
 #[inline(always)]
-fn rotate<const BITS: u32>(a: Words) -> Words {
-    each(a, a, |a, _| a.rotate_right(BITS))
+fn and(a: Words, b: Words) -> Words {
+    each(a, b, |a, b| a & b)
 }
 
 #[inline(always)]
-fn shift<const BITS: u32>(a: Words) -> Words {
-    each(a, a, |a, _| a >> BITS)
+fn or(a: Words, b: Words) -> Words {
+    each(a, b, |a, b| a | b)
+}
+
+/// To the right; so many bits to the left is the same.
+#[inline(always)]
+fn rotate<const RIGHT: i32, const LEFT: i32>(a: Words) -> Words {
+    each(a, a, |a, _| a.rotate_right(RIGHT.cast_unsigned()))
+}
+
+#[inline(always)]
+fn shift<const RIGHT: i32>(a: Words) -> Words {
+    each(a, a, |a, _| a >> RIGHT)
+}
+
+#[inline(always)]
+fn all(word: u32) -> Words {
+    [word; LANES]
 }
 
 /// The initial state and the round constants (FIPS 180-4 sections 5.3.3 and 4.2.2).
@@ -245,67 +261,72 @@ const ROUND: [u32; 64] = [
     0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
 ];
 
-/// One block of each lane (FIPS 180-4 section 6.2.2).
+/// One block of each lane (FIPS 180-4 section 6.2.2), in the operations that are in scope where it is used.
+macro_rules! compress {
+    ($state:ident, $w:ident) => {{
+        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = $state;
+        macro_rules! round {
+            ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident, $t:expr, $word:expr) => {
+                let sum1 = xor(xor(rotate::<6, 26>($e), rotate::<11, 21>($e)), rotate::<25, 7>($e));
+                let choice = xor($g, and($e, xor($f, $g)));
+                let key = add(all(ROUND[$t]), $word);
+                let t1 = add(add($h, sum1), add(choice, key));
+                let sum0 = xor(xor(rotate::<2, 30>($a), rotate::<13, 19>($a)), rotate::<22, 10>($a));
+                let majority = or(and($a, $b), and(or($a, $b), $c));
+                $d = add($d, t1);
+                $h = add(t1, add(sum0, majority));
+            };
+        }
+        macro_rules! rounds {
+            ($base:expr, $next:ident) => {
+                round!(a b c d e f g h, $base, $next!(0));
+                round!(h a b c d e f g, $base + 1, $next!(1));
+                round!(g h a b c d e f, $base + 2, $next!(2));
+                round!(f g h a b c d e, $base + 3, $next!(3));
+                round!(e f g h a b c d, $base + 4, $next!(4));
+                round!(d e f g h a b c, $base + 5, $next!(5));
+                round!(c d e f g h a b, $base + 6, $next!(6));
+                round!(b c d e f g h a, $base + 7, $next!(7));
+                round!(a b c d e f g h, $base + 8, $next!(8));
+                round!(h a b c d e f g, $base + 9, $next!(9));
+                round!(g h a b c d e f, $base + 10, $next!(10));
+                round!(f g h a b c d e, $base + 11, $next!(11));
+                round!(e f g h a b c d, $base + 12, $next!(12));
+                round!(d e f g h a b c, $base + 13, $next!(13));
+                round!(c d e f g h a b, $base + 14, $next!(14));
+                round!(b c d e f g h a, $base + 15, $next!(15));
+            };
+        }
+        macro_rules! given {
+            ($t:expr) => {
+                $w[$t]
+            };
+        }
+        macro_rules! extended {
+            ($t:expr) => {{
+                let (w1, w14) = ($w[($t + 1) % 16], $w[($t + 14) % 16]);
+                let sigma0 = xor(xor(rotate::<7, 25>(w1), rotate::<18, 14>(w1)), shift::<3>(w1));
+                let sigma1 = xor(xor(rotate::<17, 15>(w14), rotate::<19, 13>(w14)), shift::<10>(w14));
+                $w[$t] = add(add($w[$t], sigma0), add($w[($t + 9) % 16], sigma1));
+                $w[$t]
+            }};
+        }
+        rounds!(0, given);
+        for base in [16, 32, 48] {
+            rounds!(base, extended);
+        }
+        for (word, new) in $state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
+            *word = add(*word, new);
+        }
+    }};
+}
+
+/// One block of each lane, in whatever vectors the compiler makes of it.
 #[inline(always)]
 fn compress(state: &mut [Words; 8], w: &mut [Words; 16]) {
-    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
-    macro_rules! round {
-        ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident, $t:expr, $w:expr) => {
-            let sum1 = xor(xor(rotate::<6>($e), rotate::<11>($e)), rotate::<25>($e));
-            let choice = xor($g, each($e, xor($f, $g), |e, fg| e & fg));
-            let key = add([ROUND[$t]; LANES], $w);
-            let t1 = add(add($h, sum1), add(choice, key));
-            let sum0 = xor(xor(rotate::<2>($a), rotate::<13>($a)), rotate::<22>($a));
-            let majority = each(
-                each($a, $b, |a, b| a & b),
-                each(each($a, $b, |a, b| a | b), $c, |ab, c| ab & c),
-                |x, y| x | y,
-            );
-            $d = add($d, t1);
-            $h = add(t1, add(sum0, majority));
-        };
-    }
-    macro_rules! rounds {
-        ($base:expr, $next:expr) => {
-            round!(a b c d e f g h, $base, $next(w, 0));
-            round!(h a b c d e f g, $base + 1, $next(w, 1));
-            round!(g h a b c d e f, $base + 2, $next(w, 2));
-            round!(f g h a b c d e, $base + 3, $next(w, 3));
-            round!(e f g h a b c d, $base + 4, $next(w, 4));
-            round!(d e f g h a b c, $base + 5, $next(w, 5));
-            round!(c d e f g h a b, $base + 6, $next(w, 6));
-            round!(b c d e f g h a, $base + 7, $next(w, 7));
-            round!(a b c d e f g h, $base + 8, $next(w, 8));
-            round!(h a b c d e f g, $base + 9, $next(w, 9));
-            round!(g h a b c d e f, $base + 10, $next(w, 10));
-            round!(f g h a b c d e, $base + 11, $next(w, 11));
-            round!(e f g h a b c d, $base + 12, $next(w, 12));
-            round!(d e f g h a b c, $base + 13, $next(w, 13));
-            round!(c d e f g h a b, $base + 14, $next(w, 14));
-            round!(b c d e f g h a, $base + 15, $next(w, 15));
-        };
-    }
-    rounds!(0, given);
-    for base in [16, 32, 48] {
-        rounds!(base, extended);
-    }
-    for (state, word) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
-        *state = add(*state, word);
-    }
-}
-
-#[inline(always)]
-fn given(w: &mut [Words; 16], t: usize) -> Words {
-    w[t]
-}
-
-#[inline(always)]
-fn extended(w: &mut [Words; 16], t: usize) -> Words {
-    let (w1, w14) = (w[(t + 1) % 16], w[(t + 14) % 16]);
-    let sigma0 = xor(xor(rotate::<7>(w1), rotate::<18>(w1)), shift::<3>(w1));
-    let sigma1 = xor(xor(rotate::<17>(w14), rotate::<19>(w14)), shift::<10>(w14));
-    w[t] = add(add(w[t], sigma0), add(w[(t + 9) % 16], sigma1));
-    w[t]
+    let (mut now, mut words) = (*state, *w);
+    compress!(now, words);
+    *state = now;
 }
 
 /// Gives every lane one message after the other.
@@ -366,7 +387,13 @@ fn drive(
     reason = "a function for one kind of processor is called where it is that kind"
 )]
 mod x86 {
-    use super::{Digest, LANES, Message, Way, Words, compress, drive};
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_loadu_si256, _mm256_or_si256,
+        _mm256_set1_epi32, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_si256,
+        _mm256_xor_si256,
+    };
+
+    use super::{Digest, Message, ROUND, Way, Words, compress, drive};
 
     pub(super) fn many(way: Way, messages: &[Message<'_>]) -> Vec<Digest> {
         match way {
@@ -379,13 +406,63 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,avx512f,avx512vl")]
-    fn avx512(state: &mut [Words; 8], w: &mut [[u32; LANES]; 16]) {
+    fn avx512(state: &mut [Words; 8], w: &mut [Words; 16]) {
         compress(state, w);
     }
 
+    /// In vectors by name: of the portable code the compiler makes none for this processor.
     #[target_feature(enable = "avx2")]
-    fn avx2(state: &mut [Words; 8], w: &mut [[u32; LANES]; 16]) {
-        compress(state, w);
+    fn avx2(state: &mut [Words; 8], w: &mut [Words; 16]) {
+        // SAFETY: of the words of all lanes 32 bytes are there to be read, aligned or not.
+        let load = |words: &Words| unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
+        let (mut now, mut words) = (state.each_ref().map(load), w.each_ref().map(load));
+        compress!(now, words);
+        for (words, now) in state.iter_mut().zip(now) {
+            // SAFETY: 32 bytes are there to be written, aligned or not.
+            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), now) }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_add_epi32(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn xor(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_xor_si256(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn and(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_and_si256(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn or(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_or_si256(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn rotate<const RIGHT: i32, const LEFT: i32>(a: __m256i) -> __m256i {
+        or(_mm256_srli_epi32::<RIGHT>(a), _mm256_slli_epi32::<LEFT>(a))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn shift<const RIGHT: i32>(a: __m256i) -> __m256i {
+        _mm256_srli_epi32::<RIGHT>(a)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn all(word: u32) -> __m256i {
+        _mm256_set1_epi32(word.cast_signed())
     }
 }
 
