@@ -1,6 +1,7 @@
 //! `jurat witness`.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -45,16 +46,18 @@ pub(crate) fn run(args: &WitnessArgs) -> Result<u8> {
         // The key is what others need; everything else is said to who started it.
         println!("{}", running.verifier_key());
         let scheme = if is_tls { "https" } else { "http" };
-        eprintln!("witness on {scheme}://{}", running.address);
-        match running.logs() {
-            0 => eprintln!(
-                "it knows no log yet: name one with --log VKEY, or a file with --logs FILE"
-            ),
-            count => eprintln!("logs: {count}"),
-        }
+        let mut said = format!("witness on {scheme}://{}\n", running.address);
+        said += &match running.logs() {
+            0 => {
+                "it knows no log yet: name one with --log VKEY, or a file with --logs FILE\n".into()
+            }
+            count => format!("logs: {count}\n"),
+        };
         for origin in running.forked() {
-            eprintln!("FORKED, not cosigned any more: {origin}");
+            said += &format!("FORKED, not cosigned any more: {origin}\n");
         }
+        // Who started it may have gone meanwhile: a witness goes on.
+        let _ = io::stderr().write_all(said.as_bytes());
         let mut stopped = asked_to_stop()?;
         loop {
             tokio::select! {

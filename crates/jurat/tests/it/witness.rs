@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{Checkpoint, Digest, ForkProof, Note, Signer as _, VerifierKey};
@@ -25,7 +25,8 @@ fn head(root: u8) -> Note {
     head.sign(&log()).unwrap()
 }
 
-struct Witness(Child);
+/// Its outputs stay open as long as it runs.
+struct Witness(Child, BufReader<ChildStdout>, BufReader<ChildStderr>);
 
 impl Drop for Witness {
     fn drop(&mut self) {
@@ -51,10 +52,10 @@ fn start(dir: &Path, more: &[&str]) -> (Witness, VerifierKey, String) {
         .spawn()
         .unwrap();
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let witness = Witness(child);
+    let mut witness = Witness(child, BufReader::new(stdout), BufReader::new(stderr));
     let mut lines = [String::new(), String::new()];
-    BufReader::new(stdout).read_line(&mut lines[0]).unwrap();
-    BufReader::new(stderr).read_line(&mut lines[1]).unwrap();
+    witness.1.read_line(&mut lines[0]).unwrap();
+    witness.2.read_line(&mut lines[1]).unwrap();
     let address = lines[1].trim().strip_prefix("witness on http://");
     let address = address.unwrap_or_else(|| panic!("{}", lines[1])).to_owned();
     (witness, VerifierKey::parse(&lines[0]).unwrap(), address)
