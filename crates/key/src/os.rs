@@ -1,6 +1,8 @@
-//! What differs between operating systems: who may read a file.
+//! What differs between operating systems: who may read a file, and sockets that are files.
 
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// The permission bits of a file, when others than its owner may do anything with it.
 #[cfg(unix)]
@@ -14,4 +16,22 @@ pub(crate) fn exposed(path: &Path) -> Option<u32> {
 #[cfg(not(unix))]
 pub(crate) fn exposed(_: &Path) -> Option<u32> {
     None
+}
+
+/// A way to the program that listens at this socket; what takes longer is given up.
+#[cfg(unix)]
+pub(crate) fn connect(
+    path: &Path,
+    timeout: Duration,
+) -> io::Result<impl Read + Write + Send + use<>> {
+    let stream = std::os::unix::net::UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    Ok(stream)
+}
+
+/// There are none.
+#[cfg(not(unix))]
+pub(crate) fn connect(_: &Path, _: Duration) -> io::Result<impl Read + Write + Send + use<>> {
+    Err::<io::Cursor<Vec<u8>>, _>(io::ErrorKind::Unsupported.into())
 }

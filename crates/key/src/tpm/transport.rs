@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::os;
+
 /// The longest response that is read (`TPM_PT_MAX_RESPONSE_SIZE` is 4,096 everywhere).
 const RESPONSE_BYTES_MAX: usize = 4096;
 /// A command that takes longer than this is given up: making an RSA key takes some chips a minute.
@@ -94,15 +96,10 @@ impl Address {
                 stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
                 Ok(Box::new(Socket(stream)))
             }
-            #[cfg(unix)]
             Self::Unix(path) => {
-                let stream = std::os::unix::net::UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
-                stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
+                let stream = os::connect(path, SOCKET_TIMEOUT)?;
                 Ok(Box::new(Socket(stream)))
             }
-            #[cfg(not(unix))]
-            Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
             Self::Tbs => Err(io::ErrorKind::Unsupported.into()),
         }
     }
