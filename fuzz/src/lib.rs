@@ -62,7 +62,7 @@ pub fn log_key() -> jurat_key::SoftwareKey {
 ///
 /// # Panics
 /// Never: the origin can name a key.
-pub fn p256_key() -> jurat_key::P256Key {
+pub fn p256_key() -> jurat_key::HeldSigner {
     jurat_key::P256Key::log(&jurat_key::Secret::from_bytes([5; 32]), ORIGIN)
         .expect("the number is one of the curve's")
 }

@@ -5,6 +5,7 @@
 //! verdicts say `software`. It is created once, readable by its owner only, and wiped from memory
 //! when dropped.
 
+mod held;
 mod os;
 mod p256;
 mod secret;
@@ -12,6 +13,7 @@ mod software;
 pub mod tls;
 pub mod tpm;
 
+pub use held::{HeldKey, HeldSigner, der_signature};
 pub use jurat_proof::Signer;
 pub use p256::P256Key;
 pub use secret::Secret;

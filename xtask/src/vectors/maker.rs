@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_key::{P256Key, Secret, SoftwareKey};
+use jurat_key::{HeldSigner, P256Key, Secret, SoftwareKey};
 use jurat_proof::{
     Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Receipt, Record, Rotation, Signer,
     consistency_proof, context_hasher, inclusion_proof, leaf_hash, root_of, sha256, write_record,
@@ -22,7 +22,7 @@ pub(super) struct Keys {
     pub(super) next: SoftwareKey,
     pub(super) third: SoftwareKey,
     pub(super) stranger: SoftwareKey,
-    pub(super) hardware: P256Key,
+    pub(super) hardware: HeldSigner,
     pub(super) elsewhere: SoftwareKey,
     pub(super) witnesses: [SoftwareKey; 3],
     pub(super) archive: SoftwareKey,

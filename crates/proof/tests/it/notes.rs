@@ -3,7 +3,7 @@
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_key::{P256Key, Secret, SoftwareKey};
+use jurat_key::{HeldSigner, P256Key, Secret, SoftwareKey};
 use jurat_proof::{
     BundleWriter, Checkpoint, Cosignature, Digest, Front, Note, NoteError, PublicKey, Record,
     Signature, Signer, Trust, Verdict, VerifierKey, leaf_hash, verify,
@@ -23,7 +23,7 @@ pub(crate) fn ed25519() -> SoftwareKey {
     SoftwareKey::log(&Secret::from_bytes([1; 32]), ORIGIN).unwrap()
 }
 
-pub(crate) fn p256() -> P256Key {
+pub(crate) fn p256() -> HeldSigner {
     P256Key::log(&Secret::from_bytes([2; 32]), ORIGIN).unwrap()
 }
 

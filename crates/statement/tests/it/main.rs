@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use coset::cbor::value::Value;
 use coset::{CoseSign1, TaggedCborSerializable as _};
-use jurat_key::{P256Key, Secret, SoftwareKey};
+use jurat_key::{HeldSigner, P256Key, Secret, SoftwareKey};
 use jurat_proof::{
     Checkpoint, Digest, Note, Signature, Signer, inclusion_proof, leaf_hash, root_of, sha256,
 };
@@ -24,7 +24,7 @@ fn ed25519() -> SoftwareKey {
     SoftwareKey::log(&Secret::from_bytes([1; 32]), ORIGIN).unwrap()
 }
 
-fn p256() -> P256Key {
+fn p256() -> HeldSigner {
     P256Key::log(&Secret::from_bytes([2; 32]), ORIGIN).unwrap()
 }
 
