@@ -406,6 +406,11 @@ pub trait Signer: Send + Sync {
     /// [`SignerError`] when the key cannot be used now; nothing was signed.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignerError>;
 
+    /// Whether that may take longer than a moment: then nothing should wait for it.
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     /// Signs a note's text and returns the signature line.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod prune;
 mod reveal;
 mod sealer;
 mod sessions;
+mod signing;
 mod tiles;
 
 pub use erase::{Erasable, EraseError};
@@ -23,4 +24,5 @@ pub use reveal::{RevealFailed, reveal};
 pub use sealer::{
     Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind, last_signed,
 };
+pub use signing::Signing;
 pub use tiles::export_tiles;

@@ -4,6 +4,7 @@
 mod delivery;
 mod erase;
 mod keylife;
+mod late;
 mod past;
 mod reveal;
 mod room;
