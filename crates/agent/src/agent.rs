@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
 use jurat_event::{EraseRequest, Erased, Event, Kind, Severity};
-use jurat_key::{KeyError, Secret, Signer};
+use jurat_key::{KeyError, Secret};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
 use jurat_seal::{EraseError, PastHead, Prune, SealError, Sealer, Settings, Signing};
@@ -22,6 +22,7 @@ use crate::again::Before;
 use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
+use crate::keys::Keys;
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::receipts::ReceiptStatus;
@@ -253,14 +254,11 @@ impl Agent {
         let keys = home.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
         let key_files = KeyFiles::new(&home);
-        let signers = key_files.load(host, &enrolment.origin)?;
-        let signers: Vec<_> = signers
-            .into_iter()
-            .map(|key| Arc::new(key) as Arc<dyn Signer>)
-            .collect();
+        let loaded = Keys::load(host, &home, &enrolment)?;
+        let signers = loaded.signers;
         let signing = if signers.iter().any(|signer| signer.is_slow()) {
             let wake = inputs.sender();
-            let signing = Signing::start(move || drop(wake.send(Input::Signed)));
+            let signing = Signing::signing(move || drop(wake.send(Input::Signed)));
             Some(signing.map_err(AgentError::Thread)?)
         } else {
             None
@@ -739,7 +737,9 @@ impl Agent {
             return Ok(());
         };
         match signing.take(within) {
-            Some(Ok(note)) => {
+            Some((Ok(note), took)) => {
+                // No more than a tenth of the time is the key's.
+                self.key_at = Instant::now() + took * 9;
                 if self.sealer.keep_signed(&note)? {
                     self.commit()?;
                 }
@@ -752,7 +752,7 @@ impl Agent {
                 }
                 self.ring();
             }
-            Some(Err(error)) => {
+            Some((Err(error), _)) => {
                 self.key_at = Instant::now() + KEY_RETRY;
                 self.key_is_silent(error.to_string())?;
             }

@@ -8,7 +8,8 @@ mod command;
 mod keys;
 mod transport;
 
-pub use chip::{Chip, ChipError, ChipKey, Role};
+pub use chip::{Chip, ChipError, ChipKey, Quoter, Role};
 pub use command::{Auth, Blob, NvKind, Tpm, TpmError};
+pub use jurat_attest::tpm::Challenge;
 pub use keys::{EK_RSA_HANDLE, Endorsement, Quote, TpmKey, Use, ak_template, log_key_template};
 pub use transport::{Address, AddressError, Transport};

@@ -6,6 +6,7 @@
 //!
 //! Not here: when to seal (agent), where to send (sink), who holds the key (key).
 
+mod aside;
 mod entry;
 mod erase;
 mod export;
@@ -13,9 +14,9 @@ mod prune;
 mod reveal;
 mod sealer;
 mod sessions;
-mod signing;
 mod tiles;
 
+pub use aside::{Aside, Signing};
 pub use erase::{Erasable, EraseError};
 pub use export::{ExportError, export};
 pub use jurat_proof::{ROTATIONS_MAX, Reveal, Revealed};
@@ -24,5 +25,4 @@ pub use reveal::{RevealFailed, reveal};
 pub use sealer::{
     Head, PAYLOAD_BYTES_MAX, PastHead, SealError, Sealer, Settings, kind, last_signed,
 };
-pub use signing::Signing;
 pub use tiles::export_tiles;

@@ -10,10 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jurat_attest::tpm::{Challenge, PcrSelection, Public, Signature};
-use jurat_attest::{Base64, Certified, Evidence, certify_binding};
+use jurat_attest::{
+    After, Base64, Certified, Evidence, QuoteLeaf, SELECTION, Signed, certify_binding,
+    quote_binding, write_pcrs,
+};
 use jurat_disk::{Host, read, replace};
-use jurat_proof::SignerError;
+use jurat_proof::{Checkpoint, Digest, Note, SignerError, VerifierKey};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Address, Auth, Blob, Endorsement, NvKind, Quote, Tpm, TpmError, TpmKey, Use};
 use crate::{HeldKey, KeyError, Secret, der_signature};
@@ -401,7 +405,16 @@ impl Chip {
             let counter = if count {
                 let auth = Auth::Value(value.expose());
                 tpm.nv_define(COUNTER, NvKind::Counter, value.expose())?;
-                tpm.nv_increment(COUNTER, auth)?;
+                match tpm.nv_increment(COUNTER, auth) {
+                    // An installation before this one made it, and its value is gone. A counter that is made
+                    // anew begins above all that the TPM ever had (Part 3, 31.3.1).
+                    Err(TpmError::Refused { code, .. }) if is_wrong_value(code) => {
+                        tpm.nv_undefine(COUNTER)?;
+                        tpm.nv_define(COUNTER, NvKind::Counter, value.expose())?;
+                        tpm.nv_increment(COUNTER, auth)?;
+                    }
+                    done => done?,
+                }
                 let index = (COUNTER, NvKind::Counter, &value.expose()[..]);
                 Some(tpm.certify_index(&ak, index, &binding)?)
             } else {
@@ -410,6 +423,80 @@ impl Chip {
             let quote = tpm.quote_with(&ak, &binding, selection)?;
             Ok((quote, counter))
         })
+    }
+}
+
+/// `TPM_RC_AUTH_FAIL` and `TPM_RC_BAD_AUTH` of the first session.
+fn is_wrong_value(code: u32) -> bool {
+    matches!(code, 0x98e | 0x9a2)
+}
+
+/// Who has the TPM quoted for one log.
+pub struct Quoter {
+    chip: Arc<Chip>,
+    origin: String,
+    cosigners: Vec<VerifierKey>,
+}
+
+impl Quoter {
+    /// A quoter for this log; the cosignatures of these keys say after what a quote was made.
+    ///
+    /// # Errors
+    /// [`KeyError::Malformed`] when a text is no verifier key.
+    pub fn new(chip: &Arc<Chip>, origin: &str, cosigners: &[&str]) -> Result<Self, KeyError> {
+        let keys = cosigners.iter().map(|text| VerifierKey::parse(text));
+        let keys = keys.collect::<Result<_, _>>();
+        Ok(Self {
+            chip: chip.clone(),
+            origin: origin.to_owned(),
+            cosigners: keys.map_err(|_| KeyError::Malformed {
+                path: origin.into(),
+                what: "verifier key",
+            })?,
+        })
+    }
+
+    /// The `detail` of a leaf that binds this head to the state of the machine, after the newest cosigned note that
+    /// is known; with the next value of the counter of starts, when asked.
+    ///
+    /// # Errors
+    /// [`ChipError`].
+    pub fn quote(
+        &self,
+        (size, root): (u64, Digest),
+        note: Option<&str>,
+        count: bool,
+        within: Duration,
+    ) -> Result<Map<String, Value>, ChipError> {
+        let note = note.and_then(|note| Note::parse(note.as_bytes()).ok());
+        let after = note.and_then(|note| {
+            let mut keys = self.cosigners.iter();
+            keys.find_map(|key| After::of(&note, key))
+        });
+        let head = Checkpoint {
+            origin: self.origin.clone(),
+            size,
+            root,
+        };
+        let nonce = after.as_ref().map_or([0; 32], After::nonce);
+        let binding = quote_binding(&head, &nonce);
+        let (quote, counter) = self.chip.quote(binding, &SELECTION, count, within)?;
+        let leaf = QuoteLeaf {
+            size,
+            root,
+            after,
+            attest: Base64(quote.attest),
+            signature: Base64(quote.signature),
+            pcrs: write_pcrs(&quote.values),
+            counter: counter.map(|(attest, signature)| Signed {
+                attest: Base64(attest),
+                signature: Base64(signature),
+            }),
+        };
+        match serde_json::to_value(leaf) {
+            Ok(Value::Object(detail)) => Ok(detail),
+            _ => unreachable!("a structure is an object"),
+        }
     }
 }
 

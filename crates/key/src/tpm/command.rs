@@ -674,6 +674,20 @@ impl Tpm {
         }
     }
 
+    /// `TPM2_NV_UndefineSpace` in the owner's hierarchy.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn nv_undefine(&mut self, index: u32) -> Result<(), TpmError> {
+        let command = Command {
+            handles: vec![RH_OWNER, index],
+            auths: vec![Auth::Value(&[])],
+            ..Command::default()
+        };
+        self.call(("NV_UndefineSpace", 0x122), &command, false)
+            .map(drop)
+    }
+
     /// `TPM2_NV_Increment`.
     ///
     /// # Errors
