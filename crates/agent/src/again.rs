@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
-use jurat_key::{Secret, Signer, consent_to, tls};
+use jurat_key::{Secret, Signer, tls};
 use jurat_ledger::{LedgerError, Options, Reader};
 use jurat_seal::{SealError, Sealer, Settings, last_signed};
 use jurat_sink::{Collector, CollectorError, Predecessor, SetUp, Take, read_batch};
@@ -132,7 +132,7 @@ impl Old {
         let mut keys: Vec<&Arc<dyn Signer>> = self.keys.iter().collect();
         keys.sort_by_key(|key| Some(key.verifier_key().to_string()) != current);
         let consents = keys.into_iter();
-        let consents = consents.filter_map(|key| consent_to(key.as_ref(), new).ok());
+        let consents = consents.filter_map(|key| key.consent_to(new).ok());
         let mut consents: Vec<_> = consents.map(Some).collect();
         if consents.is_empty() {
             consents.push(None);

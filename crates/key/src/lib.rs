@@ -15,8 +15,6 @@ pub mod tpm;
 
 pub use held::{HeldKey, HeldSigner, der_signature};
 pub use jurat_proof::Signer;
-/// A log key's consent to a key that opens the log's next epoch (`docs/formats/upload.md`).
-pub use jurat_proof::sign_reenrolment as consent_to;
 pub use p256::P256Key;
 pub use secret::Secret;
 pub use software::SoftwareKey;
