@@ -116,6 +116,7 @@ fn main() {
         dir,
         &Selection::All,
         &Withhold::default(),
+        jurat_seal::Enrolled::default(),
         &mut bundle,
     )
     .unwrap();

@@ -37,7 +37,7 @@ pub use dry_run::{DryRun, dry_run, root_files};
 pub use enrol::{EnrolError, EnrolOptions, Enrolment, enroll, home, home_of};
 pub use erase::{EraseRequestError, erase};
 pub use jurat_event::{EraseRequest, Erased};
-pub use keys::KeyPlace;
+pub use keys::{KeyPlace, enrolled};
 pub use query::{Query, QueryError, query};
 pub use receipts::ReceiptStatus;
 pub use requests::{Answer, Request, RequestError, Requests};

@@ -6,6 +6,7 @@ mod bytes;
 pub mod ek;
 pub mod eventlog;
 mod evidence;
+mod offline;
 mod quoted;
 pub mod tpm;
 
@@ -13,7 +14,8 @@ pub use bytes::Base64;
 pub use evidence::{
     Certified, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Shown, certify_binding,
 };
+pub use offline::Offline;
 pub use quoted::{
-    After, Finding, Good, Heads, History, Judge, QuoteLeaf, Quotes, SELECTION, Signed, Status,
+    After, Finding, Good, Heads, History, Judge, QuoteLeaf, SELECTION, Signed, Status, Tally,
     quote_binding, write_pcrs,
 };

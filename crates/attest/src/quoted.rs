@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Signature as NoteSignature, VerifierKey};
+use jurat_proof::{
+    Checkpoint, Cosignature, Digest, Note, Quotes, Signature as NoteSignature, VerifierKey,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -410,51 +412,36 @@ pub enum Status {
     Contraindicated,
 }
 
-/// What all quotes of a range say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Quotes {
-    /// In one word.
-    pub status: Status,
-    /// Quotes that count.
-    pub good: u64,
-    /// Quotes that do not.
-    pub bad: u64,
-    /// Of those that count: how many nothing says when they were made.
-    pub undated: u64,
-    /// The newest head that one of them binds.
-    pub size: Option<u64>,
-    /// Starts of the machine between them.
-    pub reboots: u64,
-    /// The longest time in which one of them was made: from the cosignature that it was made after to the first
-    /// one by a witness over its leaf, in seconds.
-    pub window_s: Option<u64>,
-    /// Leaves and what is wrong with them, the first 1,000.
-    pub findings: Vec<(u64, Finding)>,
-    #[serde(skip)]
+/// What all quotes of a range say, so far.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    status: Status,
+    quotes: Quotes,
     waiting: Vec<(u64, u64)>,
 }
 
-impl Quotes {
+impl Tally {
     /// Takes what was found of the quote in this leaf.
     pub fn take(&mut self, seq: u64, good: Option<&Good>, findings: &[Finding]) {
+        let quotes = &mut self.quotes;
         match good {
             Some(good) => {
-                self.good += 1;
-                self.size = self.size.max(good.size);
-                self.reboots += u64::from(good.rebooted);
+                quotes.good += 1;
+                quotes.size = quotes.size.max(good.size);
+                quotes.reboots += u64::from(good.rebooted);
                 match good.after_s {
                     // Bounded by heads: each empties it.
                     Some(after_s) if self.waiting.len() < HEADS_MAX => {
                         self.waiting.push((seq, after_s));
                     }
-                    _ => self.undated += 1,
+                    _ => quotes.undated += 1,
                 }
             }
-            None => self.bad += 1,
+            None => quotes.bad += 1,
         }
         for finding in findings {
-            if self.findings.len() < FINDINGS_MAX {
-                self.findings.push((seq, *finding));
+            if quotes.findings.len() < FINDINGS_MAX {
+                quotes.findings.push((seq, finding.code()));
             }
         }
         self.status = self.status.worse(Status::of(findings));
@@ -464,14 +451,15 @@ impl Quotes {
     pub fn cosigned(&mut self, size: u64, time_s: u64) {
         for (_, after_s) in self.waiting.extract_if(.., |(seq, _)| *seq < size) {
             let window = time_s.saturating_sub(after_s);
-            self.window_s = self.window_s.max(Some(window));
+            self.quotes.window_s = self.quotes.window_s.max(Some(window));
         }
     }
 
-    /// Ends: what no witness cosigned has no later bound.
-    pub fn finish(&mut self) {
-        self.undated += self.waiting.len() as u64;
-        self.waiting.clear();
+    /// All that they say. What no witness cosigned has no later bound: it is undated.
+    pub fn finish(mut self) -> Quotes {
+        self.quotes.undated += self.waiting.len() as u64;
+        self.quotes.status = self.status.name();
+        self.quotes
     }
 }
 
@@ -484,6 +472,16 @@ impl Status {
             Self::Affirming
         } else {
             Self::Warning
+        }
+    }
+
+    /// The word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Affirming => "affirming",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
         }
     }
 

@@ -4,8 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use jurat_agent::{Finish, KeyPlace};
+use jurat_attest::Offline;
 use jurat_collector::{AttestationReport, DeviceReport, EkTrust, Settings};
 use jurat_key::tpm::{Address, Tpm};
+use jurat_proof::{
+    KeyAxis, NotProven, Quotes, Report, Selection, Trust, Verdict, Withhold, verify_with,
+};
 use jurat_testkit::swtpm::Swtpm;
 
 use crate::{Device, prompt};
@@ -32,6 +36,57 @@ impl Device {
         let findings = self.attestation().findings;
         findings.iter().map(|finding| finding.code()).collect()
     }
+}
+
+/// What a stranger makes of this device's log, years later: from the archive, and from the device itself.
+fn verdicts(device: &Device) -> [Report; 2] {
+    let state = device.dir.path().join("device");
+    let trust = fs::read_to_string(state.join("trust.txt")).unwrap();
+    let trust = Trust::parse(&trust).unwrap();
+    let everything = (&Selection::All, &Withhold::default());
+    let mut archived = Vec::new();
+    let origin = device.report().epochs[0].origin.clone();
+    device.collector.with_archive(|archive| {
+        let (wanted, withhold) = everything;
+        jurat_collector::export(archive, &origin, wanted, withhold, &mut archived).unwrap();
+    });
+    let mut own = Vec::new();
+    let (wanted, withhold) = everything;
+    let enrolled = jurat_agent::enrolled(&device.host, &state);
+    let disk = device.host.disk.clone();
+    jurat_seal::export(
+        disk,
+        &state.join("ledger"),
+        wanted,
+        withhold,
+        enrolled,
+        &mut own,
+    )
+    .unwrap();
+    [archived, own].map(|bundle| {
+        let mut judge = Offline::default();
+        let verdict = verify_with(
+            bundle.as_slice(),
+            Some(&trust),
+            None,
+            &mut judge,
+            &mut |_| {},
+        );
+        match verdict {
+            Verdict::Verified(report) => *report,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+fn quotes(report: &Report) -> &Quotes {
+    report
+        .attestation
+        .as_ref()
+        .unwrap()
+        .quotes
+        .as_ref()
+        .unwrap()
 }
 
 #[test]
@@ -67,6 +122,19 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
         .filter_map(|batch| batch["detail"]["quote"].as_u64());
     assert_eq!(named.max(), Some(first.seq));
 
+    for report in verdicts(&device) {
+        assert_eq!(report.axes.key, KeyAxis::TpmVerified);
+        let quotes = quotes(&report);
+        assert_eq!(
+            (quotes.status, quotes.good, quotes.bad),
+            ("affirming", first.good, 0)
+        );
+        let said = report.attestation.as_ref().unwrap();
+        assert_eq!(said.tpm.as_ref().unwrap()["virtual"], true);
+        assert!(!report.not_proven.contains(&NotProven::Quotes));
+        assert!(!report.not_proven.contains(&NotProven::SoftwareKey));
+    }
+
     // Another start of the machine is nothing to worry about.
     swtpm.power_off();
     swtpm.power_on();
@@ -99,6 +167,13 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
     device.run_until(Finish::WhenDelivered);
     let judged = device.attestation();
     assert!(judged.bad > 0, "{judged:?}");
+    for report in verdicts(&device) {
+        let quotes = quotes(&report);
+        assert_eq!(quotes.status, "contraindicated");
+        assert_eq!((quotes.good, quotes.bad), (judged.good, judged.bad));
+        assert!(quotes.reboots >= 1);
+        assert!(report.not_proven.contains(&NotProven::Quotes));
+    }
 }
 
 #[test]
