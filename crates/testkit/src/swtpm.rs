@@ -102,20 +102,26 @@ impl Swtpm {
     /// # Panics
     /// When it does not start.
     pub fn power_on(&mut self) {
-        let _ = fs::remove_file(self.socket());
+        // Written when it listens; the socket's file is there before that.
+        let listens = self.dir.join("pid");
+        for old in [&self.socket(), &listens] {
+            let _ = fs::remove_file(old);
+        }
         let child = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", self.state().display()))
             .arg("--server")
             .arg(format!("type=unixio,path={}", self.socket().display()))
+            .arg("--pid")
+            .arg(format!("file={}", listens.display()))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("swtpm starts");
         self.child = Some(child);
         let start = Instant::now();
-        while !self.socket().exists() {
+        while !listens.exists() {
             assert!(
                 start.elapsed() < Duration::from_secs(30),
                 "swtpm does not listen"
