@@ -8,6 +8,7 @@ pub mod need;
 mod peer;
 mod search;
 mod sim_disk;
+pub mod softhsm;
 pub mod swtpm;
 mod xorshift;
 
