@@ -61,7 +61,7 @@ fn find(session: &Session, class: ObjectClass, label: &str) -> Vec<ObjectHandle>
     session.find_objects(&template).unwrap()
 }
 
-fn make(session: &Session, label: &str, curve: &[u8], extractable: bool) {
+fn make(session: &Session, label: &str, curve: &[u8], sensitive: bool, extractable: bool) {
     let label = Attribute::Label(label.into());
     let public = [
         label.clone(),
@@ -71,7 +71,7 @@ fn make(session: &Session, label: &str, curve: &[u8], extractable: bool) {
     let private = [
         label,
         Attribute::Token(true),
-        Attribute::Sensitive(!extractable),
+        Attribute::Sensitive(sensitive),
         Attribute::Extractable(extractable),
         Attribute::Sign(true),
     ];
@@ -151,16 +151,18 @@ fn what_is_not_there_is_named_and_a_key_that_could_leave_is_refused() {
             session.login(UserType::User, Some(&pin)).unwrap();
             let p256 = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
             let p384 = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
-            make(&session, "loose", &p256, true);
-            make(&session, "large", &p384, false);
-            make(&session, "twice", &p256, false);
-            make(&session, "twice", &p256, false);
-            make(&session, "half", &p256, false);
+            make(&session, "loose", &p256, true, true);
+            make(&session, "open", &p256, false, false);
+            make(&session, "large", &p384, true, false);
+            make(&session, "twice", &p256, true, false);
+            make(&session, "twice", &p256, true, false);
+            make(&session, "half", &p256, true, false);
             let public = find(&session, ObjectClass::PUBLIC_KEY, "half");
             session.destroy_object(public[0]).unwrap();
             session.logout().unwrap();
             for (label, said) in [
                 ("loose", "can be taken out"),
+                ("open", "can be taken out"),
                 ("large", "not a key of P-256"),
                 ("twice", "more than one key"),
                 ("half", "no public key"),
