@@ -2,6 +2,18 @@
 //!
 //! Pure: bytes come in, a judgement goes out. No device, no clock, no network.
 
+mod bytes;
 pub mod ek;
 pub mod eventlog;
+mod evidence;
+mod quoted;
 pub mod tpm;
+
+pub use bytes::Base64;
+pub use evidence::{
+    Certified, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Shown, certify_binding,
+};
+pub use quoted::{
+    After, Finding, Good, Heads, History, Judge, QuoteLeaf, Quotes, SELECTION, Signed, Status,
+    quote_binding, write_pcrs,
+};

@@ -1,6 +1,7 @@
 //! Keys that something else holds: the software TPM and the software token of Debian, and programs.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod chip;
 mod external;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
