@@ -17,6 +17,7 @@ mod keys;
 mod marks;
 mod pipeline;
 mod query;
+mod quoting;
 mod receipts;
 mod requests;
 mod reveal;

@@ -186,6 +186,8 @@ findings! {
     After = "quote.after" true "the cosignature that it was made after is none",
     Clock = "quote.clock" true "the TPM's clock or its count of starts ran backwards",
     Counter = "quote.counter" true "the TPM's counter of starts did not go forward: an earlier state of it",
+    Many = "quote.many" true "one of too many at once; it was not looked at",
+    Stale = "quote.stale" false "made long after what it names: it says nothing of now",
     Missed = "quote.missed" false "the TPM's counter has starts that this log does not have",
     Firmware = "quote.firmware" false "the TPM's firmware changed",
     Pcrs = "quote.pcrs" false "PCRs changed without a start of the machine",
@@ -245,6 +247,12 @@ impl Heads {
             self.0.pop_front();
         }
         self.0.push_back((size, root));
+    }
+
+    /// The newest of them, the newest last.
+    pub fn newest(&self, count: usize) -> Vec<(u64, Digest)> {
+        let from = self.0.len().saturating_sub(count);
+        self.0.iter().skip(from).copied().collect()
     }
 
     /// Whether this is one of them; `None` when it lies before all that are known.
@@ -449,14 +457,7 @@ impl Quotes {
                 self.findings.push((seq, *finding));
             }
         }
-        let worst = if findings.iter().any(|finding| finding.is_severe()) {
-            Status::Contraindicated
-        } else if !findings.is_empty() {
-            Status::Warning
-        } else {
-            Status::Affirming
-        };
-        self.status = self.status.worse(worst);
+        self.status = self.status.worse(Status::of(findings));
     }
 
     /// Takes the next head that a witness cosigned.
@@ -475,6 +476,17 @@ impl Quotes {
 }
 
 impl Status {
+    /// What these findings of one quote make of it.
+    pub fn of(findings: &[Finding]) -> Self {
+        if findings.iter().any(|finding| finding.is_severe()) {
+            Self::Contraindicated
+        } else if findings.is_empty() {
+            Self::Affirming
+        } else {
+            Self::Warning
+        }
+    }
+
     fn worse(self, other: Self) -> Self {
         if (other as u8) > self as u8 {
             other
