@@ -22,6 +22,9 @@ cargo xtask vectors         writes vectors/ anew: the bundles that every verifie
 cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
 cargo xtask bench build     the CPU time of a clean build: minutes, so only when asked for";
 
+/// Parts that are not built unless asked for.
+const OPTIONAL: &str = "jurat-key/pkcs11";
+
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -61,6 +64,8 @@ fn test(slow: bool) -> Result<bool> {
             "--release",
             "--workspace",
             "--all-targets",
+            "--features",
+            OPTIONAL,
             "--",
             "-D",
             "warnings",
@@ -72,6 +77,8 @@ fn test(slow: bool) -> Result<bool> {
         "--workspace",
         "--no-deps",
         "--document-private-items",
+        "--features",
+        OPTIONAL,
     ];
     step(
         "documentation",
@@ -80,17 +87,47 @@ fn test(slow: bool) -> Result<bool> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
 
-    println!("\n== tests");
     let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
-    let mut command = Command::new("cargo");
-    command
-        .args(["test", "--release", "--workspace", "--no-fail-fast"])
-        .env("JURAT_SKIPS", &skips);
-    if slow {
+    let more = slow.then_some([("JURAT_KILLS", "200"), ("PROPTEST_CASES", "5000")]);
+    let (mut passed, mut failed, mut good) = (0, 0, true);
+    // What is shipped is tested without the optional parts; those then by themselves, with their crate alone.
+    let shipped = ["--workspace", "--no-fail-fast"];
+    let optional = ["-p", "jurat-key", "--features", OPTIONAL, "pkcs11::"];
+    for (name, args) in [("tests", &shipped[..]), ("optional tests", &optional)] {
+        println!("\n== {name}");
+        let mut command = Command::new("cargo");
         command
-            .env("JURAT_KILLS", "200")
-            .env("PROPTEST_CASES", "5000");
+            .args(["test", "--release"])
+            .args(args)
+            .env("JURAT_SKIPS", &skips)
+            .envs(more.into_iter().flatten());
+        let ran = count(&mut command)?;
+        (passed, failed) = (passed + ran.passed, failed + ran.failed);
+        good &= ran.good && ran.failed == 0 && ran.passed > 0;
     }
+    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+    let _ = fs::remove_file(&skips);
+    let skipped: Vec<&str> = skipped.lines().collect();
+    println!();
+    for skip in &skipped {
+        println!("SKIPPED {skip}");
+    }
+    println!(
+        "{passed} passed, {failed} failed, {} skipped",
+        skipped.len()
+    );
+    Ok(good)
+}
+
+/// What a run of `cargo test` came to.
+struct Ran {
+    passed: u64,
+    failed: u64,
+    good: bool,
+}
+
+/// Runs `cargo test`, shows what it says and adds up.
+fn count(command: &mut Command) -> Result<Ran> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -113,18 +150,11 @@ fn test(slow: bool) -> Result<bool> {
         }
     }
     let good = child.wait().context("waiting for cargo test")?.success();
-    let skipped = fs::read_to_string(&skips).unwrap_or_default();
-    let _ = fs::remove_file(&skips);
-    let skipped: Vec<&str> = skipped.lines().collect();
-    println!();
-    for skip in &skipped {
-        println!("SKIPPED {skip}");
-    }
-    println!(
-        "{passed} passed, {failed} failed, {} skipped",
-        skipped.len()
-    );
-    Ok(good && failed == 0 && passed > 0)
+    Ok(Ran {
+        passed,
+        failed,
+        good,
+    })
 }
 
 /// Builds with the coverage that libFuzzer steers by and runs one target on its corpus, on stable: the

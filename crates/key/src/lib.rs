@@ -5,9 +5,12 @@
 //! verdicts say `software`. It is created once, readable by its owner only, and wiped from memory
 //! when dropped.
 
+pub mod external;
 mod held;
 mod os;
 mod p256;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod secret;
 mod software;
 pub mod tls;
@@ -52,6 +55,14 @@ pub enum KeyError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// What holds a key does not let us use it.
+    #[error("{place}: {what}")]
+    Held {
+        /// The token or the program.
+        place: String,
+        /// What is wrong.
+        what: String,
     },
     /// A certificate or TLS setting cannot be used.
     #[error("{path}: {what}")]

@@ -5,9 +5,11 @@ pub mod claude_cli;
 pub mod foreign_witness;
 mod messages_api;
 pub mod need;
+mod os;
 mod peer;
 mod search;
 mod sim_disk;
+pub mod softhsm;
 pub mod swtpm;
 mod xorshift;
 
