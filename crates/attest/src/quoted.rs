@@ -121,7 +121,9 @@ pub fn quote_binding(head: &Checkpoint, nonce: &[u8; 32]) -> [u8; 32] {
 pub fn write_pcrs(values: &PcrValues) -> BTreeMap<String, BTreeMap<u8, String>> {
     let mut banks: BTreeMap<String, BTreeMap<u8, String>> = BTreeMap::new();
     for ((bank, pcr), value) in &values.0 {
-        let hex = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = value
+            .iter()
+            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         banks
             .entry(bank.name().into())
             .or_default()
