@@ -2,6 +2,8 @@
 //!
 //! Pure: bytes come in, a judgement goes out. No device, no clock, no network.
 
+pub mod binding;
 pub mod ek;
 pub mod eventlog;
+pub mod ima;
 pub mod tpm;

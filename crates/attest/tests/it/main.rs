@@ -3,4 +3,6 @@
 
 mod ek;
 mod eventlog;
+mod ima;
+mod oracle;
 mod vectors;
