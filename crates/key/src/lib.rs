@@ -5,6 +5,7 @@
 //! verdicts say `software`. It is created once, readable by its owner only, and wiped from memory
 //! when dropped.
 
+pub mod enclave;
 mod held;
 mod os;
 mod p256;

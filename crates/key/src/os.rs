@@ -1,8 +1,13 @@
-//! What differs between operating systems: who may read a file, and sockets that are files.
+//! What differs between operating systems: who may read a file, sockets that are files, and the way to a TPM.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
+
+use crate::tpm::Transport;
+
+#[cfg(windows)]
+mod tbs;
 
 /// The permission bits of a file, when others than its owner may do anything with it.
 #[cfg(unix)]
@@ -34,4 +39,16 @@ pub(crate) fn connect(
 #[cfg(not(unix))]
 pub(crate) fn connect(_: &Path, _: Duration) -> io::Result<impl Read + Write + Send + use<>> {
     Err::<io::Cursor<Vec<u8>>, _>(io::ErrorKind::Unsupported.into())
+}
+
+/// A way to the TPM through the TPM Base Services.
+#[cfg(windows)]
+pub(crate) fn tbs() -> io::Result<Box<dyn Transport>> {
+    Ok(Box::new(tbs::Tbs::open()?))
+}
+
+/// There are none.
+#[cfg(not(windows))]
+pub(crate) fn tbs() -> io::Result<Box<dyn Transport>> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -9,4 +9,6 @@ mod transport;
 
 pub use command::{Auth, Blob, NvKind, Tpm, TpmError};
 pub use keys::{EK_RSA_HANDLE, Endorsement, Quote, TpmKey, Use, ak_template, log_key_template};
+#[cfg(windows)]
+pub(crate) use transport::RESPONSE_BYTES_MAX;
 pub use transport::{Address, AddressError, Transport};

@@ -1,4 +1,6 @@
-//! Keys in a TPM, against the software TPM of Debian.
+//! Keys in a TPM, against the software TPM of Debian, and quotes of enclaves, against folders.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[cfg(unix)]
+mod enclave;
 mod swtpm;
