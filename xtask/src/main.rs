@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 cargo xtask test [--slow]   format, lints, every test, documentation
-                            --slow: more kills (200) and more cases
+                            --slow: more kills (200), more cases, quotes of enclaves
 cargo xtask fuzz TARGET [SECONDS]   runs a target of fuzz/ under libFuzzer (60 s); a C++ compiler is needed
 cargo xtask vectors         writes vectors/ anew: the bundles that every verifier must judge alike
 cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
@@ -82,37 +82,45 @@ fn test(slow: bool) -> Result<bool> {
 
     println!("\n== tests");
     let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
-    let mut command = Command::new("cargo");
-    command
-        .args(["test", "--release", "--workspace", "--no-fail-fast"])
-        .env("JURAT_SKIPS", &skips);
+    let mut runs = vec![vec!["--workspace", "--no-fail-fast"]];
     if slow {
+        // Judging quotes of enclaves needs a hundred crates that nothing else needs.
+        runs.push(vec!["-p", "jurat-attest", "--features", "tee"]);
+    }
+    let (mut passed, mut failed, mut good) = (0, 0, true);
+    for run in runs {
+        let mut command = Command::new("cargo");
         command
-            .env("JURAT_KILLS", "200")
-            .env("PROPTEST_CASES", "5000");
-    }
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting cargo test")?;
-    let (mut passed, mut failed) = (0, 0);
-    for line in BufReader::new(child.stdout.take().context("reading cargo test")?).lines() {
-        let line = line.context("reading cargo test")?;
-        println!("{line}");
-        if let Some(counts) = line.strip_prefix("test result:") {
-            let count = |word: &str| {
-                let before = counts.split(word).next().unwrap_or_default().trim_end();
-                before
-                    .rsplit([' ', '.', ';'])
-                    .next()
-                    .and_then(|n| n.parse::<u64>().ok())
-                    .unwrap_or(0)
-            };
-            passed += count(" passed");
-            failed += count(" failed");
+            .args(["test", "--release"])
+            .args(run)
+            .env("JURAT_SKIPS", &skips);
+        if slow {
+            command
+                .env("JURAT_KILLS", "200")
+                .env("PROPTEST_CASES", "5000");
         }
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting cargo test")?;
+        for line in BufReader::new(child.stdout.take().context("reading cargo test")?).lines() {
+            let line = line.context("reading cargo test")?;
+            println!("{line}");
+            if let Some(counts) = line.strip_prefix("test result:") {
+                let count = |word: &str| {
+                    let before = counts.split(word).next().unwrap_or_default().trim_end();
+                    before
+                        .rsplit([' ', '.', ';'])
+                        .next()
+                        .and_then(|n| n.parse::<u64>().ok())
+                        .unwrap_or(0)
+                };
+                passed += count(" passed");
+                failed += count(" failed");
+            }
+        }
+        good &= child.wait().context("waiting for cargo test")?.success();
     }
-    let good = child.wait().context("waiting for cargo test")?.success();
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let _ = fs::remove_file(&skips);
     let skipped: Vec<&str> = skipped.lines().collect();

@@ -6,4 +6,6 @@ pub mod binding;
 pub mod ek;
 pub mod eventlog;
 pub mod ima;
+#[cfg(feature = "tee")]
+pub mod tee;
 pub mod tpm;

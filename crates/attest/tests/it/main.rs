@@ -5,4 +5,6 @@ mod ek;
 mod eventlog;
 mod ima;
 mod oracle;
+#[cfg(feature = "tee")]
+mod tee;
 mod vectors;
