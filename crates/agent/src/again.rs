@@ -12,15 +12,17 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
-use jurat_key::{Secret, Signer, SoftwareKey, tls};
+use jurat_key::{Secret, Signer, tls};
 use jurat_ledger::{LedgerError, Options, Reader};
 use jurat_seal::{SealError, Sealer, Settings, last_signed};
 use jurat_sink::{Collector, CollectorError, Predecessor, SetUp, Take, read_batch};
 use serde_json::{Map, Value, json};
 
-use crate::enrol::{EnrolError, EnrolOptions, Enrolment, home_of, store_enrolment, store_secrets};
+use crate::enrol::{
+    EnrolError, EnrolOptions, Enrolment, fetch_receipt, home_of, store_enrolment, store_secrets,
+};
+use crate::keys::{Keys, Made};
 use crate::marks::Marks;
-use crate::rotate::KeyFiles;
 use crate::state::{apply, snapshot};
 use crate::uplink::Uplink;
 use crate::uploader::{Cursor, describe, load_cursor};
@@ -80,20 +82,13 @@ fn io(path: &Path, doing: &'static str, source: std::io::Error) -> EnrolError {
 struct Old {
     sealer: Option<Sealer>,
     state: Vec<u8>,
-    keys: Vec<SoftwareKey>,
+    keys: Vec<Arc<dyn Signer>>,
 }
 
 impl Old {
     fn open(host: &Host, home: &Path, known: &Enrolment) -> Result<Self, EnrolError> {
-        let keys = KeyFiles::new(home)
-            .load(host, &known.origin)
-            .unwrap_or_default();
-        let signers: Vec<Arc<dyn Signer>> = KeyFiles::new(home)
-            .load(host, &known.origin)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|key| Arc::new(key) as Arc<dyn Signer>)
-            .collect();
+        let keys = Keys::load(host, home, known).map(|keys| keys.signers);
+        let keys = keys.unwrap_or_default();
         let reveal = Secret::load(host, &home.join("keys/reveal.key"))?;
         let mut files = BTreeMap::new();
         let mut marks = Marks::new(*reveal.expose());
@@ -109,7 +104,7 @@ impl Old {
                 policy: String::new(),
                 ledger: Options::default(),
             },
-            &signers,
+            &keys,
             &mut |whole, blob| apply(whole, blob, &mut files, &mut marks),
         );
         match opened {
@@ -132,11 +127,12 @@ impl Old {
     }
 
     /// The keys that the collector may know the log by, the likeliest first.
-    fn consents(&self, new: &[u8; 32]) -> Vec<Option<String>> {
+    fn consents(&self, new: &[u8]) -> Vec<Option<String>> {
         let current = self.sealer.as_ref().map(|sealer| sealer.key().to_string());
-        let mut keys: Vec<&SoftwareKey> = self.keys.iter().collect();
-        keys.sort_by_key(|key| Some(key.verifier_text()) != current);
-        let consents = keys.into_iter().filter_map(|key| key.consent_to(new).ok());
+        let mut keys: Vec<&Arc<dyn Signer>> = self.keys.iter().collect();
+        keys.sort_by_key(|key| Some(key.verifier_key().to_string()) != current);
+        let consents = keys.into_iter();
+        let consents = consents.filter_map(|key| key.consent_to(new).ok());
         let mut consents: Vec<_> = consents.map(Some).collect();
         if consents.is_empty() {
             consents.push(None);
@@ -228,10 +224,14 @@ pub async fn enroll_again(
     host.disk
         .create_dir_all(&keys)
         .map_err(|source| io(&keys, "creating the keys' folder", source))?;
-    let seed = Secret::load_or_create(host, &keys.join("log.key"))?;
     // The marks of what was sealed are keyed with it.
     Secret::load(host, &home.join("keys/reveal.key"))?.store(host, &keys.join("reveal.key"))?;
-    let public = SoftwareKey::log(&seed, "unnamed")?.public_key();
+    // The value that authorises the TPM's counter stays the same.
+    let value = home.join("keys/tpm.key");
+    if let Ok(value) = Secret::load(host, &value) {
+        value.store(host, &keys.join("tpm.key"))?;
+    }
+    let made = Made::new(host, &options.key, &keys, &known.device)?;
     let ca = options.ca.clone().or_else(|| known.ca.clone());
     let collector = Collector::new(SetUp {
         url: options.url.clone(),
@@ -239,17 +239,20 @@ pub async fn enroll_again(
         timeout: Duration::from_secs(30),
     })?;
     let mut answer = None;
-    for proof in old.consents(&public) {
+    for proof in old.consents(made.public()) {
         let asked = jurat_sink::Enrolment {
             device: known.device.clone(),
-            key: BASE64.encode(public),
-            key_kind: "software".into(),
+            key: BASE64.encode(made.public()),
+            key_kind: made.kind().into(),
+            evidence: made.evidence(),
             machine: jurat_disk::machine_id(),
             hostname: Some(jurat_disk::hostname()),
             predecessor: Some(predecessor.clone()),
             proof,
         };
-        let asked = collector.enroll(&options.token, &asked).await;
+        let asked = collector
+            .enroll(&options.token, &asked, |challenged| made.answer(challenged))
+            .await;
         let refused =
             matches!(&asked, Err(CollectorError::Identity(why)) if why.code == "not_allowed");
         answer = Some(asked);
@@ -266,12 +269,15 @@ pub async fn enroll_again(
         witness: answer.witness.clone(),
         archive: answer.archive.clone(),
         log: answer.log.clone(),
+        key: options.key.clone(),
+        key_kind: answer.key_kind.clone(),
     };
     if enrolment.home(state_dir) != new_home {
         let what = format!("the log {} is not epoch {epoch}", enrolment.origin);
         return Err(EnrolError::Answer(what));
     }
     store_secrets(host, &keys, &answer)?;
+    made.store(host, &keys)?;
     let mut opening = json!({ "predecessor": predecessor });
     if undelivered > 0 {
         opening["undelivered"] = undelivered.into();
@@ -290,8 +296,9 @@ pub async fn enroll_again(
         replace(&*host.disk, &path, &bytes)
             .map_err(|source| io(&path, "writing what this epoch leaves", source))?;
     }
-    store_enrolment(host, state_dir, &seed, &enrolment)?;
+    store_enrolment(host, state_dir, &made, &enrolment)?;
     drop(old.sealer);
+    fetch_receipt(host, state_dir, &enrolment).await;
     Ok(Again {
         enrolment,
         predecessor: predecessor.origin,

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
 use jurat_event::{EraseRequest, Erased, Event, Kind, Severity};
-use jurat_key::{KeyError, Secret, Signer};
+use jurat_key::{KeyError, Secret};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
-use jurat_seal::{EraseError, PastHead, Prune, SealError, Sealer, Settings};
+use jurat_seal::{EraseError, PastHead, Prune, SealError, Sealer, Settings, Signing};
 use jurat_source::{Root, RootError, Tail, Watch};
 use serde_json::json;
 
@@ -22,6 +22,7 @@ use crate::again::Before;
 use crate::config::{Config, RedactMode, WhenFull};
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::enrol::{EnrolError, Enrolment};
+use crate::keys::Keys;
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
 use crate::receipts::ReceiptStatus;
@@ -40,6 +41,8 @@ pub enum Input {
     Changed,
     /// News from the collector.
     Delivery(Delivery),
+    /// A key that is not a file has signed, or said why not.
+    Signed,
     /// Stop in an orderly way.
     Stop,
 }
@@ -95,7 +98,7 @@ pub enum AgentError {
     #[error(transparent)]
     Seal(#[from] SealError),
     /// A thread could not be started.
-    #[error("the uploader could not be started")]
+    #[error("a thread could not be started")]
     Thread(#[source] std::io::Error),
     /// The collector has witnessed more than this ledger holds, or something else.
     #[error(
@@ -128,6 +131,12 @@ const RECEIPT_SAID: Duration = Duration::from_secs(600);
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 /// How often a full disk is looked at again.
 const ROOM_S: u64 = 5;
+/// A key that has not signed within this time is said to be unavailable.
+const KEY_PATIENCE: Duration = Duration::from_secs(10);
+/// A key that refused is asked again after this time.
+const KEY_RETRY: Duration = Duration::from_secs(2);
+/// How long who stops, or erases, waits for the key.
+const KEY_LAST: Duration = Duration::from_secs(5);
 /// How often requests are looked for.
 const REQUESTS_S: u64 = 1;
 /// How often the status file is written while things move.
@@ -220,6 +229,12 @@ pub struct Agent {
     receipt_said_at: Option<Instant>,
     receipt_missing: Option<String>,
     stopping: bool,
+    /// For a key that is not a file.
+    signing: Option<Signing>,
+    /// The key does not sign: since when, and how many leaves were signed by then.
+    key_silent: Option<(Instant, u64)>,
+    /// A key that refused is not asked again before this.
+    key_at: Instant,
     _uploader: Handle,
 }
 
@@ -239,11 +254,15 @@ impl Agent {
         let keys = home.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
         let key_files = KeyFiles::new(&home);
-        let signers = key_files.load(host, &enrolment.origin)?;
-        let signers: Vec<_> = signers
-            .into_iter()
-            .map(|key| Arc::new(key) as Arc<dyn Signer>)
-            .collect();
+        let loaded = Keys::load(host, &home, &enrolment)?;
+        let signers = loaded.signers;
+        let signing = if signers.iter().any(|signer| signer.is_slow()) {
+            let wake = inputs.sender();
+            let signing = Signing::signing(move || drop(wake.send(Input::Signed)));
+            Some(signing.map_err(AgentError::Thread)?)
+        } else {
+            None
+        };
         let before = Before::load(host, &home)?;
         let reveal_key = load("reveal.key")?;
         let roots: Vec<Root> = config
@@ -360,6 +379,9 @@ impl Agent {
             receipt_said_at: None,
             receipt_missing: None,
             stopping: false,
+            signing,
+            key_silent: None,
+            key_at: now,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
@@ -441,7 +463,7 @@ impl Agent {
                     let _ = inputs.sender.send(Input::Stop);
                     break;
                 }
-                Input::Changed | Input::Delivery(_) => {}
+                Input::Changed | Input::Delivery(_) | Input::Signed => {}
             }
         }
         Ok(())
@@ -493,6 +515,8 @@ impl Agent {
                         self.tail.touch(changed);
                     }
                     Ok(Input::Delivery(delivery)) => self.delivered(delivery)?,
+                    // Taken below.
+                    Ok(Input::Signed) => {}
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
                 }
                 input = inputs
@@ -525,6 +549,7 @@ impl Agent {
             }
 
             // 3. Make it durable, and 4. seal it.
+            self.take_signature(Duration::ZERO)?;
             if now >= next_status {
                 self.rotate_if_asked()?;
             }
@@ -559,8 +584,11 @@ impl Agent {
             }
 
             // 5. Tell.
-            let done =
-                idle && self.tail.is_idle() && in_batch_since.is_none() && self.unsaved.is_none();
+            let done = idle
+                && self.tail.is_idle()
+                && in_batch_since.is_none()
+                && self.unsaved.is_none()
+                && !self.sealer.has_unsigned();
             let delivered = self.cursor.size >= self.sealer.head().size;
             let finished = match finish {
                 Finish::Never => false,
@@ -666,10 +694,16 @@ impl Agent {
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
             .sealer
-            .seal_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
+            .end_batch(counters, &blob, &mut || snapshot(&tail.positions(), marks));
         match done {
-            Err(SealError::Ledger(LedgerError::Full { .. })) => self.disk_is_full(blob),
-            done => Ok(done.map(drop)?),
+            Err(SealError::Ledger(LedgerError::Full { .. })) => return self.disk_is_full(blob),
+            done => done?,
+        }
+        match self.sign_without_ring() {
+            Err(AgentError::Seal(SealError::Ledger(LedgerError::Full { .. }))) => {
+                self.disk_is_full(Vec::new())
+            }
+            done => done,
         }
     }
 
@@ -679,10 +713,86 @@ impl Agent {
         Ok(())
     }
 
+    /// Signs what is sealed: at once with a file, else as soon as the key can.
     fn sign_without_ring(&mut self) -> Result<(), AgentError> {
-        let (tail, marks) = (&self.tail, &self.pipeline.marks);
-        self.sealer
-            .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+        let Some(signing) = &mut self.signing else {
+            let (tail, marks) = (&self.tail, &self.pipeline.marks);
+            self.sealer
+                .sign_pending(&mut || snapshot(&tail.positions(), marks))?;
+            return Ok(());
+        };
+        if signing.waiting().is_none()
+            && Instant::now() >= self.key_at
+            && let Some(head) = self.sealer.next_unsigned()
+        {
+            signing.give(head);
+        }
+        Ok(())
+    }
+
+    /// Takes a signature when it comes within this time, and gives the next head. Says when the key has become
+    /// silent, and when it is back: what was sealed meanwhile was committed and under no signature.
+    fn take_signature(&mut self, within: Duration) -> Result<(), AgentError> {
+        let Some(signing) = &mut self.signing else {
+            return Ok(());
+        };
+        match signing.take(within) {
+            Some((Ok(note), took)) => {
+                // No more than a tenth of the time is the key's.
+                self.key_at = Instant::now() + took * 9;
+                if self.sealer.keep_signed(&note)? {
+                    self.commit()?;
+                }
+                if let Some((since, size)) = self.key_silent.take() {
+                    let event = Event::own(Kind::KeyAvailable)
+                        .detail("after_s", since.elapsed().as_secs())
+                        .detail("from", size);
+                    self.sealer.push_own(event)?;
+                    self.problem = None;
+                }
+                self.ring();
+            }
+            Some((Err(error), _)) => {
+                self.key_at = Instant::now() + KEY_RETRY;
+                self.key_is_silent(error.to_string())?;
+            }
+            None if signing.waiting().is_some_and(|for_| for_ > KEY_PATIENCE) => {
+                let why = format!("no answer within {} s", KEY_PATIENCE.as_secs());
+                self.key_is_silent(why)?;
+            }
+            None => {}
+        }
+        if self.unsaved.is_none() {
+            self.sign_without_ring()?;
+        }
+        Ok(())
+    }
+
+    fn key_is_silent(&mut self, why: String) -> Result<(), AgentError> {
+        if self.key_silent.is_none() {
+            tracing::error!(why, "the key does not sign");
+            self.key_silent = Some((Instant::now(), self.sealer.signed()));
+            let event = Event::own(Kind::KeyUnavailable)
+                .severity(Severity::High)
+                .detail("why", why.as_str());
+            // The words may be those of a device or a program: foreign.
+            let redacted = self.pipeline.redactor.redact(event);
+            self.sealer.push(redacted, None)?;
+            self.problem = Some(format!("the key does not sign: {why}"));
+        }
+        Ok(())
+    }
+
+    /// Waits for the key, but not for ever.
+    fn wait_for_signature(&mut self) -> Result<(), AgentError> {
+        let until = Instant::now() + KEY_LAST;
+        while self.signing.is_some() && self.sealer.has_unsigned() && self.unsaved.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.key_silent.is_some() {
+                break;
+            }
+            self.take_signature(left)?;
+        }
         Ok(())
     }
 
@@ -691,6 +801,9 @@ impl Agent {
     fn take_requests(&mut self) -> Result<bool, AgentError> {
         self.finish_erasures()?;
         let mut sealed = false;
+        if !self.sealer.erasing().is_empty() {
+            return Ok(false);
+        }
         let waiting = match self.requests.waiting(&self.host) {
             Ok(waiting) => waiting,
             Err(error) => {
@@ -742,6 +855,7 @@ impl Agent {
             leaves = self.sealer.push_erasure(&found, &who, &reason)?;
             self.seal()?;
             *sealed = true;
+            self.wait_for_signature()?;
         }
         self.finish_erasures()?;
         if !self.sealer.erasing().is_empty() {
@@ -770,6 +884,10 @@ impl Agent {
     /// in its hands. What cannot be done now is done later, or at the next start.
     fn finish_erasures(&mut self) -> Result<(), AgentError> {
         if self.sealer.erasing().is_empty() || self.unsaved.is_some() {
+            return Ok(());
+        }
+        // A leaf under no signature could be denied.
+        if self.signing.is_some() && self.sealer.has_unsigned() {
             return Ok(());
         }
         self.sealer.erase_sealed()?;
@@ -1034,6 +1152,7 @@ impl Agent {
         if self.unsaved.is_none() {
             self.sealer.push_own(Event::own(Kind::AgentStopped))?;
             self.seal_batch()?;
+            self.wait_for_signature()?;
         }
         if self.unsaved.is_some() {
             self.problem =

@@ -6,9 +6,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
-use jurat_key::{KeyError, Secret, SoftwareKey, tls};
+use jurat_key::tpm::ChipError;
+use jurat_key::{KeyError, Secret, tls};
 use jurat_sink::{Collector, CollectorError, SetUp};
 use serde::{Deserialize, Serialize};
+
+use crate::keys::{ENROLMENT_RECEIPT, KeyPlace, Made};
+use crate::uplink::Uplink;
 
 /// What is known after enrolment; kept in `enrolment.json`. Secrets are in `keys/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +31,12 @@ pub struct Enrolment {
     pub archive: String,
     /// The key of the collector's own log.
     pub log: String,
+    /// Where the device's keys are.
+    #[serde(default)]
+    pub key: KeyPlace,
+    /// What holds them, as the collector sees it: `software`, `tpm-verified`, `tpm-pinned`, `tpm-untrusted`.
+    #[serde(default)]
+    pub key_kind: String,
 }
 
 /// What enrolment is asked for.
@@ -38,6 +48,8 @@ pub struct EnrolOptions {
     pub token: String,
     /// Certificates to believe instead of the system's, PEM.
     pub ca: Option<String>,
+    /// Where the device's keys are to be.
+    pub key: KeyPlace,
 }
 
 /// Why enrolment did not succeed.
@@ -83,6 +95,9 @@ pub enum EnrolError {
     /// The ledger of the epoch before cannot be read.
     #[error(transparent)]
     Seal(#[from] jurat_seal::SealError),
+    /// The TPM failed.
+    #[error(transparent)]
+    Tpm(#[from] ChipError),
     /// The answer cannot be used.
     #[error("the collector's answer cannot be used: {0}")]
     Answer(String),
@@ -166,10 +181,9 @@ pub async fn enroll(
             doing: "creating the keys' folder",
             source,
         })?;
-    let seed = Secret::load_or_create(host, &keys.join("log.key"))?;
     Secret::load_or_create(host, &keys.join("reveal.key"))?;
     let device = jurat_disk::random_uuid(&*host.rng);
-    let key = SoftwareKey::log(&seed, "unnamed")?;
+    let made = Made::new(host, &options.key, &keys, &device)?;
     let collector = Collector::new(SetUp {
         url: options.url.clone(),
         tls: tls::client(options.ca.as_deref().map(str::as_bytes))?,
@@ -177,15 +191,19 @@ pub async fn enroll(
     })?;
     let asked = jurat_sink::Enrolment {
         device: device.clone(),
-        key: BASE64.encode(key.public_key()),
-        key_kind: "software".into(),
+        key: BASE64.encode(made.public()),
+        key_kind: made.kind().into(),
+        evidence: made.evidence(),
         machine: jurat_disk::machine_id(),
         hostname: Some(jurat_disk::hostname()),
         predecessor: None,
         proof: None,
     };
-    let answer = collector.enroll(&options.token, &asked).await?;
+    let answer = collector
+        .enroll(&options.token, &asked, |challenged| made.answer(challenged))
+        .await?;
     store_secrets(host, &keys, &answer)?;
+    made.store(host, &keys)?;
     let enrolment = Enrolment {
         device,
         origin: answer.origin,
@@ -194,10 +212,43 @@ pub async fn enroll(
         witness: answer.witness,
         archive: answer.archive,
         log: answer.log,
+        key: options.key.clone(),
+        key_kind: answer.key_kind,
     };
-    store_enrolment(host, state_dir, &seed, &enrolment)?;
+    store_enrolment(host, state_dir, &made, &enrolment)?;
+    fetch_receipt(host, state_dir, &enrolment).await;
     Ok(enrolment)
 }
+
+/// Keeps the receipt of the enrolment, which a device with a TPM shows in bundles. Where it does not come now, the
+/// collector's bundles have it.
+pub(crate) async fn fetch_receipt(host: &Host, state_dir: &Path, enrolment: &Enrolment) {
+    if enrolment.key == KeyPlace::Software {
+        return;
+    }
+    let Ok(uplink) = Uplink::open(host, state_dir, Duration::from_secs(10)) else {
+        return;
+    };
+    for _ in 0..RECEIPT_TRIES {
+        if let Ok(receipt) = uplink.enrolment_receipt(host).await {
+            let path = enrolment
+                .home(state_dir)
+                .join("keys")
+                .join(ENROLMENT_RECEIPT);
+            if let Err(error) = replace(&*host.disk, &path, &receipt) {
+                tracing::warn!(%error, path = %path.display(), "the enrolment's receipt");
+            }
+            return;
+        }
+        tokio::time::sleep(RECEIPT_PAUSE).await;
+    }
+    tracing::warn!("the collector's log does not show the enrolment yet");
+}
+
+/// How often, and in which intervals, the receipt of an enrolment is asked for: a head of the collector's log comes
+/// every second.
+const RECEIPT_TRIES: u32 = 20;
+const RECEIPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes the secrets of an answer to their files.
 pub(crate) fn store_secrets(
@@ -225,10 +276,10 @@ pub(crate) fn store_secrets(
 pub(crate) fn store_enrolment(
     host: &Host,
     state_dir: &Path,
-    seed: &Secret,
+    made: &Made,
     enrolment: &Enrolment,
 ) -> Result<(), EnrolError> {
-    let log = SoftwareKey::log(seed, &enrolment.origin)?.verifier_text();
+    let log = made.verifier_text(&enrolment.origin)?;
     let before = read(&*host.disk, &state_dir.join("trust.txt"), 1024 * 1024).unwrap_or_default();
     let before = String::from_utf8_lossy(&before);
     // The logs before this one stay believed.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jurat_disk::{Host, random_uuid, read, replace};
-use jurat_key::{KeyError, Secret, SoftwareKey};
+use jurat_key::{KeyError, Secret, Signer, SoftwareKey};
 use jurat_ledger::LedgerError;
 use jurat_seal::{ROTATIONS_MAX, SealError};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::{Agent, AgentError, Inputs};
 use crate::config::Config;
 use crate::enrol::{EnrolError, Enrolment};
+use crate::keys::{KeyPlace, Keys};
 
 /// A rotation that was carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,15 @@ pub enum RotateError {
          `jurat enroll --again` begins its next epoch with a new key"
     )]
     TooMany,
+    /// The key is not a file.
+    #[error(
+        "not rotated: this log's key is in {place} and cannot be read by anybody; \
+         `jurat enroll --again` begins the next epoch with a new one"
+    )]
+    Held {
+        /// Where it is.
+        place: String,
+    },
     /// The endpoint that runs has not taken it up yet. It will: the request is durable.
     #[error("asked; the endpoint that runs has not answered yet and will carry it out")]
     Asked,
@@ -235,13 +245,14 @@ fn is_missing(error: &KeyError) -> bool {
 /// Every key of this epoch's log that may sign: the ledger says which of them does.
 ///
 /// # Errors
-/// [`KeyError`] when there is none.
+/// [`EnrolError`] when there is none.
 pub fn log_keys(
     host: &Host,
     state_dir: &Path,
     enrolment: &Enrolment,
-) -> Result<Vec<SoftwareKey>, KeyError> {
-    KeyFiles::new(&enrolment.home(state_dir)).load(host, &enrolment.origin)
+) -> Result<Vec<Arc<dyn Signer>>, EnrolError> {
+    let keys = Keys::load(host, &enrolment.home(state_dir), enrolment)?;
+    Ok(keys.signers)
 }
 
 /// How often it is looked whether a request was answered.
@@ -258,7 +269,12 @@ pub fn rotate_key(
     state_dir: &Path,
     wait: Duration,
 ) -> Result<Rotated, RotateError> {
-    let home = Enrolment::load(host, state_dir)?.home(state_dir);
+    let enrolment = Enrolment::load(host, state_dir)?;
+    if let KeyPlace::Tpm(at) = &enrolment.key {
+        let place = format!("the TPM at {at}");
+        return Err(RotateError::Held { place });
+    }
+    let home = enrolment.home(state_dir);
     let files = KeyFiles::new(&home);
     // One that waits already is the same wish.
     let request = files.asked(host).unwrap_or_else(|| Request {

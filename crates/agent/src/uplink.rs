@@ -69,6 +69,12 @@ impl Uplink {
         })
     }
 
+    /// The receipt of this device's enrolment.
+    pub(crate) async fn enrolment_receipt(&self, host: &Host) -> Result<Vec<u8>, CollectorError> {
+        let who = self.identity();
+        self.collector.enrolment_receipt(host, &who).await
+    }
+
     /// Sends the body of an upload; an answer counts only when the collector's keys signed it.
     pub(crate) async fn send(
         &self,

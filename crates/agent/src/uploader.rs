@@ -395,12 +395,15 @@ impl Uploader {
         }
         let find = || -> Result<Option<Cursor>, LedgerError> {
             let mut reader = Reader::new(self.host.disk.clone(), &self.ledger_dir, 0, end)?;
+            let mut sealed = None;
             while let Some(item) = reader.next_record()? {
+                // The note may stand behind later leaves; the head was sealed before them.
+                if item.kind == kind::TO_SIGN && item.body.starts_with(&size.to_le_bytes()) {
+                    sealed = Some(item.next);
+                }
                 if item.kind == kind::CHECKPOINT && checkpoint_size(item.body) == Some(size) {
-                    return Ok(Some(Cursor {
-                        position: item.next,
-                        size,
-                    }));
+                    let position = sealed.unwrap_or(item.next);
+                    return Ok(Some(Cursor { position, size }));
                 }
             }
             Ok(None)

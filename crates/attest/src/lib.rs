@@ -2,10 +2,21 @@
 //!
 //! Pure: bytes come in, a judgement goes out. No device, no clock, no network.
 
-pub mod binding;
+mod bytes;
 pub mod ek;
 pub mod eventlog;
+mod evidence;
 pub mod ima;
+mod quoted;
 #[cfg(feature = "tee")]
 pub mod tee;
 pub mod tpm;
+
+pub use bytes::Base64;
+pub use evidence::{
+    Certified, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Shown, certify_binding,
+};
+pub use quoted::{
+    After, Finding, Good, Heads, History, Judge, QuoteLeaf, Quotes, SELECTION, Signed, Status,
+    quote_binding, report_data, write_pcrs,
+};

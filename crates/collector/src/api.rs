@@ -12,17 +12,16 @@ use axum::{Json, Router};
 use jurat_disk::Host;
 use jurat_event::{Erased, header};
 use jurat_key::Secret;
-use jurat_proof::{Digest, PublicKey, Request};
-use jurat_sink::{Accepted, Enrolled, Enrolment, UPLOAD_BYTES_MAX};
+use jurat_proof::{Digest, Request};
+use jurat_sink::{Accepted, UPLOAD_BYTES_MAX};
 use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
 use crate::admin::{self, EraseOrder, Order};
-use crate::archive::{
-    Again, Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good,
-};
-use crate::devices::{Device, epoch_of};
+use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good};
+use crate::devices::Device;
+use crate::enrol::{self, EkRoots, Pending};
 use crate::erase::{EraseError, carry_out, origin_of};
 use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
@@ -35,6 +34,8 @@ pub(crate) struct Api {
     pub(crate) archive: Arc<Archive>,
     pub(crate) queue: Queue,
     pub(crate) enrol_token: Secret,
+    pub(crate) ek_roots: EkRoots,
+    pub(crate) pending: Pending,
     pub(crate) admin_token: Secret,
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
@@ -108,7 +109,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
             get(async || ([(http_header::CONTENT_TYPE, "application/json")], OPENAPI)),
         )
         .route("/v1/stats", get(stats))
-        .route("/v1/enroll", post(enroll))
+        .route("/v1/enroll", post(enrol::enroll))
+        .route("/v1/enroll/activate", post(enrol::activate))
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
@@ -168,16 +170,8 @@ async fn stats(State(api): Ctx) -> Json<crate::Stats> {
     Json(api.archive.stats())
 }
 
-/// The longest enrolment that is read.
-const ENROLMENT_BYTES_MAX: usize = 16 * 1024;
-
-async fn enroll(State(api): Ctx, request: HttpRequest) -> Result<Json<Enrolled>, Refused> {
-    let enrolled = take_enrolment(&api, request).await;
-    enrolled.map(Json).map_err(|refused| refuse(&api, refused))
-}
-
 /// Whether a request bears this token; in constant time.
-fn bears(headers: &HeaderMap, token: &Secret, what: &str) -> Result<(), Refused> {
+pub(crate) fn bears(headers: &HeaderMap, token: &Secret, what: &str) -> Result<(), Refused> {
     let (token, given) = (token.to_base64(), bearer(headers).as_bytes());
     aws_lc_rs::constant_time::verify_slices_are_equal(token.as_bytes(), given).map_err(|_| {
         let message = format!("the {what} token is not accepted");
@@ -252,63 +246,6 @@ async fn take_erasure(api: &Arc<Api>, request: HttpRequest) -> Result<Erased, Re
         }
         Err(error) => Err(bug(&error)),
     }
-}
-
-async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolled, Refused> {
-    let (parts, body) = request.into_parts();
-    bears(&parts.headers, &api.enrol_token, "enrolment")?;
-    let body = read_body(body, ENROLMENT_BYTES_MAX).await?;
-    let enrolment: Enrolment = serde_json::from_slice(&body)
-        .map_err(|error| Refused::new(400, "malformed", format!("not an enrolment: {error}")))?;
-    let malformed = |what: &str| Refused::new(400, "malformed", what);
-    let epoch = match &enrolment.predecessor {
-        None => 0,
-        Some(before) => epoch_of(&before.origin)
-            .and_then(|epoch| epoch.checked_add(1))
-            .ok_or_else(|| malformed("the predecessor's origin names no epoch"))?,
-    };
-    let (device, token) = Device::new(&api.host, &api.domain, &enrolment, epoch)?;
-    let (origin, hmac_key) = (device.row.origin.clone(), device.hmac.to_base64());
-    let ask = match enrolment.predecessor {
-        None => Ask::Enrol(Box::new(device)),
-        Some(predecessor) => {
-            let PublicKey::Ed25519(new_key) = device.key.key else {
-                return Err(malformed("the key is not an Ed25519 key"));
-            };
-            let again = Again {
-                predecessor,
-                new_key,
-                proof: enrolment.proof,
-            };
-            Ask::Reenrol(Box::new(device), again)
-        }
-    };
-    match api.queue.ask(ask).await? {
-        Done::Enrolled => {}
-        Done::Refused(refused) => return Err(refused),
-        Done::Unknown => {
-            let message = format!("no device {} is enrolled here", enrolment.device);
-            return Err(Refused::new(404, "unknown_device", message));
-        }
-        _ => {
-            let message = format!(
-                "the device {} is enrolled already; a new enrolment takes a new id",
-                enrolment.device
-            );
-            return Err(Refused::new(409, "device_taken", message));
-        }
-    }
-    let [witness, archive, log] = api.archive.verifier_keys().map(|key| key.to_string());
-    tracing::info!(device = enrolment.device, origin, "enrolled");
-    Ok(Enrolled {
-        origin,
-        token,
-        hmac_key,
-        fingerprint_key: api.fingerprint_key.to_base64(),
-        witness,
-        archive,
-        log,
-    })
 }
 
 /// Counts a refusal and logs it.
@@ -419,7 +356,7 @@ async fn note_boot(api: &Api, origin: &str, boot: &str) -> Result<(), Refused> {
 /// How long a client may take to send a body.
 const BODY_S: u64 = 60;
 
-async fn read_body(body: Body, max: usize) -> Result<Bytes, Refused> {
+pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refused> {
     match tokio::time::timeout(Duration::from_secs(BODY_S), to_bytes(body, max)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {
@@ -592,6 +529,8 @@ mod tests {
             archive,
             queue,
             enrol_token: secret(),
+            ek_roots: EkRoots::default(),
+            pending: Pending::default(),
             admin_token: secret(),
             fingerprint_key: secret(),
             domain: "example.org".into(),

@@ -56,6 +56,8 @@ pub(crate) mod kind {
     pub(crate) const OWN_COSIGNED: u8 = 5;
     /// Likewise with fewer.
     pub(crate) const OWN_PARTLY: u8 = 6;
+    /// What a TPM says of the keys of a log: `u32 length, origin, JSON`.
+    pub(crate) const EVIDENCE: u8 = 7;
 }
 
 /// Why the archive could not do what was asked. The collector's fault, never the device's.

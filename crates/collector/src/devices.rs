@@ -11,6 +11,8 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jurat_attest::Base64;
+use jurat_attest::ek::Identity;
 use jurat_disk::Host;
 use jurat_key::Secret;
 use jurat_ledger::{Ledger, Options};
@@ -43,6 +45,43 @@ pub(crate) struct Row {
     machine: Option<String>,
     /// Its host name, an attribute.
     pub(crate) hostname: Option<String>,
+    /// What is known of its TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tpm: Option<Tpm>,
+    /// The leaf of the collector's log that says that it is enrolled.
+    #[serde(default)]
+    pub(crate) leaf: u64,
+}
+
+/// A TPM that holds a device's keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Tpm {
+    /// The name of its endorsement key, hex.
+    pub(crate) ek: String,
+    /// The evidence, as JSON.
+    pub(crate) evidence: Base64,
+    /// What its maker says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<Maker>,
+}
+
+/// What an endorsement certificate says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Maker {
+    pub(crate) manufacturer: String,
+    pub(crate) model: String,
+    pub(crate) version: String,
+    /// It is a program: who runs it can copy it.
+    #[serde(rename = "virtual")]
+    pub(crate) is_virtual: bool,
+}
+
+/// Hardware that holds the keys of an enrolment, as it was found.
+pub(crate) struct Hardware {
+    pub(crate) key_kind: String,
+    pub(crate) ek: String,
+    pub(crate) evidence: Vec<u8>,
+    pub(crate) identity: Option<Identity>,
 }
 
 /// An enrolled device, its keys ready for use.
@@ -62,6 +101,7 @@ impl Device {
         host: &Host,
         domain: &str,
         enrolment: &Enrolment,
+        hardware: Option<Hardware>,
         epoch: u64,
     ) -> Result<(Self, String), Refused> {
         let invalid = |what| Refused::new(400, "malformed", what);
@@ -74,13 +114,21 @@ impl Device {
             return Err(invalid("the device id is not a UUID"));
         }
         let origin = format!("{domain}/jurat/{id}/{epoch}");
-        let key = BASE64
-            .decode(&enrolment.key)
-            .ok()
-            .and_then(|key| <[u8; 32]>::try_from(key).ok());
-        let key = key.ok_or_else(|| invalid("the key is not 32 bytes in base64"))?;
-        let key = VerifierKey::ed25519(&origin, key)
-            .map_err(|_| invalid("the key is not a canonical Ed25519 key"))?;
+        let key = BASE64.decode(&enrolment.key).unwrap_or_default();
+        let key = if let Ok(key) = <[u8; 32]>::try_from(&*key) {
+            VerifierKey::ed25519(&origin, key)
+        } else if let Ok(point) = <[u8; 65]>::try_from(&*key) {
+            VerifierKey::p256(&origin, point)
+        } else {
+            return Err(invalid("the key is neither 32 nor 65 bytes in base64"));
+        };
+        let key = key.map_err(|_| invalid("the key is no canonical key of Ed25519 or P-256"))?;
+        let key_kind = match (&hardware, enrolment.key_kind.as_str()) {
+            (Some(hardware), _) => hardware.key_kind.clone(),
+            // A device's own word.
+            (None, kind @ ("software" | "hsm" | "external")) => kind.to_owned(),
+            (None, _) => return Err(invalid("nobody knows what holds this key")),
+        };
         let (token, hmac) = (Secret::random(host).to_base64(), Secret::random(host));
         let short =
             |text: &Option<String>| text.as_ref().map(|text| text.chars().take(200).collect());
@@ -88,12 +136,23 @@ impl Device {
             id: id.clone(),
             origin,
             key: key.to_string(),
-            key_kind: "software".into(),
+            key_kind,
             token_digest: sha256(&[token.as_bytes()]),
             hmac_key: hmac.to_base64(),
             enrolled_at: host.clock.now().unix_s(),
             machine: short(&enrolment.machine),
             hostname: short(&enrolment.hostname),
+            tpm: hardware.map(|hardware| Tpm {
+                ek: hardware.ek,
+                evidence: Base64(hardware.evidence),
+                identity: hardware.identity.map(|identity| Maker {
+                    is_virtual: identity.is_virtual(),
+                    manufacturer: identity.manufacturer,
+                    model: identity.model,
+                    version: identity.version,
+                }),
+            }),
+            leaf: 0,
         };
         let device = Self {
             row,

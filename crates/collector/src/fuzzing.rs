@@ -33,7 +33,7 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
 /// # Panics
 /// When a row that was made cannot be read: what this is for.
 pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<(String, String), Refused> {
-    let (device, token) = Device::new(host, "example.org", enrolment, 0)?;
+    let (device, token) = Device::new(host, "example.org", enrolment, None, 0)?;
     let row = serde_json::to_vec(&device.row).expect("a row can be written");
     let read = Device::read(&row).expect("a row that was written can be read");
     assert!(read.accepts_token(&token) && read.key == device.key);

@@ -13,6 +13,7 @@ mod admin;
 mod api;
 mod archive;
 mod devices;
+mod enrol;
 mod erase;
 mod export;
 #[doc(hidden)]
@@ -33,6 +34,7 @@ pub use admin::{
     devices,
 };
 pub use archive::{Archive, ArchiveError, Stats};
+pub use enrol::EkTrust;
 pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
 pub use gather::WitnessPolicyError;

@@ -92,7 +92,7 @@ fn accepts_zstd(headers: &HeaderMap) -> bool {
     names.any(|name| name == "zstd")
 }
 
-/// `GET /v1/receipt?size=N`
+/// `GET /v1/receipt?size=N` or `?enrolment`
 pub(crate) async fn receipt(
     State(api): Ctx,
     uri: Uri,
@@ -105,12 +105,22 @@ pub(crate) async fn receipt(
             Ok(device)
         })
         .map_err(|refused| refuse(&api, refused))?;
-    let size = uri.query().and_then(|query| query.strip_prefix("size="));
-    let size: u64 = size
-        .and_then(|size| size.parse().ok())
-        .ok_or_else(|| Refused::new(400, "malformed", "ask for ?size=N"))?;
+    let query = uri.query().unwrap_or_default();
+    let size: Option<u64> = query
+        .strip_prefix("size=")
+        .and_then(|size| size.parse().ok());
+    if size.is_none() && query != "enrolment" {
+        return Err(Refused::new(
+            400,
+            "malformed",
+            "ask for ?size=N or ?enrolment",
+        ));
+    }
     // Not behind those who read tiles: an agent waits for this.
-    let found = tokio::task::spawn_blocking(move || api.tiles.receipt(&device.row.origin, size));
+    let found = tokio::task::spawn_blocking(move || match size {
+        Some(size) => api.tiles.receipt(&device.row.origin, size),
+        None => api.tiles.receipt_of_leaf(device.row.leaf),
+    });
     let receipt = match found.await {
         Ok(found) => found?,
         Err(error) => return Err(bug(&error)),

@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::admin::Address;
 use crate::api::{Api, Room, fail, router};
 use crate::archive::Ask;
+use crate::enrol::{EkRoots, Pending};
 use crate::gather::{Gatherer, WitnessPolicyError};
 use crate::queue::{self, Queue};
 use crate::siem::{Progress, Projection};
@@ -66,6 +67,15 @@ pub enum ServeError {
         /// What is wrong.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file of endorsement roots, or of approved endorsement keys, cannot be read.
+    #[error("{path}: whom to believe of TPMs")]
+    EkRoots {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
     },
     /// The policy of outside witnesses cannot be used.
     #[error(transparent)]
@@ -155,6 +165,7 @@ impl Builder {
             Some(path) => read_foreign(&host, path)?,
             None => Logs::default(),
         };
+        let ek_roots = EkRoots::open(&host, &settings)?;
         let fingerprint_key =
             Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
         let read_token = Secret::load_or_create(&host, &settings.dir.join("read.token"))?;
@@ -231,6 +242,8 @@ impl Builder {
             archive: archive.clone(),
             queue: queue.clone(),
             enrol_token: token,
+            ek_roots,
+            pending: Pending::default(),
             admin_token,
             fingerprint_key,
             domain: settings.domain,

@@ -10,6 +10,8 @@ use jurat_key::tls::generate;
 use jurat_proof::sha256;
 use serde::{Deserialize, Serialize};
 
+use crate::enrol::EkTrust;
+
 /// How a collector is run (`docs/guides/collector.md`).
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,16 @@ pub struct Settings {
     /// Believe only these certificates (PEM) of witnesses. Default: the system's.
     #[serde(default)]
     pub witness_ca: Option<PathBuf>,
+    /// Whose endorsement certificates are believed: the authorities of TPM makers, PEM. None: no TPM is `tpm-verified`.
+    #[serde(default)]
+    pub ek_roots: Option<PathBuf>,
+    /// Endorsement keys that the operator approved: a file with their names in hex, one a line.
+    #[serde(default)]
+    pub ek_pins: Option<PathBuf>,
+    /// What a TPM's endorsement key must be: `untrusted` (any), `pinned` or `verified`. Default `untrusted`: it
+    /// is taken, and labelled.
+    #[serde(default)]
+    pub ek_needed: EkTrust,
     /// A device that is not heard of for this many seconds is said to be silent. Default 900; 0: never.
     #[serde(default = "default_silent")]
     pub silent_after_s: u64,
@@ -163,6 +175,9 @@ impl Settings {
             foreign_logs: None,
             witness_policy: None,
             witness_ca: None,
+            ek_roots: None,
+            ek_pins: None,
+            ek_needed: EkTrust::Untrusted,
         })
     }
 }

@@ -508,38 +508,63 @@ impl TileStore {
             let Some(upload) = upload.filter(|upload| upload.to == size) else {
                 return Ok(None);
             };
-            let own = &followed.own;
-            // Better a head that others cosigned than a newer one.
-            let cosigned = self.cosigned(followed, |size| upload.own < size)?;
-            let head = cosigned.as_ref().or(own.head.as_ref());
-            let Some(head) = head.filter(|head| upload.own < head.size) else {
-                return Ok(None);
-            };
             // The leaf that says so is the next one of the own log, or one of the next.
-            let (mut index, mut entry) = (upload.own, Vec::new());
-            self.own_entries(followed, upload.position, &mut |found| {
-                if says_accepted(found, origin, size) {
-                    entry = found.to_vec();
-                    return Ok(false);
-                }
-                index += 1;
-                Ok(index < head.size)
-            })?;
-            if entry.is_empty() {
-                return Ok(None);
-            }
-            let proof = Prover::new(&own.levels, head.size).inclusion(index);
-            let proof = proof.map_err(|_| TilesError::Torn("the own log"))?;
-            verify_inclusion(index, head.size, &leaf_hash(&entry), &proof, &head.root)
-                .map_err(|_| TilesError::Torn("the own log"))?;
-            let note = Note::parse(&head.note).map_err(|_| TilesError::Torn("the own log"))?;
-            Ok(Some(Receipt {
-                entry,
-                index,
-                proof,
-                note,
-            }))
+            let (position, leaf) = (upload.position, upload.own);
+            self.leaf_receipt(followed, position, leaf, &mut |_, entry| {
+                says_accepted(entry, origin, size)
+            })
         })
+    }
+
+    /// The proof that the own log holds what it says in this leaf; `None` when no checkpoint covers it yet.
+    ///
+    /// # Errors
+    /// [`TilesError`].
+    pub(crate) fn receipt_of_leaf(&self, leaf: u64) -> Result<Option<Receipt>, TilesError> {
+        self.follow(|followed| {
+            let (position, first) = followed.index.place_of_own(leaf)?;
+            self.leaf_receipt(followed, position, first, &mut |index, _| index == leaf)
+        })
+    }
+
+    /// The receipt of the first leaf of the own log from this place on that is wanted.
+    fn leaf_receipt(
+        &self,
+        followed: &Followed,
+        position: u64,
+        first: u64,
+        wanted: &mut dyn FnMut(u64, &[u8]) -> bool,
+    ) -> Result<Option<Receipt>, TilesError> {
+        let own = &followed.own;
+        let (mut index, mut entry) = (first, Vec::new());
+        self.own_entries(followed, position, &mut |found| {
+            if wanted(index, found) {
+                entry = found.to_vec();
+                return Ok(false);
+            }
+            index += 1;
+            Ok(true)
+        })?;
+        if entry.is_empty() {
+            return Ok(None);
+        }
+        // Better a head that others cosigned than a newer one.
+        let cosigned = self.cosigned(followed, |size| index < size)?;
+        let head = cosigned.as_ref().or(own.head.as_ref());
+        let Some(head) = head.filter(|head| index < head.size) else {
+            return Ok(None);
+        };
+        let proof = Prover::new(&own.levels, head.size).inclusion(index);
+        let proof = proof.map_err(|_| TilesError::Torn("the own log"))?;
+        verify_inclusion(index, head.size, &leaf_hash(&entry), &proof, &head.root)
+            .map_err(|_| TilesError::Torn("the own log"))?;
+        let note = Note::parse(&head.note).map_err(|_| TilesError::Torn("the own log"))?;
+        Ok(Some(Receipt {
+            entry,
+            index,
+            proof,
+            note,
+        }))
     }
 
     /// The consistency proof of the own log between these sizes, `0 < old < new`.

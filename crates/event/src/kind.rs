@@ -171,6 +171,10 @@ kinds! {
     ReceiptVerified = 9130 "receipt.verified",
     /// What the collector cosigned for this log is not in the collector's own log.
     ReceiptMissing = 9131 "receipt.missing",
+    /// The key does not sign: what is sealed stays committed, under no signature, until it does.
+    KeyUnavailable = 9132 "key.unavailable",
+    /// The key signs again.
+    KeyAvailable = 9133 "key.available",
     /// Anything else.
     Other = 9999 "other",
 }

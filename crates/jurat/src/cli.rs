@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use jurat_agent::KeyPlace;
 
 use crate::statements::StatementArgs;
 use crate::{commands, demo, devices, erase, exit, witness};
@@ -201,6 +202,11 @@ pub(crate) struct EnrollArgs {
     /// Believe only these certificates (PEM) [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Where the device's keys are to be: software (a file), tpm (this machine's), tpm:/dev/tpm0,
+    /// tpm:swtpm:/SOCKET, tpm:swtpm:HOST:PORT, tpm:tbs [default: this machine's TPM where it may be used, else a
+    /// file; with --again where they were]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) key: Option<KeyPlace>,
     /// Begin this device's next epoch: a new key and a new log that names the last head of the old one
     #[arg(long)]
     pub(crate) again: bool,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use jurat_agent::{
-    Config, DeadLetters, EnrolOptions, Finish, Input, Inputs, Query, RotateError, Uplink, home,
-    home_of, read_status,
+    Config, DeadLetters, EnrolOptions, Finish, Input, Inputs, KeyPlace, Query, RotateError, Uplink,
+    home, home_of, read_status,
 };
 use jurat_collector::{Builder, Settings};
 use jurat_disk::Host;
@@ -192,7 +192,22 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
     let read = |path: &Path| {
         fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
     };
+    let before = jurat_agent::Enrolment::load(&host, &state_dir).ok();
+    let key = match (&args.key, before.filter(|_| args.again)) {
+        (Some(key), _) => key.clone(),
+        (None, Some(before)) => before.key,
+        (None, None) => {
+            let (key, why_not) = KeyPlace::best();
+            if let Some(why) = why_not {
+                eprintln!(
+                    "jurat: {why} (on Linux: membership in the group tss); the key is a file"
+                );
+            }
+            key
+        }
+    };
     let options = EnrolOptions {
+        key,
         url: args.url.clone(),
         token: read(&args.token_file)?.trim().to_owned(),
         ca: args.ca.as_deref().map(read).transpose()?,
@@ -213,10 +228,11 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
         runtime()?.block_on(jurat_agent::enroll(&host, &state_dir, &options))?
     };
     println!("enrolled as {}", enrolment.origin);
-    println!(
-        "key         software: a file in {}",
-        enrolment.home(&state_dir).join("keys").display()
-    );
+    let keys = enrolment.home(&state_dir).join("keys");
+    match &enrolment.key {
+        KeyPlace::Software => println!("key         software: a file in {}", keys.display()),
+        KeyPlace::Tpm(at) => println!("key         {}: in the TPM at {at}", enrolment.key_kind),
+    }
     println!("trust file  {}", state_dir.join("trust.txt").display());
     println!("next        jurat run");
     Ok(exit::YES)

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use jurat_agent::{Config, EnrolOptions, Enrolment, Finish, Inputs, SourceConfig, Status};
+use jurat_agent::{
+    Config, EnrolOptions, Enrolment, Finish, Inputs, KeyPlace, SourceConfig, Status,
+};
 use jurat_collector::{Builder, Running, Settings};
 use jurat_disk::{Host, replace};
 use jurat_key::{Secret, SoftwareKey, tls};
@@ -152,6 +154,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     stage.say("enrolling this device");
     let state = work.join("device");
     let options = EnrolOptions {
+        key: KeyPlace::Software,
         url: format!("https://localhost:{}", running.address.port()),
         token: fs::read_to_string(token_file)
             .context("reading the enrolment token")?

@@ -4,12 +4,12 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use jurat_agent::Enrolment;
 use jurat_disk::Host;
-use jurat_key::SoftwareKey;
 use jurat_ledger::Reader;
 use jurat_proof::{
     Checkpoint, Digest, EntryView, Note, Record, Rotation, Signer, VerifierKey, leaf_hash,
@@ -64,7 +64,7 @@ pub(crate) fn export(
                 }
                 Ok(())
             })?;
-            jurat_statement::receipt(&key, &inclusion.finish()?)?
+            jurat_statement::receipt(key.as_ref(), &inclusion.finish()?)?
         }
         (None, Some(session)) => {
             let mut builder = SessionBuilder::new(head, &session_name(session));
@@ -75,7 +75,7 @@ pub(crate) fn export(
                 }
                 Ok(())
             })?;
-            jurat_statement::envelope(&key, &builder.finish()?)?.into_bytes()
+            jurat_statement::envelope(key.as_ref(), &builder.finish()?)?.into_bytes()
         }
         (None, None) => bail!("--public-key goes with --cose or --dsse"),
     };
@@ -102,9 +102,9 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// signed and that came back cosigned; else the newest one that was signed.
 fn head(
     mut reader: Reader,
-    mut keys: Vec<SoftwareKey>,
+    mut keys: Vec<Arc<dyn Signer>>,
     least: u64,
-) -> Result<(SoftwareKey, Checkpoint)> {
+) -> Result<(Arc<dyn Signer>, Checkpoint)> {
     let (mut rotation, mut signed, mut cosigned) = (None, None, None);
     while let Some(item) = reader.next_record()? {
         let slot = match item.kind {

@@ -19,6 +19,11 @@ pub trait HeldKey: Send + Sync {
     /// # Errors
     /// [`SignerError`] when the key cannot be used now; nothing was signed.
     fn sign_digest(&self, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError>;
+
+    /// As [`Signer::is_slow`].
+    fn is_slow(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Debug for dyn HeldKey {
@@ -56,6 +61,10 @@ impl Signer for HeldSigner {
         let hashed = digest(&SHA256, message);
         let hashed = hashed.as_ref().try_into().expect("SHA-256 has 32 bytes");
         self.key.sign_digest(hashed)
+    }
+
+    fn is_slow(&self) -> bool {
+        self.key.is_slow()
     }
 }
 

@@ -67,4 +67,8 @@ impl HeldKey for P256Key {
         })?;
         Ok(signature.as_ref().to_vec())
     }
+
+    fn is_slow(&self) -> bool {
+        false
+    }
 }

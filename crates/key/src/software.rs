@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use jurat_disk::Host;
-use jurat_proof::{Signer, SignerError, VerifierKey, sign_reenrolment};
+use jurat_proof::{Signer, SignerError, VerifierKey};
 
 use crate::{KeyError, Secret};
 
@@ -65,14 +65,6 @@ impl SoftwareKey {
     /// The public half with its name, as verifiers are given it.
     pub fn verifier_text(&self) -> String {
         self.verifier.to_string()
-    }
-
-    /// This log key's consent to a key that opens the log's next epoch (`docs/formats/upload.md`).
-    ///
-    /// # Errors
-    /// [`SignerError`] when the key cannot sign.
-    pub fn consent_to(&self, next: &[u8; 32]) -> Result<String, SignerError> {
-        sign_reenrolment(self, next)
     }
 
     /// The key for this name from its file; made when there is none yet.

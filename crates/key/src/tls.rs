@@ -54,6 +54,21 @@ pub fn client(ca_pem: Option<&[u8]>) -> Result<ClientConfig, KeyError> {
     Ok(config)
 }
 
+/// The certificates in a PEM file, in DER.
+///
+/// # Errors
+/// [`KeyError::Tls`] names the file.
+pub fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, KeyError> {
+    let found = CertificateDer::pem_slice_iter(pem);
+    let found = found.map(|der| der.map(|der| der.to_vec()));
+    let found = found.collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| wrong(path, error))?;
+    if found.is_empty() {
+        return Err(wrong(path, "no certificate in it"));
+    }
+    Ok(found)
+}
+
 /// A server's configuration from its certificate chain and key, both PEM.
 ///
 /// # Errors

@@ -49,7 +49,7 @@ pub use record::{LEAVES_MAX, Record, RecordError, RecordReader, parse_leaves, wr
 pub use replay::{Replay, ReplayError, SessionSummary, Summary};
 pub use request::Request;
 pub use reveal::{REVEAL_BYTES_MAX, Reveal, RevealError, Revealed};
-pub use rotation::{ROTATIONS_MAX, Rotation, RotationError, sign_reenrolment, verify_reenrolment};
+pub use rotation::{ROTATIONS_MAX, Rotation, RotationError, verify_reenrolment};
 pub use text::{decimal, read_proof, write_proof};
 pub use tile::{
     EntryBundleError, Prover, TILE_WIDTH, Tile, TileError, TilePath, TileWriteError, TileWriter,

@@ -6,6 +6,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use crate::rotation::reenrolment_message;
 use crate::sha256;
 
 /// The most bytes of a note; room for 16 signatures of ML-DSA-87, the largest of its kind.
@@ -405,6 +406,20 @@ pub trait Signer: Send + Sync {
     /// # Errors
     /// [`SignerError`] when the key cannot be used now; nothing was signed.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignerError>;
+
+    /// Whether that may take longer than a moment: then nothing should wait for it.
+    fn is_slow(&self) -> bool {
+        false
+    }
+
+    /// A log key's consent to a public key that opens the log's next epoch (`docs/formats/upload.md`).
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    fn consent_to(&self, next: &[u8]) -> Result<String, SignerError> {
+        let message = reenrolment_message(&self.verifier_key().name, next);
+        Ok(BASE64.encode(self.sign(message.as_bytes())?))
+    }
 
     /// Signs a note's text and returns the signature line.
     ///

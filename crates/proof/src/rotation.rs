@@ -128,15 +128,6 @@ fn message(origin: &str, from: &VerifierKey) -> Vec<u8> {
     format!("jurat/key-rotation/v1\0{origin}\0{from}").into_bytes()
 }
 
-/// Signs, with the key of a log, that this public key opens the log's next epoch.
-///
-/// # Errors
-/// [`SignerError`] when the old key cannot sign.
-pub fn sign_reenrolment(old: &dyn Signer, new: &[u8]) -> Result<String, SignerError> {
-    let message = reenrolment_message(&old.verifier_key().name, new);
-    Ok(BASE64.encode(old.sign(message.as_bytes())?))
-}
-
 /// Whether the key of a log signed that this public key opens the log's next epoch.
 pub fn verify_reenrolment(old: &VerifierKey, new: &[u8], signature: &str) -> bool {
     let Ok(signature) = BASE64.decode(signature) else {
@@ -145,7 +136,7 @@ pub fn verify_reenrolment(old: &VerifierKey, new: &[u8], signature: &str) -> boo
     old.verify(reenrolment_message(&old.name, new).as_bytes(), &signature)
 }
 
-fn reenrolment_message(origin: &str, new: &[u8]) -> String {
+pub(crate) fn reenrolment_message(origin: &str, new: &[u8]) -> String {
     format!("jurat/reenrolment/v1\0{origin}\0{}", BASE64.encode(new))
 }
 
@@ -235,7 +226,7 @@ pub(crate) mod tests {
     #[test]
     fn a_reenrolment_counts_only_for_the_log_and_the_key_that_were_signed() {
         let (old, new) = (Key::new(1, ORIGIN), Key::new(2, "unnamed"));
-        let signature = sign_reenrolment(&old, new.1.key.bytes()).unwrap();
+        let signature = old.consent_to(new.1.key.bytes()).unwrap();
         assert!(verify_reenrolment(&old.1, new.1.key.bytes(), &signature));
         assert!(!verify_reenrolment(&old.1, &[7; 32], &signature));
         assert!(!verify_reenrolment(&new.1, new.1.key.bytes(), &signature));

@@ -28,7 +28,7 @@ pub fn export(
     withhold: &Withhold,
     out: impl Write,
 ) -> Result<Exported, ExportError> {
-    let heads = Cosigned::find(&disk, dir)?;
+    let heads = Heads::find(&disk, dir)?;
     jurat_proof::export(
         &mut |give| heads.records(&disk, dir, give),
         wanted,
@@ -38,24 +38,24 @@ pub fn export(
     )
 }
 
-/// Where the cosigned checkpoints stand, by their size.
-struct Cosigned {
-    at: BTreeMap<u64, u64>,
+/// Where the signed and the cosigned checkpoints stand, by their size: behind later leaves, perhaps.
+struct Heads {
+    at: BTreeMap<u64, Vec<u64>>,
     limit: u64,
 }
 
-impl Cosigned {
+impl Heads {
     fn find(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, LedgerError> {
-        let mut at = BTreeMap::new();
+        let mut at: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let mut reader = Reader::open(disk.clone(), dir, 0)?;
         let limit = reader.limit();
         while let Some(item) = reader.next_record()? {
-            if item.kind != kind::COSIGNED {
+            if !matches!(item.kind, kind::CHECKPOINT | kind::COSIGNED) {
                 continue;
             }
             let note = Note::parse(item.body).ok();
             if let Some(head) = note.and_then(|note| Checkpoint::parse(&note.text).ok()) {
-                at.insert(head.size, item.position);
+                at.entry(head.size).or_default().push(item.position);
             }
         }
         Ok(Self { at, limit })
@@ -71,14 +71,15 @@ impl Cosigned {
         let mut reader = Reader::new(disk.clone(), dir, 0, self.limit)?;
         let mut next: Option<u64> = None;
         let head = |size: u64, give: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>| {
-            let Some(position) = self.at.get(&size) else {
-                return Ok(ControlFlow::Continue(()));
-            };
-            let mut reader = Reader::new(disk.clone(), dir, *position, self.limit)?;
-            let note = reader.next_record()?;
-            Ok(note.map_or(ControlFlow::Continue(()), |note| {
-                give(Record::Checkpoint(note.body))
-            }))
+            for position in self.at.get(&size).into_iter().flatten() {
+                let mut reader = Reader::new(disk.clone(), dir, *position, self.limit)?;
+                if let Some(note) = reader.next_record()?
+                    && give(Record::Checkpoint(note.body)).is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok::<_, LedgerError>(ControlFlow::Continue(()))
         };
         while let Some(item) = reader.next_record()? {
             let (record, leaves) = match item.kind {
@@ -87,7 +88,6 @@ impl Cosigned {
                     Some((salt, bytes)) => (Record::Payload { salt, bytes }, 0),
                     None => continue,
                 },
-                kind::CHECKPOINT => (Record::Checkpoint(item.body), 0),
                 kind::LEAVES => match parse_leaves(item.body) {
                     Some(record @ Record::Leaves { hashes, .. }) => (record, hashes.len() as u64),
                     _ => continue,

@@ -6,6 +6,7 @@
 //!
 //! Not here: when to seal (agent), where to send (sink), who holds the key (key).
 
+mod aside;
 mod entry;
 mod erase;
 mod export;
@@ -15,6 +16,7 @@ mod sealer;
 mod sessions;
 mod tiles;
 
+pub use aside::{Aside, Signing};
 pub use erase::{Erasable, EraseError};
 pub use export::{ExportError, export};
 pub use jurat_proof::{ROTATIONS_MAX, Reveal, Revealed};

@@ -1,6 +1,6 @@
 //! The sealer: events in, signed tree heads out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +45,10 @@ pub mod kind {
 
 /// The largest payload of one leaf; a longer one goes on in `transcript.part` leaves.
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most bytes between two heads that are signed: with the batch that goes beyond it, and what was not
+/// written yet, they still fit into an upload.
+const SIGN_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// How a log is sealed.
 #[derive(Clone, Debug)]
@@ -153,13 +157,18 @@ struct State {
     sessions: Sessions,
     in_batch: u64,
     filtered: BTreeMap<String, u64>,
-    to_sign: Option<(u64, Digest)>,
+    /// Heads that are durable and not signed, oldest first.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    unsigned: VecDeque<Unsigned>,
+    /// Leaves under the last signed head.
+    #[serde(default)]
+    signed: u64,
     /// The key that signs the next head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    /// The key that signs from the head after it on: a leaf below the next head says so.
+    /// The key that signs from the head after it on, and the leaf below that head that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    rotating: Option<String>,
+    rotating: Option<(String, u64)>,
     /// Rotations so far.
     #[serde(default)]
     rotations: usize,
@@ -171,13 +180,22 @@ struct State {
     erased: u64,
 }
 
+/// A head that was sealed and is not signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Unsigned {
+    size: u64,
+    root: Digest,
+    /// Bytes of evidence since the head before it.
+    bytes: u64,
+}
+
 /// Events in, tree heads out.
 pub struct Sealer {
     ledger: Ledger,
     /// Signs the next head.
     signer: Arc<dyn Signer>,
-    /// Signs from the head after it on.
-    rotating: Option<Arc<dyn Signer>>,
+    /// Signs from the head over this leaf on, itself left out.
+    rotating: Option<(Arc<dyn Signer>, u64)>,
     rotations: usize,
     host: Host,
     settings: Settings,
@@ -193,10 +211,17 @@ pub struct Sealer {
     filtered: BTreeMap<String, u64>,
     /// Filtered since the last commit: must be durable together with the positions behind them.
     filtered_now: BTreeMap<String, u64>,
-    /// The head signed last, as a frontier, and the leaves since then.
-    signed: Frontier,
-    since_signed: Vec<Digest>,
-    to_sign: Option<(u64, Digest)>,
+    /// The head sealed last, as a frontier, and the leaves since then.
+    sealed: Frontier,
+    since_sealed: Vec<Digest>,
+    /// Heads that wait for their signature, oldest first. A key that is slower than the batches signs the
+    /// newest that still fits into an upload, and no head below it.
+    unsigned: VecDeque<Unsigned>,
+    /// The one among them that was given out to be signed.
+    given: Option<Unsigned>,
+    /// Leaves that are durable, and leaves that are signed.
+    durable: u64,
+    signed: u64,
     erasing: Ranges,
     erased: u64,
     /// Random bytes drawn in advance: one draw an entry would cost more than hashing it.
@@ -312,7 +337,8 @@ impl Sealer {
             sessions: Sessions::default(),
             in_batch: 0,
             filtered: BTreeMap::new(),
-            to_sign: None,
+            unsigned: VecDeque::new(),
+            signed: 0,
             key: Some(first_key.to_string()),
             rotating: None,
             rotations: 0,
@@ -323,7 +349,9 @@ impl Sealer {
         let mut replay = Recovery {
             state: None,
             error: None,
-            to_sign: None,
+            unsigned: VecDeque::new(),
+            bytes: 0,
+            signed: 0,
             frontier: Frontier::default(),
             key: first_key,
             rotating: None,
@@ -348,7 +376,10 @@ impl Sealer {
         }
         let frontier = replay.frontier;
         let signer = find(&replay.key)?;
-        let rotating = replay.rotating.as_ref().map(find).transpose()?;
+        let rotating = match &replay.rotating {
+            Some((key, leaf)) => Some((find(key)?, *leaf)),
+            None => None,
+        };
         let mut sealer = Self {
             reveal: hmac::Key::new(hmac::HMAC_SHA256, &settings.reveal_key),
             ledger,
@@ -361,15 +392,18 @@ impl Sealer {
             chain: Chain(state.chain),
             sessions: state.sessions,
             in_batch: state.in_batch,
-            batch_bytes: 0,
+            batch_bytes: replay.bytes as usize,
             filtered: state.filtered,
             filtered_now: BTreeMap::new(),
-            // Consistency is proven from here on; what is older was proven when it was signed, and
+            // Consistency is proven from here on; what is older was proven when it was sealed, and
             // recovery has just recomputed every head after the snapshot.
-            signed: frontier.clone(),
-            since_signed: Vec::new(),
+            sealed: frontier.clone(),
+            since_sealed: Vec::new(),
+            durable: frontier.size(),
+            signed: replay.signed,
             frontier,
-            to_sign: replay.to_sign,
+            unsigned: replay.unsigned,
+            given: None,
             erasing: state.erasing,
             erased: state.erased,
             pool: Vec::new(),
@@ -471,7 +505,7 @@ impl Sealer {
         let mut event = Event::own(Kind::KeyRotated);
         event.detail = Rotation::detail(self.signer.verifier_key(), next.as_ref())?;
         let seq = self.push_own(event)?;
-        self.rotating = Some(next);
+        self.rotating = Some((next, seq));
         self.rotations += 1;
         Ok(seq)
     }
@@ -483,7 +517,8 @@ impl Sealer {
 
     /// The key that signs from the head after it on, while a rotation is not under a signed head.
     pub fn rotating(&self) -> Option<&VerifierKey> {
-        self.rotating.as_ref().map(|signer| signer.verifier_key())
+        let (signer, _) = self.rotating.as_ref()?;
+        Some(signer.verifier_key())
     }
 
     /// Whether a session was seen and has not ended.
@@ -614,7 +649,7 @@ impl Sealer {
         for leaf in &leaves {
             self.chain.push(leaf);
         }
-        self.since_signed.extend(leaves);
+        self.since_sealed.extend(leaves);
         entries.shrink_to(WAITING_BYTES_MAX);
         self.entries = entries;
         Ok(())
@@ -703,9 +738,11 @@ impl Sealer {
         snapshot: &mut dyn FnMut() -> Vec<u8>,
     ) -> Result<(), LedgerError> {
         let (settings, frontier, sessions) = (&self.settings, &self.frontier, &self.sessions);
-        let (chain, in_batch, to_sign) = (self.chain.0, self.in_batch, self.to_sign);
+        let (chain, in_batch, signed) = (self.chain.0, self.in_batch, self.signed);
+        let unsigned: VecDeque<_> = self.given.iter().chain(&self.unsigned).cloned().collect();
         let (key, rotations) = (self.key().to_string(), self.rotations);
-        let rotating = self.rotating().map(ToString::to_string);
+        let rotating = self.rotating.as_ref();
+        let rotating = rotating.map(|(signer, leaf)| (signer.verifier_key().to_string(), *leaf));
         let (erasing, erased) = (&self.erasing, self.erased);
         let mut whole = || {
             let state = State {
@@ -716,7 +753,8 @@ impl Sealer {
                 sessions: sessions.clone(),
                 in_batch,
                 filtered: filtered.clone(),
-                to_sign,
+                unsigned: unsigned.clone(),
+                signed,
                 key: Some(key.clone()),
                 rotating: rotating.clone(),
                 rotations,
@@ -725,9 +763,9 @@ impl Sealer {
             };
             frame(&state, &snapshot())
         };
-        self.ledger
-            .append(&mut self.group, state, &mut whole)
-            .map(drop)
+        self.ledger.append(&mut self.group, state, &mut whole)?;
+        self.durable = self.frontier.size();
+        Ok(())
     }
 
     /// Ends the batch: `batch.sealed` and the unsigned head become durable, then the head is signed
@@ -741,6 +779,21 @@ impl Sealer {
         blob: &[u8],
         snapshot: &mut dyn FnMut() -> Vec<u8>,
     ) -> Result<Note, SealError> {
+        self.end_batch(counters, blob, snapshot)?;
+        let size = self.frontier.size();
+        self.sign_pending(snapshot)?.ok_or(SealError::Head { size })
+    }
+
+    /// Ends the batch: `batch.sealed` and the unsigned head become durable, with everything pushed before.
+    ///
+    /// # Errors
+    /// As [`Sealer::commit`].
+    pub fn end_batch(
+        &mut self,
+        counters: serde_json::Map<String, serde_json::Value>,
+        blob: &[u8],
+        snapshot: &mut dyn FnMut() -> Vec<u8>,
+    ) -> Result<(), SealError> {
         self.write_waiting()?;
         let filtered = self.all_filtered();
         let mut event = Event::own(Kind::BatchSealed);
@@ -756,6 +809,12 @@ impl Sealer {
         self.push_own(event)?;
         self.write_waiting()?;
         let (size, root) = (self.frontier.size(), self.frontier.root());
+        // Prove that this head extends the one sealed last, from what was kept since then.
+        let mut proven = self.sealed.clone();
+        proven.extend(&self.since_sealed);
+        if proven.size() != size || proven.root() != root {
+            return Err(SealError::Head { size });
+        }
         let mut body = size.to_le_bytes().to_vec();
         body.extend_from_slice(&root.0);
         self.group.push(kind::TO_SIGN, &[&body])?;
@@ -767,29 +826,97 @@ impl Sealer {
             self.in_batch,
         );
         self.in_batch = 0;
-        self.to_sign = Some((size, root));
+        let bytes = self.batch_bytes as u64;
+        enqueue(&mut self.unsigned, Unsigned { size, root, bytes });
         match self.commit(blob, snapshot) {
             Ok(()) => {}
             // Nothing was committed and everything is kept: the batch has ended, and becomes durable
             // and signed when there is room ([`Sealer::commit`], [`Sealer::sign_pending`]).
-            Err(SealError::Ledger(error @ LedgerError::Full { .. })) => {
-                self.batch_bytes = 0;
-                return Err(error.into());
+            Err(error @ SealError::Ledger(LedgerError::Full { .. })) => {
+                self.end_sealed(proven);
+                return Err(error);
             }
             Err(error) => {
                 (self.filtered, self.filtered_now, self.in_batch) = before;
-                self.to_sign = None;
+                self.unsigned.pop_back();
                 return Err(error);
             }
         }
-        self.batch_bytes = 0;
-        self.sign_pending(snapshot)?.ok_or(SealError::Head { size })
+        self.end_sealed(proven);
+        Ok(())
     }
 
-    /// Signs a head that is durable and not signed yet; `None` when there is none.
+    fn end_sealed(&mut self, proven: Frontier) {
+        self.batch_bytes = 0;
+        self.sealed = proven;
+        self.since_sealed.clear();
+    }
+
+    /// The head to sign next, with its key; `None` when there is none. It is given out until it comes back
+    /// ([`Sealer::keep_signed`]) or another is asked for: then the newest that there is by then.
+    pub fn next_unsigned(&mut self) -> Option<(Checkpoint, Arc<dyn Signer>)> {
+        if let Some(given) = self.given.take() {
+            self.unsigned.push_front(given);
+        }
+        let mut bytes = 0;
+        let mut last = None;
+        for (place, head) in self.unsigned.iter().enumerate() {
+            bytes += head.bytes;
+            // What is not durable is not signed, and no two roots for one size.
+            if head.size > self.durable || (bytes > SIGN_BYTES_MAX && last.is_some()) {
+                break;
+            }
+            last = Some(place);
+        }
+        let head = self.unsigned.drain(..=last?).next_back()?;
+        let checkpoint = Checkpoint {
+            origin: self.settings.origin.clone(),
+            size: head.size,
+            root: head.root,
+        };
+        self.given = Some(head);
+        Some((checkpoint, self.signer.clone()))
+    }
+
+    /// Leaves under a signed head, or under one that was signed before the last opening.
+    pub fn signed(&self) -> u64 {
+        self.signed
+    }
+
+    /// Whether heads wait for their signature.
+    pub fn has_unsigned(&self) -> bool {
+        self.given.is_some() || !self.unsigned.is_empty()
+    }
+
+    /// Keeps the signature of the head that was given out; durable with the next commit. `false` when
+    /// another head was given out since.
     ///
-    /// A head that was overtaken (entries were pushed since) is left unsigned: the next batch's head
-    /// covers it, and a checkpoint always stands in the ledger right after its last entry.
+    /// # Errors
+    /// [`SealError::Head`] when the key that signs did not sign it.
+    pub fn keep_signed(&mut self, note: &Note) -> Result<bool, SealError> {
+        let Some(given) = &self.given else {
+            return Ok(false);
+        };
+        let size = given.size;
+        let signed = note.is_signed_by(self.key()) == Ok(true);
+        let head = Checkpoint::parse(&note.text).ok().filter(|_| signed);
+        let head = head.ok_or(SealError::Head { size })?;
+        if (head.size, head.root) != (size, given.root) {
+            return Ok(false);
+        }
+        self.write_waiting()?;
+        self.group
+            .push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
+        (self.given, self.signed) = (None, size);
+        // A snapshot behind this head must name the key that signs the next one.
+        if let Some((next, _)) = self.rotating.take_if(|(_, leaf)| *leaf < size) {
+            self.signer = next;
+        }
+        Ok(true)
+    }
+
+    /// Signs every head that is durable and not signed yet, here and now, and makes the notes durable.
+    /// Returns the last one; `None` while something waits for [`Sealer::commit`], whose blob is the owner's.
     ///
     /// # Errors
     /// As [`Sealer::seal_batch`].
@@ -797,51 +924,19 @@ impl Sealer {
         &mut self,
         snapshot: &mut dyn FnMut() -> Vec<u8>,
     ) -> Result<Option<Note>, SealError> {
-        let Some((size, root)) = self.to_sign else {
-            return Ok(None);
-        };
-        if self.frontier.size() != size || !self.group.is_empty() || !self.waiting.is_empty() {
-            self.to_sign = None;
+        let mut last = None;
+        if self.pending_bytes() > 0 {
             return Ok(None);
         }
-        // Prove that this head extends the one signed last, from what was kept since then.
-        let mut proven = self.signed.clone();
-        for leaf in &self.since_signed {
-            if proven.size() < size {
-                proven.push(*leaf);
-            }
+        while let Some((checkpoint, signer)) = self.next_unsigned() {
+            let note = checkpoint.sign(signer.as_ref())?;
+            self.keep_signed(&note)?;
+            last = Some(note);
         }
-        if proven.size() != size || proven.root() != root {
-            return Err(SealError::Head { size });
+        if last.is_some() {
+            self.commit(b"", snapshot)?;
         }
-        let checkpoint = Checkpoint {
-            origin: self.settings.origin.clone(),
-            size,
-            root,
-        };
-        let note = checkpoint.sign(self.signer.as_ref())?;
-        self.group
-            .push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
-        self.to_sign = None;
-        // A snapshot behind this head must name the key that signs the next one.
-        let old = (self.rotating.take()).map(|next| std::mem::replace(&mut self.signer, next));
-        let filtered = self.filtered.clone();
-        if let Err(error) = self.append(b"", &filtered, snapshot) {
-            if let Some(old) = old {
-                self.rotating = Some(std::mem::replace(&mut self.signer, old));
-            }
-            // The same head can be signed again when there is room.
-            if matches!(error, LedgerError::Full { .. }) {
-                self.group.clear();
-            }
-            self.to_sign = Some((size, root));
-            return Err(error.into());
-        }
-        let taken = (size - self.signed.size()) as usize;
-        self.signed = proven;
-        self.since_signed
-            .drain(..taken.min(self.since_signed.len()));
-        Ok(Some(note))
+        Ok(last)
     }
 
     /// Keeps a checkpoint that came back with cosignatures.
@@ -1034,14 +1129,30 @@ pub fn last_signed(host: &Host, dir: &Path) -> Result<(u64, Digest), LedgerError
     Ok(last)
 }
 
+/// Adds a head to those that wait; those before it that would not be signed any more go. What waits is then
+/// no more than one for each two [`SIGN_BYTES_MAX`].
+fn enqueue(unsigned: &mut VecDeque<Unsigned>, mut head: Unsigned) {
+    while let Some(last) = unsigned.back()
+        && last.bytes + head.bytes <= SIGN_BYTES_MAX
+    {
+        head.bytes += last.bytes;
+        unsigned.pop_back();
+    }
+    unsigned.push_back(head);
+}
+
 struct Recovery {
     state: Option<State>,
     frontier: Frontier,
     error: Option<SealError>,
-    to_sign: Option<(u64, Digest)>,
-    /// The key that signs the next head, and the one after it.
+    unsigned: VecDeque<Unsigned>,
+    /// Bytes of evidence since the last head.
+    bytes: u64,
+    /// Leaves under the last signed head.
+    signed: u64,
+    /// The key that signs the next head, and the one from the head over this leaf on, itself left out.
     key: VerifierKey,
-    rotating: Option<VerifierKey>,
+    rotating: Option<(VerifierKey, u64)>,
 }
 
 impl Recovery {
@@ -1065,12 +1176,16 @@ impl Recovery {
                 let (state, blob) = unframe::<State>(bytes).ok_or_else(|| wrong(0))?;
                 self.frontier = Frontier::from_parts(state.size, state.roots.clone())
                     .ok_or_else(|| wrong(state.size))?;
-                self.to_sign = state.to_sign;
+                self.unsigned.clone_from(&state.unsigned);
+                self.signed = state.signed;
                 let key = |text: &String| VerifierKey::parse(text).map_err(|_| wrong(state.size));
                 if let Some(text) = &state.key {
                     self.key = key(text)?;
                 }
-                self.rotating = state.rotating.as_ref().map(key).transpose()?;
+                self.rotating = match &state.rotating {
+                    Some((text, leaf)) => Some((key(text)?, *leaf)),
+                    None => None,
+                };
                 self.state = Some(state);
                 if !blob.is_empty() {
                     apply(true, blob);
@@ -1101,6 +1216,7 @@ impl Recovery {
                 }
                 let leaf = leaf_hash(body);
                 self.frontier.push(leaf);
+                self.bytes += body.len() as u64;
                 let mut chain = Chain(state.chain);
                 state.chain = chain.push(&leaf);
                 state.in_batch += 1;
@@ -1122,7 +1238,7 @@ impl Recovery {
                     let detail = view.detail_map().into_iter().collect();
                     let rotation = Rotation::parse(&state.origin, &self.key, &detail)
                         .map_err(|error| what(error.to_string()))?;
-                    self.rotating = Some(rotation.key);
+                    self.rotating = Some((rotation.key, seq));
                     state.rotations += 1;
                 }
                 if view.is(Kind::PayloadErased) {
@@ -1152,25 +1268,36 @@ impl Recovery {
                 if size != self.frontier.size() || root != self.frontier.root() {
                     return Err(wrong(size));
                 }
-                self.to_sign = Some((size, root));
+                let bytes = std::mem::take(&mut self.bytes);
+                // Not thinned: any of them may have been the one that was signed.
+                self.unsigned.push_back(Unsigned { size, root, bytes });
             }
             Replayed::Record {
                 kind: kind::CHECKPOINT,
                 body,
                 ..
             } => {
-                let size = self.frontier.size();
-                let note = Note::parse(body).map_err(|_| wrong(size))?;
-                let checkpoint = Checkpoint::parse(&note.text).map_err(|_| wrong(size))?;
+                let here = wrong(self.frontier.size());
+                let note = Note::parse(body).map_err(|_| wrong(self.frontier.size()))?;
+                let head = Checkpoint::parse(&note.text).map_err(|_| here)?;
+                let size = head.size;
                 let ours = note.is_signed_by(&self.key).unwrap_or(false);
-                if !ours || checkpoint.size != size || checkpoint.root != self.frontier.root() {
-                    return Err(wrong(size));
-                }
-                self.to_sign = None;
-                if let Some(key) = self.rotating.take() {
+                // It may stand behind later leaves: its key was slower than they came.
+                let is_it =
+                    |unsigned: &Unsigned| (unsigned.size, unsigned.root) == (size, head.root);
+                let place = self.unsigned.iter().position(is_it);
+                let place = place.filter(|_| ours).ok_or_else(|| wrong(size))?;
+                self.unsigned.drain(..=place);
+                self.signed = size;
+                if let Some((key, _)) = self.rotating.take_if(|(_, leaf)| *leaf < size) {
                     self.key = key;
                 }
             }
+            Replayed::Record {
+                kind: kind::PAYLOAD,
+                body,
+                ..
+            } => self.bytes += body.len() as u64,
             Replayed::Record { .. } => {}
         }
         Ok(())

@@ -19,6 +19,7 @@ const LEVEL: i32 = 1;
 const ENTRY: u8 = 1;
 const PAYLOAD: u8 = 2;
 const CHECKPOINT: u8 = 3;
+const TO_SIGN: u8 = 4;
 const LEAVES: u8 = 6;
 
 /// How much goes into an upload.
@@ -83,8 +84,17 @@ pub enum BatchError {
 #[derive(Clone, Copy, Default)]
 struct Draft {
     len: usize,
+    /// Leaf hashes that are not written yet.
+    hashes: usize,
     withheld: u64,
     missing: u64,
+}
+
+/// Where a head stands, signed or not: its note may come behind later leaves.
+struct Place {
+    size: u64,
+    draft: Draft,
+    next: u64,
 }
 
 /// Reads the next upload; `None` when no sealed checkpoint lies ahead.
@@ -97,9 +107,11 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
     let mut draft = Draft::default();
     // Up to the last whole seal, the checkpoint's size and the place after it.
     let mut whole: Option<(Draft, u64, u64)> = None;
+    let mut places: Vec<Place> = Vec::new();
     let mut raw = Vec::new();
     let mut hashes: Vec<[u8; 32]> = Vec::new();
     let mut behind = true;
+    let mut full = false;
     let mut more = false;
     let mut rotates = false;
     let mut key_id: Option<[u8; 4]> = None;
@@ -117,6 +129,9 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
                 continue;
             }
             behind = false;
+        }
+        if full && item.kind != CHECKPOINT {
+            continue;
         }
         if item.kind == ENTRY && take != Take::Many {
             let view = EntryView::parse(item.body).ok();
@@ -148,9 +163,30 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
                     write_record(&mut raw, &Record::Leaves { from, hashes: here });
                 }
             }
+            TO_SIGN => {
+                let size = item.body.first_chunk::<8>().ok_or(BatchError::Record)?;
+                (draft.len, draft.hashes) = (raw.len(), hashes.len());
+                places.push(Place {
+                    size: u64::from_le_bytes(*size),
+                    draft,
+                    next: item.next,
+                });
+            }
             CHECKPOINT => {
                 let note = Note::parse(item.body).map_err(|_| BatchError::Record)?;
                 let checkpoint = Checkpoint::parse(&note.text).map_err(|_| BatchError::Record)?;
+                if checkpoint.size <= from {
+                    continue;
+                }
+                let place = places.iter().position(|at| at.size == checkpoint.size);
+                let Some(place) = place else {
+                    // The head that was signed lies beyond what an upload holds.
+                    if whole.is_none() {
+                        return Err(BatchError::TooLarge { from });
+                    }
+                    more = true;
+                    break;
+                };
                 // The last head of a key ends an upload: so it comes back cosigned.
                 let signed_by = note.signatures.first().map(|signature| signature.key_id);
                 if key_id.is_some() && signed_by != key_id {
@@ -158,16 +194,40 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
                     break;
                 }
                 key_id = signed_by;
-                let mut from = checkpoint.size.saturating_sub(hashes.len() as u64);
-                for hashes in hashes.chunks(LEAVES_MAX) {
-                    write_record(&mut raw, &Record::Leaves { from, hashes });
-                    from += hashes.len() as u64;
+                let Place {
+                    draft: mut here,
+                    mut next,
+                    ..
+                } = places.swap_remove(place);
+                places.retain(|at| at.size > checkpoint.size);
+                // What came while it was being signed goes behind it, and is read again from its place.
+                let after = raw.split_off(here.len);
+                if after.is_empty() && here.hashes == hashes.len() {
+                    next = item.next;
                 }
-                hashes.clear();
+                let mut first = checkpoint.size.saturating_sub(here.hashes as u64);
+                for hashes in hashes[..here.hashes].chunks(LEAVES_MAX) {
+                    write_record(
+                        &mut raw,
+                        &Record::Leaves {
+                            from: first,
+                            hashes,
+                        },
+                    );
+                    first += hashes.len() as u64;
+                }
+                hashes.drain(..here.hashes);
                 write_record(&mut raw, &Record::Checkpoint(item.body));
-                if raw.len() <= UPLOAD_BYTES_MAX || take == Take::Oversized {
-                    draft.len = raw.len();
-                    whole = Some((draft, checkpoint.size, item.next));
+                let grown = raw.len() - here.len;
+                let gone = std::mem::take(&mut here.hashes);
+                here.len = raw.len();
+                for at in &mut places {
+                    at.draft.len += grown;
+                    at.draft.hashes -= gone;
+                }
+                raw.extend(after);
+                if here.len <= UPLOAD_BYTES_MAX || take == Take::Oversized {
+                    whole = Some((here, checkpoint.size, next));
                     if take != Take::Many {
                         more = true;
                         break;
@@ -177,11 +237,12 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
             _ => {}
         }
         if raw.len() > UPLOAD_BYTES_MAX && take != Take::Oversized {
-            if whole.is_none() {
-                return Err(BatchError::TooLarge { from });
+            if whole.is_some() {
+                more = true;
+                break;
             }
-            more = true;
-            break;
+            // A note for what is held may still come.
+            full = true;
         }
     }
     let Some((draft, to, next)) = whole else {

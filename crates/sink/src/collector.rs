@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::Host;
 use jurat_event::header;
-use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Receipt, Received, Request, VerifierKey};
+use jurat_proof::{
+    Checkpoint, Cosignature, Digest, Note, Receipt, Received, Request, VerifierKey, sha256,
+};
 use reqwest::{Client, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +18,13 @@ use serde::{Deserialize, Serialize};
 pub struct Enrolment {
     /// Its random id.
     pub device: String,
-    /// Its Ed25519 public key in base64.
+    /// The public key of its log in base64: 32 bytes of Ed25519, or an uncompressed point of P-256.
     pub key: String,
-    /// What holds the key: `software`.
+    /// What holds the key: `software`, `hsm`, `external`, or `tpm`, with evidence.
     pub key_kind: String,
+    /// What a TPM says of the keys in it (`docs/formats/attestation.md`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<serde_json::Value>,
     /// Its machine id, an attribute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
@@ -42,6 +50,55 @@ pub struct Predecessor {
     pub root: Digest,
 }
 
+/// What only the TPM that holds the keys of an enrolment can answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Challenged {
+    /// The enrolment that waits for the answer.
+    pub id: String,
+    /// `TPM2B_ID_OBJECT`, base64.
+    pub id_object: String,
+    /// `TPM2B_ENCRYPTED_SECRET`, base64.
+    pub secret: String,
+}
+
+/// The answer to a challenge.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activation {
+    /// The enrolment.
+    pub id: String,
+    /// [`activation_proof`] in base64.
+    pub proof: String,
+}
+
+/// Shows that the secret of a challenge is known, for this very enrolment, as it was sent.
+pub fn activation_proof(secret: &[u8], enrolment: &[u8]) -> [u8; 32] {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let mut message = b"jurat/activate/v1\0".to_vec();
+    message.extend(sha256(&[enrolment]).0);
+    let tag = hmac::sign(&key, &message);
+    tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+}
+
+/// The answer of a device whose keys are in no TPM.
+///
+/// # Errors
+/// Always: nothing else was said.
+pub fn no_tpm(_: &Challenged) -> Result<Vec<u8>, String> {
+    Err("the collector asks for a TPM, and there is none".into())
+}
+
+/// What comes back from the first request of an enrolment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Enrolling {
+    /// It is done.
+    Enrolled(Box<Enrolled>),
+    /// The TPM must answer first.
+    Challenged(Challenged),
+}
+
 /// What a collector answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Enrolled {
@@ -59,6 +116,9 @@ pub struct Enrolled {
     pub archive: String,
     /// See `witness`.
     pub log: String,
+    /// What holds the key, as the collector sees it.
+    #[serde(default)]
+    pub key_kind: String,
 }
 
 /// What a collector knows of a log.
@@ -226,7 +286,7 @@ impl Collector {
         Ok(Self { url, http })
     }
 
-    /// Enrols this device.
+    /// Enrols this device; a TPM is asked to answer first, where one holds the keys.
     ///
     /// # Errors
     /// [`CollectorError::Identity`] when the enrolment token is not accepted.
@@ -234,19 +294,51 @@ impl Collector {
         &self,
         token: &str,
         enrolment: &Enrolment,
+        answer: impl FnOnce(&Challenged) -> Result<Vec<u8>, String>,
     ) -> Result<Enrolled, CollectorError> {
         let body = serde_json::to_vec(enrolment)
             .map_err(|error| CollectorError::Protocol(error.to_string()))?;
-        let request = self
-            .http
-            .post(format!("{}/v1/enroll", self.url))
-            .bearer_auth(token);
+        let asked = self.post(token, "/v1/enroll", body.clone()).await?;
+        let challenged = match asked {
+            Enrolling::Enrolled(enrolled) => return Ok(*enrolled),
+            Enrolling::Challenged(challenged) => challenged,
+        };
+        let secret = answer(&challenged).map_err(CollectorError::Protocol)?;
+        let activation = Activation {
+            id: challenged.id,
+            proof: BASE64.encode(activation_proof(&secret, &body)),
+        };
+        let body = serde_json::to_vec(&activation)
+            .map_err(|error| CollectorError::Protocol(error.to_string()))?;
+        self.post(token, "/v1/enroll/activate", body).await
+    }
+
+    async fn post<T: for<'de> Deserialize<'de>>(
+        &self,
+        token: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, CollectorError> {
+        let request = self.http.post(format!("{}{path}", self.url));
         let sent = request
+            .bearer_auth(token)
             .header("content-type", "application/json")
             .body(body)
             .send()
             .await;
         read_answer(self.answered(sent)?).await
+    }
+
+    /// Asks for the receipt of this device's enrolment.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn enrolment_receipt(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+    ) -> Result<Vec<u8>, CollectorError> {
+        self.text(host, who, "/v1/receipt?enrolment").await
     }
 
     /// Asks what the collector knows of this device's log, and says which boot asks.
@@ -274,8 +366,17 @@ impl Collector {
         who: &Identity<'_>,
         size: u64,
     ) -> Result<Vec<u8>, CollectorError> {
-        let path = format!("/v1/receipt?size={size}");
-        let sent = self.signed(host, who, "GET", &path, "", Vec::new()).await;
+        self.text(host, who, &format!("/v1/receipt?size={size}"))
+            .await
+    }
+
+    async fn text(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+        path: &str,
+    ) -> Result<Vec<u8>, CollectorError> {
+        let sent = self.signed(host, who, "GET", path, "", Vec::new()).await;
         let (status, retry_after_s, body) = read_body(self.answered(sent)?).await?;
         if status.is_success() {
             return Ok(body);

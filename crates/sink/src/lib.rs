@@ -15,7 +15,8 @@ pub use batch::{
     without_payloads,
 };
 pub use collector::{
-    Accepted, Collector, CollectorError, Enrolled, Enrolment, FrontierAnswer, Identity,
-    Predecessor, Refusal, SetUp, check_accepted, check_receipt, understand,
+    Accepted, Activation, Challenged, Collector, CollectorError, Enrolled, Enrolling, Enrolment,
+    FrontierAnswer, Identity, Predecessor, Refusal, SetUp, activation_proof, check_accepted,
+    check_receipt, no_tpm, understand,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

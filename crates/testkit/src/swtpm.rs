@@ -1,8 +1,12 @@
 //! A software TPM as a process, with a vendor's certificates of its own making.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::need;
@@ -115,7 +119,8 @@ impl Swtpm {
             .expect("swtpm starts");
         self.child = Some(child);
         let start = Instant::now();
-        while !self.socket().exists() {
+        // Its file is there a moment before it listens.
+        while UnixStream::connect(self.socket()).is_err() {
             assert!(
                 start.elapsed() < Duration::from_secs(30),
                 "swtpm does not listen"
@@ -136,5 +141,74 @@ impl Swtpm {
 impl Drop for Swtpm {
     fn drop(&mut self) {
         self.power_off();
+    }
+}
+
+/// A way to a TPM that takes as long as it is told to.
+pub struct Slow {
+    path: PathBuf,
+    delay_ms: Arc<AtomicU64>,
+}
+
+impl Slow {
+    /// A socket in this folder that leads to the TPM; each answer comes this much later.
+    ///
+    /// # Panics
+    /// When the socket cannot be made.
+    pub fn before(swtpm: &Swtpm, dir: &Path, delay: Duration) -> Self {
+        let path = dir.join("slow");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let (upstream, delay_ms) = (swtpm.socket(), Arc::new(AtomicU64::new(0)));
+        let slow = Self {
+            path,
+            delay_ms: delay_ms.clone(),
+        };
+        slow.set(delay);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = UnixStream::connect(&upstream) else {
+                    continue;
+                };
+                let _ = forward(client, server, &delay_ms);
+            }
+        });
+        slow
+    }
+
+    /// Its address, as a user gives it.
+    pub fn address(&self) -> String {
+        format!("swtpm:{}", self.path.display())
+    }
+
+    /// How much later an answer comes from now on, also the one that is under way.
+    pub fn set(&self, delay: Duration) {
+        self.delay_ms
+            .store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+/// One command and its answer at a time, as the socket of swtpm takes them.
+fn forward(
+    mut client: UnixStream,
+    mut server: UnixStream,
+    delay_ms: &AtomicU64,
+) -> std::io::Result<()> {
+    let one = |from: &mut UnixStream| {
+        let mut message = vec![0; 10];
+        from.read_exact(&mut message)?;
+        let len = u32::from_be_bytes([message[2], message[3], message[4], message[5]]);
+        message.resize((len as usize).max(10), 0);
+        from.read_exact(&mut message[10..])?;
+        Ok::<_, std::io::Error>(message)
+    };
+    loop {
+        let command = one(&mut client)?;
+        server.write_all(&command)?;
+        let answer = one(&mut server)?;
+        let came = Instant::now();
+        while came.elapsed() < Duration::from_millis(delay_ms.load(Ordering::Relaxed)) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        client.write_all(&answer)?;
     }
 }

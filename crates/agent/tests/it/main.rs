@@ -4,6 +4,7 @@
 mod delivery;
 mod erase;
 mod keylife;
+mod late;
 mod past;
 mod reveal;
 mod room;
@@ -42,6 +43,7 @@ impl Device {
         let token = fs::read_to_string(&settings.token_file).unwrap();
         let running = runtime.block_on(Builder::new(settings).start()).unwrap();
         let options = EnrolOptions {
+            key: jurat_agent::KeyPlace::Software,
             url: format!("https://localhost:{}", running.address.port()),
             token: token.trim().to_owned(),
             ca: Some(fs::read_to_string(collector.join("ca.pem")).unwrap()),

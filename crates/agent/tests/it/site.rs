@@ -66,6 +66,7 @@ impl Site {
         let script = Box::new(|_| Answer::Pass);
         let peer = Peer::start(server, client, running.address, script).unwrap();
         let options = EnrolOptions {
+            key: jurat_agent::KeyPlace::Software,
             url: format!("https://localhost:{}", peer.port()),
             token: token.trim().to_owned(),
             ca: Some(ca),

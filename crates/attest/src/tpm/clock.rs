@@ -1,9 +1,11 @@
 //! The TPM's clock and its counters: they only ever go forward.
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::{Malformed, Reader};
 
 /// `TPMS_CLOCK_INFO`, and the firmware that said it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     /// Milliseconds that the TPM was powered.
     pub clock_ms: u64,

@@ -132,12 +132,15 @@ fn device(host: &Host, id: &str) -> Device {
         device: id.into(),
         key: BASE64.encode(key().public_key()),
         key_kind: "software".into(),
+        evidence: None,
         machine: None,
         hostname: Some("host".into()),
         predecessor: None,
         proof: None,
     };
-    Device::new(host, "example.org", &enrolment, 0).unwrap().0
+    Device::new(host, "example.org", &enrolment, None, 0)
+        .unwrap()
+        .0
 }
 
 const DEVICES: [&str; 2] = [

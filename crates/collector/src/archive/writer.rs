@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jurat_disk::Time;
 use jurat_event::{EraseRequest, Kind, Ranges};
 use jurat_ledger::{Group, Ledger};
-use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, verify_reenrolment};
+use jurat_proof::{ForkProof, Frontier, Note, leaf_hash, sha256, verify_reenrolment};
 use jurat_sink::{Accepted, Predecessor};
 use jurat_witness::{Answer, origin_hash};
 use serde_json::{Map, json};
@@ -74,7 +74,7 @@ pub(crate) enum Ask {
 pub(crate) struct Again {
     pub(crate) predecessor: Predecessor,
     /// The new public key, and the old key's signature over it.
-    pub(crate) new_key: [u8; 32],
+    pub(crate) new_key: Vec<u8>,
     pub(crate) proof: Option<String>,
 }
 
@@ -136,15 +136,32 @@ pub(crate) fn refused_for_good(life: &Life) -> Option<Refused> {
 }
 
 /// What the leaf of an enrolment says: who may sign, and no secret.
-fn enrolled(device: &Device) -> Map<String, serde_json::Value> {
+///
+/// A device's keys in a TPM whose endorsement key another device showed are a machine that was set up anew, or two
+/// of which one is a copy: `same_tpm_as` names the others.
+fn enrolled(device: &Device, same: Vec<String>) -> Map<String, serde_json::Value> {
     let row = &device.row;
     let mut detail = Map::new();
     detail.insert("origin".into(), row.origin.clone().into());
     detail.insert("key".into(), row.key.clone().into());
     detail.insert("key_kind".into(), row.key_kind.clone().into());
     detail.insert("hostname".into(), json!(row.hostname));
+    if let Some(tpm) = &row.tpm {
+        let evidence = sha256(&[&tpm.evidence]).to_string();
+        detail.insert("evidence".into(), evidence.into());
+        detail.insert("ek".into(), tpm.ek.clone().into());
+        if let Some(maker) = &tpm.identity {
+            detail.insert("tpm".into(), json!(maker));
+        }
+    }
+    if !same.is_empty() {
+        detail.insert("same_tpm_as".into(), same.into());
+    }
     detail
 }
+
+/// The most devices that a leaf names.
+const SAME_MAX: usize = 16;
 
 /// Whom two heads show a fork.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -638,14 +655,46 @@ impl Writer {
         Ok(Done::Witnessed(answer))
     }
 
-    fn enrol(&self, round: &mut Round, device: Device) -> Result<Done, ArchiveError> {
+    fn enrol(&self, round: &mut Round, mut device: Device) -> Result<Done, ArchiveError> {
         if self.device(round, &device.row.id).is_some() {
             return Ok(Done::Taken);
         }
-        let detail = enrolled(&device);
-        self.own_entry(round, Kind::DeviceEnrolled, detail)?;
+        let detail = enrolled(&device, self.same_tpm(round, &device));
+        self.enrolment_leaf(round, &mut device, detail)?;
         Self::row(round, device)?;
         Ok(Done::Enrolled)
+    }
+
+    fn enrolment_leaf(
+        &self,
+        round: &mut Round,
+        device: &mut Device,
+        detail: Map<String, serde_json::Value>,
+    ) -> Result<(), ArchiveError> {
+        device.row.leaf = round.own.size();
+        if let Some(tpm) = &device.row.tpm {
+            let origin = device.row.origin.as_bytes();
+            let parts: [&[u8]; 3] = [&(origin.len() as u32).to_le_bytes(), origin, &tpm.evidence];
+            round.group.push(kind::EVIDENCE, &parts)?;
+        }
+        self.own_entry(round, Kind::DeviceEnrolled, detail)
+    }
+
+    /// The other devices whose keys are in a TPM with the same endorsement key.
+    fn same_tpm(&self, round: &Round, device: &Device) -> Vec<String> {
+        let Some(tpm) = &device.row.tpm else {
+            return Vec::new();
+        };
+        let state = self.archive.state();
+        let known = state.devices.values().chain(&round.enrolled);
+        let same = known.filter(|other| {
+            let theirs = other.row.tpm.as_ref();
+            other.row.id != device.row.id && theirs.is_some_and(|theirs| theirs.ek == tpm.ek)
+        });
+        let mut same: Vec<String> = same.map(|other| other.row.id.clone()).collect();
+        same.sort();
+        same.truncate(SAME_MAX);
+        same
     }
 
     fn row(round: &mut Round, device: Device) -> Result<(), ArchiveError> {
@@ -702,6 +751,8 @@ impl Writer {
         life.reenrolment_allowed = false;
         if lost {
             device.previous.clone_from(&newest.previous);
+            device.row.leaf = newest.row.leaf;
+            device.row.tpm.clone_from(&newest.row.tpm);
         } else {
             let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
             let (size, root) = (archived.size(), archived.root());
@@ -711,13 +762,13 @@ impl Writer {
                 std::cmp::Ordering::Equal => "another root than archived",
                 std::cmp::Ordering::Greater => "longer than archived",
             };
-            let mut detail = enrolled(&device);
+            let mut detail = enrolled(&device, self.same_tpm(round, &device));
             detail.insert("epoch".into(), device.epoch().into());
             detail.insert("predecessor".into(), json!(named));
             detail.insert("archived".into(), json!({ "size": size, "root": root }));
             detail.insert("head".into(), head.into());
             detail.insert("allowed_by".into(), allowed_by.into());
-            self.own_entry(round, Kind::DeviceEnrolled, detail)?;
+            self.enrolment_leaf(round, &mut device, detail)?;
             life.closed_by = Some(device.epoch());
             device.previous = Some(newest.clone());
         }

@@ -92,12 +92,15 @@ impl Bench {
             device: DEVICE.into(),
             key: BASE64.encode(new.public_key()),
             key_kind: "software".into(),
+            evidence: None,
             machine: None,
             hostname: Some("h".into()),
             predecessor: Some(predecessor),
             proof,
         };
-        self.collector.enroll(token.trim(), &enrolment).await
+        self.collector
+            .enroll(token.trim(), &enrolment, jurat_sink::no_tpm)
+            .await
     }
 
     fn head(&self) -> Predecessor {

@@ -107,6 +107,7 @@ fn enrolment(device: &str) -> Enrolment {
         device: device.into(),
         key: BASE64.encode(unnamed.public_key()),
         key_kind: "software".into(),
+        evidence: None,
         machine: None,
         hostname: None,
         predecessor: None,
@@ -185,12 +186,17 @@ impl Bench {
             .build()
             .unwrap();
         let enrolment = enrolment(DEVICE);
-        let wrong = collector.enroll("wrong", &enrolment).await;
+        let wrong = collector
+            .enroll("wrong", &enrolment, jurat_sink::no_tpm)
+            .await;
         assert!(
             matches!(wrong, Err(CollectorError::Identity(_))),
             "{wrong:?}"
         );
-        let enrolled = collector.enroll(token.trim(), &enrolment).await.unwrap();
+        let enrolled = collector
+            .enroll(token.trim(), &enrolment, jurat_sink::no_tpm)
+            .await
+            .unwrap();
         let log = Log::new(&enrolled.origin);
         Self {
             dir,
@@ -206,7 +212,9 @@ impl Bench {
 
     async fn enroll(&self, token: &str, device: &str) -> Result<Enrolled, CollectorError> {
         let enrolment = enrolment(device);
-        self.collector.enroll(token.trim(), &enrolment).await
+        self.collector
+            .enroll(token.trim(), &enrolment, jurat_sink::no_tpm)
+            .await
     }
 
     /// Another client, with a connection of its own.

@@ -250,6 +250,47 @@ impl Tpm {
         })
     }
 
+    /// `TPM2_GetCapability(TPM_CAP_HANDLES)`: the first handles from this one on.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn handles(&mut self, first: u32) -> Result<Vec<u32>, TpmError> {
+        let mut parameters = 1_u32.to_be_bytes().to_vec();
+        parameters.extend(first.to_be_bytes());
+        parameters.extend(64_u32.to_be_bytes());
+        let command = Command {
+            parameters,
+            ..Command::default()
+        };
+        let (_, out) = self.call(("GetCapability", 0x17a), &command, false)?;
+        read("GetCapability", &out, |reader| {
+            reader.take(5)?;
+            let count = reader.u32()?;
+            let handles = (0..count.min(64)).map(|_| reader.u32());
+            let handles = handles.collect::<Result<Vec<_>, _>>()?;
+            reader.end()?;
+            Ok(handles)
+        })
+    }
+
+    /// Flushes every object and session that is loaded. Where no resource manager keeps those of others apart, and
+    /// nobody else uses the TPM.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn flush_all(&mut self) -> Result<(), TpmError> {
+        /// Objects, HMAC sessions and policy sessions (Part 2, 7.4).
+        const KINDS: [u8; 3] = [0x80, 0x02, 0x03];
+        for kind in KINDS {
+            for handle in self.handles(u32::from(kind) << 24)? {
+                if handle >> 24 == u32::from(kind) {
+                    self.flush(handle)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// `TPM2_GetRandom`: at most 32 bytes at a time.
     ///
     /// # Errors
@@ -631,6 +672,20 @@ impl Tpm {
             Err(TpmError::Refused { code: 0x14c, .. }) => Ok(()),
             other => other.map(drop),
         }
+    }
+
+    /// `TPM2_NV_UndefineSpace` in the owner's hierarchy.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn nv_undefine(&mut self, index: u32) -> Result<(), TpmError> {
+        let command = Command {
+            handles: vec![RH_OWNER, index],
+            auths: vec![Auth::Value(&[])],
+            ..Command::default()
+        };
+        self.call(("NV_UndefineSpace", 0x122), &command, false)
+            .map(drop)
     }
 
     /// `TPM2_NV_Increment`.

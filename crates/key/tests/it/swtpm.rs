@@ -1,4 +1,3 @@
-use jurat_attest::binding::qualifying;
 use jurat_attest::ima::{Accepted, ImaError, List, PCR};
 use jurat_attest::tpm::{
     Attest, Attested, Expected, Hash, PcrSelection, QuoteError, Signature, Since, check_quote,
@@ -132,7 +131,7 @@ fn a_measurement_list_counts_as_far_as_the_tpm_quotes_it() {
         bank: Hash::Sha256,
         pcrs: 1 << PCR,
     }];
-    let qualifying = qualifying(b"example.org/log\n3\nroot\n", &[1; 32]);
+    let qualifying = [1; 32];
     let quoted = |tpm: &mut Tpm| {
         let quote = tpm.quote_with(&ak, &qualifying, &selection).unwrap();
         let expected = Expected {

@@ -71,12 +71,15 @@ fn next_epoch(host: &Host, public: [u8; 32]) -> Device {
         device: ID.into(),
         key: BASE64.encode(public),
         key_kind: "software".into(),
+        evidence: None,
         machine: None,
         hostname: None,
         predecessor: None,
         proof: None,
     };
-    Device::new(host, "example.org", &enrolment, 1).unwrap().0
+    Device::new(host, "example.org", &enrolment, None, 1)
+        .unwrap()
+        .0
 }
 
 /// What was answered before the crash.
@@ -160,7 +163,7 @@ fn live(disk: &SimDisk, answered: &mut Answered) -> Option<()> {
         let device = next_epoch(&open.archive.host, public);
         let again = Again {
             predecessor,
-            new_key: public,
+            new_key: public.to_vec(),
             proof: None,
         };
         let done = open.ask(Ask::Reenrol(Box::new(device), again)).ok()?;
