@@ -84,7 +84,7 @@ fn test(slow: bool) -> Result<bool> {
     let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
     let mut runs = vec![vec!["--workspace", "--no-fail-fast"]];
     if slow {
-        // Judging quotes of enclaves needs a hundred crates that nothing else needs.
+        // Judging quotes of enclaves needs many crates that nothing else needs.
         runs.push(vec!["-p", "jurat-attest", "--features", "tee"]);
     }
     let (mut passed, mut failed, mut good) = (0, 0, true);

@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions, create_dir, remove_dir};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use jurat_attest::report_data;
+
 /// The longest quote that is read: what Linux gives is at most half of it.
 const QUOTE_BYTES_MAX: u64 = 64 * 1024;
 /// The longest of the files that hold a word.
@@ -74,11 +76,12 @@ pub enum EnclaveError {
 }
 
 impl Enclave {
-    /// A quote with these report data in it.
+    /// A quote of what is bound ([`jurat_attest::quote_binding`]): its report data are these 32 bytes and zeros.
     ///
     /// # Errors
     /// [`EnclaveError`]; after `Raced` and `ReportData` it may be tried again.
-    pub fn quote(&self, report_data: &[u8; 64]) -> Result<EnclaveQuote, EnclaveError> {
+    pub fn quote(&self, binding: &[u8; 32]) -> Result<EnclaveQuote, EnclaveError> {
+        let report_data = &report_data(binding);
         let quote = match self {
             Self::Gramine(root) => gramine(root, report_data)?,
             Self::Tsm(root, name) => {

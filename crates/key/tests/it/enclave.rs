@@ -8,7 +8,17 @@ use std::thread::{self, JoinHandle};
 
 use jurat_key::enclave::{Enclave, EnclaveError, EnclaveKind, EnclaveQuote};
 
-const DATA: [u8; 64] = [7; 64];
+const BINDING: [u8; 32] = [7; 32];
+/// The binding, and zeros.
+const DATA: [u8; 64] = {
+    let mut data = [0; 64];
+    let mut at = 0;
+    while at < 32 {
+        data[at] = BINDING[at];
+        at += 1;
+    }
+    data
+};
 
 fn quote_of(data: &[u8]) -> Vec<u8> {
     [&[1; 368][..], data, &[2; 4000]].concat()
@@ -29,7 +39,7 @@ fn gramine(dir: &Path, kind: &str, quote: &[u8]) -> Enclave {
 fn gramine_is_given_the_report_data_and_its_quote_is_of_them() {
     let dir = tempfile::tempdir().unwrap();
     let enclave = gramine(dir.path(), "dcap", &quote_of(&DATA));
-    let quote = enclave.quote(&DATA).unwrap();
+    let quote = enclave.quote(&BINDING).unwrap();
     let expected = EnclaveQuote {
         kind: EnclaveKind::Sgx,
         quote: quote_of(&DATA),
@@ -43,7 +53,7 @@ fn gramine_is_given_the_report_data_and_its_quote_is_of_them() {
 #[test]
 fn what_is_no_quote_of_these_data_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let judge = |kind: &str, quote: &[u8]| gramine(dir.path(), kind, quote).quote(&DATA);
+    let judge = |kind: &str, quote: &[u8]| gramine(dir.path(), kind, quote).quote(&BINDING);
     let none = judge("none", &[]);
     assert!(matches!(none, Err(EnclaveError::Kind(kind)) if kind == "none"));
     let other = judge("dcap", &quote_of(&[8; 64]));
@@ -51,7 +61,7 @@ fn what_is_no_quote_of_these_data_is_refused_by_name() {
     let long = judge("dcap", &vec![7; 64 * 1024 + 1]);
     assert!(matches!(long, Err(EnclaveError::TooLong(_))), "{long:?}");
     fs::remove_file(dir.path().join("user_report_data")).unwrap();
-    let no_file = Enclave::Gramine(dir.path().to_owned()).quote(&DATA);
+    let no_file = Enclave::Gramine(dir.path().to_owned()).quote(&BINDING);
     let Err(EnclaveError::Io { path, source, .. }) = no_file else {
         panic!("{no_file:?}");
     };
@@ -91,7 +101,7 @@ fn a_guest_quotes_what_it_is_given() {
             quote: quote_of(&DATA),
             certificates: certificates.to_vec(),
         };
-        assert_eq!(enclave.quote(&DATA).unwrap(), expected);
+        assert_eq!(enclave.quote(&BINDING).unwrap(), expected);
         assert_eq!(guest.join().unwrap(), DATA);
     }
 }
@@ -101,7 +111,7 @@ fn a_quote_that_another_process_may_have_changed_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
     let guest = guest(dir.path().join("jurat"), "tdx_guest", 2);
     let enclave = Enclave::Tsm(dir.path().to_owned(), "jurat".into());
-    let raced = enclave.quote(&DATA);
+    let raced = enclave.quote(&BINDING);
     assert!(matches!(raced, Err(EnclaveError::Raced(3))), "{raced:?}");
     guest.join().unwrap();
 }
@@ -111,10 +121,10 @@ fn a_machine_without_an_enclave_and_an_unknown_provider_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("report");
     let enclave = Enclave::Tsm(root.clone(), "jurat".into());
-    let none = enclave.quote(&DATA);
+    let none = enclave.quote(&BINDING);
     assert!(matches!(none, Err(EnclaveError::Io { .. })), "{none:?}");
     fs::create_dir_all(root.join("jurat")).unwrap();
     fs::write(root.join("jurat/provider"), "cca_guest\n").unwrap();
-    let unknown = enclave.quote(&DATA);
+    let unknown = enclave.quote(&BINDING);
     assert!(matches!(unknown, Err(EnclaveError::Kind(kind)) if kind == "cca_guest"));
 }
