@@ -6,10 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
 use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
-use jurat_key::{Secret, SoftwareKey};
+use jurat_key::{Secret, SoftwareKey, der_signature};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, ForkProof, Note, Receipt, Record, RecordReader, Selection,
@@ -117,6 +119,7 @@ fn main() {
         dir,
         &Selection::All,
         &Withhold::default(),
+        jurat_seal::Enrolled::default(),
         &mut bundle,
     )
     .unwrap();
@@ -155,6 +158,7 @@ fn main() {
     texts();
     measurements();
     peers(&note);
+    signer();
 }
 
 fn witness_policy(witness: &SoftwareKey) -> String {
@@ -361,4 +365,12 @@ fn peers(note: &Note) {
         "signed",
         format!("1790000000 0123456789abcdef zstd {header}\nbody"),
     );
+}
+
+fn signer() {
+    let point = BASE64.encode(p256_key().verifier_key().key.bytes());
+    seed("signer", "hello", format!("jurat-signer/v1 {point}"));
+    let signature = BASE64.encode(der_signature(&[1; 32], &[0x81; 32]));
+    seed("signer", "ok", format!("ok {signature}"));
+    seed("signer", "error", "error \u{1b}[31mno credit\u{202e}\r");
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jurat_collector::fuzzing::enroll;
 use jurat_disk::{FixedClock, Host, replace};
-use jurat_proof::{Digest, Receipt, Request, Signer as _};
+use jurat_key::external::Answer;
+use jurat_proof::{Digest, Receipt, Request, Signer as _, VerifierKey};
 use jurat_sink::{
     Accepted, CollectorError, Enrolled, Enrolment, FrontierAnswer, check_accepted, understand,
 };
@@ -108,5 +109,18 @@ pub fn enrolment(data: &[u8]) {
         assert_eq!(id, enrolment.device);
         assert_eq!(origin, format!("example.org/jurat/{id}/0"));
         assert!(!origin.contains(char::is_whitespace));
+    }
+}
+
+/// A line that an external signer answers.
+pub fn signer(data: &[u8]) {
+    match Answer::parse(data) {
+        Some(Answer::Hello(point)) => {
+            VerifierKey::p256(ORIGIN, point).expect("a point that is taken can verify");
+        }
+        Some(Answer::Refused(words)) => {
+            assert!(words.chars().count() <= 200 && !words.contains(char::is_control));
+        }
+        Some(Answer::Signature(_)) | None => {}
     }
 }

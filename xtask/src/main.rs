@@ -16,11 +16,14 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 cargo xtask test [--slow]   format, lints, every test, documentation
-                            --slow: more kills (200), more cases, quotes of enclaves
+                            --slow: more kills (200) and more cases
 cargo xtask fuzz TARGET [SECONDS]   runs a target of fuzz/ under libFuzzer (60 s); a C++ compiler is needed
 cargo xtask vectors         writes vectors/ anew: the bundles that every verifier must judge alike
 cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
 cargo xtask bench build     the CPU time of a clean build: minutes, so only when asked for";
+
+/// Parts that are not built unless asked for.
+const OPTIONAL: &str = "jurat-key/pkcs11";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -61,6 +64,8 @@ fn test(slow: bool) -> Result<bool> {
             "--release",
             "--workspace",
             "--all-targets",
+            "--features",
+            OPTIONAL,
             "--",
             "-D",
             "warnings",
@@ -72,6 +77,8 @@ fn test(slow: bool) -> Result<bool> {
         "--workspace",
         "--no-deps",
         "--document-private-items",
+        "--features",
+        OPTIONAL,
     ];
     step(
         "documentation",
@@ -80,46 +87,29 @@ fn test(slow: bool) -> Result<bool> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
 
-    println!("\n== tests");
     let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
-    let mut runs = vec![vec!["--workspace", "--no-fail-fast"]];
-    if slow {
-        // Judging quotes of enclaves needs many crates that nothing else needs.
-        runs.push(vec!["-p", "jurat-attest", "--features", "tee"]);
-    }
+    let more = slow.then_some([("JURAT_KILLS", "200"), ("PROPTEST_CASES", "5000")]);
     let (mut passed, mut failed, mut good) = (0, 0, true);
-    for run in runs {
+    // What is shipped is tested without the optional parts; those then by themselves, with their crate alone.
+    let shipped = ["--workspace", "--no-fail-fast"];
+    let optional = ["-p", "jurat-key", "--features", OPTIONAL, "pkcs11::"];
+    let mut runs = vec![("tests", &shipped[..]), ("optional tests", &optional)];
+    // Many crates that nothing else needs: minutes to build.
+    let enclaves = ["-p", "jurat-attest", "--features", "tee", "tee::"];
+    if slow {
+        runs.push(("quotes of enclaves", &enclaves));
+    }
+    for (name, args) in runs {
+        println!("\n== {name}");
         let mut command = Command::new("cargo");
         command
             .args(["test", "--release"])
-            .args(run)
-            .env("JURAT_SKIPS", &skips);
-        if slow {
-            command
-                .env("JURAT_KILLS", "200")
-                .env("PROPTEST_CASES", "5000");
-        }
-        let mut child = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting cargo test")?;
-        for line in BufReader::new(child.stdout.take().context("reading cargo test")?).lines() {
-            let line = line.context("reading cargo test")?;
-            println!("{line}");
-            if let Some(counts) = line.strip_prefix("test result:") {
-                let count = |word: &str| {
-                    let before = counts.split(word).next().unwrap_or_default().trim_end();
-                    before
-                        .rsplit([' ', '.', ';'])
-                        .next()
-                        .and_then(|n| n.parse::<u64>().ok())
-                        .unwrap_or(0)
-                };
-                passed += count(" passed");
-                failed += count(" failed");
-            }
-        }
-        good &= child.wait().context("waiting for cargo test")?.success();
+            .args(args)
+            .env("JURAT_SKIPS", &skips)
+            .envs(more.into_iter().flatten());
+        let ran = count(&mut command)?;
+        (passed, failed) = (passed + ran.passed, failed + ran.failed);
+        good &= ran.good && ran.failed == 0 && ran.passed > 0;
     }
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let _ = fs::remove_file(&skips);
@@ -132,7 +122,45 @@ fn test(slow: bool) -> Result<bool> {
         "{passed} passed, {failed} failed, {} skipped",
         skipped.len()
     );
-    Ok(good && failed == 0 && passed > 0)
+    Ok(good)
+}
+
+/// What a run of `cargo test` came to.
+struct Ran {
+    passed: u64,
+    failed: u64,
+    good: bool,
+}
+
+/// Runs `cargo test`, shows what it says and adds up.
+fn count(command: &mut Command) -> Result<Ran> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting cargo test")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(child.stdout.take().context("reading cargo test")?).lines() {
+        let line = line.context("reading cargo test")?;
+        println!("{line}");
+        if let Some(counts) = line.strip_prefix("test result:") {
+            let count = |word: &str| {
+                let before = counts.split(word).next().unwrap_or_default().trim_end();
+                before
+                    .rsplit([' ', '.', ';'])
+                    .next()
+                    .and_then(|n| n.parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
+            passed += count(" passed");
+            failed += count(" failed");
+        }
+    }
+    let good = child.wait().context("waiting for cargo test")?.success();
+    Ok(Ran {
+        passed,
+        failed,
+        good,
+    })
 }
 
 /// Builds with the coverage that libFuzzer steers by and runs one target on its corpus, on stable: the

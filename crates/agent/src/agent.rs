@@ -25,6 +25,7 @@ use crate::enrol::{EnrolError, Enrolment};
 use crate::keys::Keys;
 use crate::marks::Marks;
 use crate::pipeline::Pipeline;
+use crate::quoting::Quoting;
 use crate::receipts::ReceiptStatus;
 use crate::requests::{Answer, Request, RequestError, Requests};
 use crate::rotate::KeyFiles;
@@ -196,7 +197,7 @@ pub struct Agent {
     state_dir: PathBuf,
     pub(crate) enrolment: Enrolment,
     pub(crate) sealer: Sealer,
-    pipeline: Pipeline,
+    pub(crate) pipeline: Pipeline,
     tail: Tail,
     watch: Watch,
     bell: Arc<Bell>,
@@ -233,8 +234,10 @@ pub struct Agent {
     signing: Option<Signing>,
     /// The key does not sign: since when, and how many leaves were signed by then.
     key_silent: Option<(Instant, u64)>,
-    /// A key that refused is not asked again before this.
-    key_at: Instant,
+    /// The key, or the TPM that holds it, is not asked again before this.
+    pub(crate) key_at: Instant,
+    /// Where a TPM holds the keys.
+    pub(crate) quoting: Option<Quoting>,
     _uploader: Handle,
 }
 
@@ -256,6 +259,10 @@ impl Agent {
         let key_files = KeyFiles::new(&home);
         let loaded = Keys::load(host, &home, &enrolment)?;
         let signers = loaded.signers;
+        let quoting = match &loaded.chip {
+            Some(chip) => Some(Quoting::start(chip, &enrolment, inputs)?),
+            None => None,
+        };
         let signing = if signers.iter().any(|signer| signer.is_slow()) {
             let wake = inputs.sender();
             let signing = Signing::signing(move || drop(wake.send(Input::Signed)));
@@ -382,6 +389,7 @@ impl Agent {
             signing,
             key_silent: None,
             key_at: now,
+            quoting,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
         };
         agent.meet_the_collector(inputs)?;
@@ -477,6 +485,7 @@ impl Agent {
     ) -> Result<Status, AgentError> {
         self.tail.scan();
         let seal = self.config.seal.clone();
+        let attest = self.config.attest.clone();
         let every = |seconds| Duration::from_secs(seconds);
         let mut next_scan = Instant::now() + every(seal.scan_s);
         let mut next_status = Instant::now();
@@ -550,6 +559,7 @@ impl Agent {
 
             // 3. Make it durable, and 4. seal it.
             self.take_signature(Duration::ZERO)?;
+            self.take_quote(&attest)?;
             if now >= next_status {
                 self.rotate_if_asked()?;
             }
@@ -589,11 +599,12 @@ impl Agent {
                 && in_batch_since.is_none()
                 && self.unsaved.is_none()
                 && !self.sealer.has_unsigned();
+            let quoted = self.quoting.as_ref().is_none_or(Quoting::is_settled);
             let delivered = self.cursor.size >= self.sealer.head().size;
             let finished = match finish {
                 Finish::Never => false,
                 Finish::WhenSealed => done,
-                Finish::WhenDelivered => done && delivered,
+                Finish::WhenDelivered => done && delivered && quoted,
             };
             if now >= next_status || finished {
                 let status = self.status("running");
@@ -689,7 +700,11 @@ impl Agent {
             "withheld": self.pipeline.counters.withheld,
             "shed": self.shed,
         });
-        let counters = counters.as_object().cloned().unwrap_or_default();
+        let mut counters = counters.as_object().cloned().unwrap_or_default();
+        // The newest statement about the machine that all of this was sealed on.
+        if let Some(leaf) = self.quoting.as_ref().and_then(Quoting::leaf) {
+            counters.insert("quote".into(), leaf.into());
+        }
         let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
@@ -942,6 +957,10 @@ impl Agent {
             Delivery::Located { position, size } => self.cursor = Cursor { position, size },
             Delivery::Accepted { accepted, position } => {
                 self.problem = None;
+                if let Some(quoting) = &mut self.quoting {
+                    quoting.note = Some(accepted.note.clone());
+                    quoting.wanted |= accepted.quote;
+                }
                 self.cursor = Cursor {
                     position,
                     size: accepted.size,

@@ -23,6 +23,8 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// How patient delivery is.
     pub delivery: DeliveryConfig,
+    /// How often the machine's TPM is asked for its state, where it holds the keys.
+    pub attest: AttestConfig,
 }
 
 /// A folder whose files are read.
@@ -159,6 +161,36 @@ impl Default for DeliveryConfig {
             retry_max_ms: 60_000,
             receipt_s: 30,
             receipt_missing_s: 60,
+        }
+    }
+}
+
+/// When a TPM is asked for a quote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuoteWhen {
+    /// At the start, on demand, and after so much activity.
+    #[default]
+    Interval,
+    /// And after each batch, as far as the TPM is fast enough.
+    EachBatch,
+}
+
+/// How often the machine's TPM is asked for its state.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttestConfig {
+    /// When.
+    pub quote: QuoteWhen,
+    /// After so many seconds of activity, at the latest.
+    pub quote_s: u64,
+}
+
+impl Default for AttestConfig {
+    fn default() -> Self {
+        Self {
+            quote: QuoteWhen::Interval,
+            quote_s: 60,
         }
     }
 }
@@ -317,9 +349,12 @@ impl Config {
             self.delivery.retry_max_ms / 1_000,
             self.delivery.receipt_s,
             self.delivery.receipt_missing_s,
+            self.attest.quote_s,
         ];
         if seconds.iter().any(|seconds| *seconds > SECONDS_MAX) {
-            return Err(format!("seal and delivery: at most {SECONDS_MAX} seconds"));
+            return Err(format!(
+                "seal, delivery and attest: at most {SECONDS_MAX} seconds"
+            ));
         }
         let delivery = &self.delivery;
         if delivery.timeout_s == 0
@@ -394,7 +429,7 @@ impl Config {
 /// `JURAT_SEAL_BATCH_S` is `batch_s` in `[seal]`.
 fn setting(name: &str) -> Option<(&'static str, String)> {
     let rest = name.strip_prefix("JURAT_")?.to_ascii_lowercase();
-    ["filter", "redact", "seal", "ledger", "delivery"]
+    ["filter", "redact", "seal", "ledger", "delivery", "attest"]
         .into_iter()
         .find_map(|section| {
             let setting = rest.strip_prefix(section)?.strip_prefix('_')?;

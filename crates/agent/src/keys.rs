@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
 use jurat_key::tpm::{Address, Challenge, Chip, ChipError, ChipKey, Role};
 use jurat_key::{HeldKey as _, HeldSigner, KeyError, Secret, Signer, SoftwareKey};
+use jurat_seal::Enrolled;
 use jurat_sink::{Challenged, no_tpm};
 use serde::{Deserialize, Serialize};
 
@@ -224,11 +225,14 @@ impl Keys {
     }
 }
 
-/// What a bundle carries of the enrolment: the evidence, and the receipt of its leaf.
-pub(crate) fn attestation(host: &Host, home: &Path) -> Option<(Vec<u8>, Vec<u8>)> {
+/// What a bundle of the epoch in this folder carries of its enrolment.
+pub fn enrolled(host: &Host, home: &Path) -> Enrolled {
     let file = |name: &str| {
         let path = home.join("keys").join(name);
         read(&*host.disk, &path, EVIDENCE_BYTES_MAX).ok()
     };
-    Some((file(EVIDENCE)?, file(ENROLMENT_RECEIPT)?))
+    Enrolled {
+        receipt: file(ENROLMENT_RECEIPT),
+        evidence: file(EVIDENCE),
+    }
 }

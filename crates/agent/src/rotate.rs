@@ -311,6 +311,9 @@ pub fn rotate_key(
 impl Agent {
     /// Carries out a rotation that was asked for. What a crash or a full disk interrupted is gone on with.
     pub(crate) fn rotate_if_asked(&mut self) -> Result<(), AgentError> {
+        if self.enrolment.key != KeyPlace::Software {
+            return Ok(());
+        }
         let Some(request) = self.key_files.asked(&self.host) else {
             self.promote();
             return Ok(());

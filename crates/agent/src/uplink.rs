@@ -97,6 +97,7 @@ impl Uplink {
             leaves_withheld: known.leaves_withheld,
             payloads_missing: known.payloads_missing,
             witnessed: known.witnessed,
+            quote: false,
         };
         self.check(&accepted).is_ok().then_some(accepted)
     }

@@ -7,6 +7,7 @@ pub mod ek;
 pub mod eventlog;
 mod evidence;
 pub mod ima;
+mod offline;
 mod quoted;
 #[cfg(feature = "tee")]
 pub mod tee;
@@ -16,7 +17,8 @@ pub use bytes::Base64;
 pub use evidence::{
     Certified, EVIDENCE_BYTES_MAX, Evidence, EvidenceError, Shown, certify_binding,
 };
+pub use offline::Offline;
 pub use quoted::{
-    After, Finding, Good, Heads, History, Judge, QuoteLeaf, Quotes, SELECTION, Signed, Status,
+    After, Finding, Good, Heads, History, Judge, QuoteLeaf, SELECTION, Signed, Status, Tally,
     quote_binding, report_data, write_pcrs,
 };

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use jurat_proof::{Checkpoint, Cosignature, Digest, Note, Signature as NoteSignature, VerifierKey};
+use jurat_proof::{
+    Checkpoint, Cosignature, Digest, Note, Quotes, Signature as NoteSignature, VerifierKey,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -126,7 +128,9 @@ pub fn report_data(binding: &[u8; 32]) -> [u8; 64] {
 pub fn write_pcrs(values: &PcrValues) -> BTreeMap<String, BTreeMap<u8, String>> {
     let mut banks: BTreeMap<String, BTreeMap<u8, String>> = BTreeMap::new();
     for ((bank, pcr), value) in &values.0 {
-        let hex = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = value
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         banks
             .entry(bank.name().into())
             .or_default()
@@ -193,6 +197,8 @@ findings! {
     After = "quote.after" true "the cosignature that it was made after is none",
     Clock = "quote.clock" true "the TPM's clock or its count of starts ran backwards",
     Counter = "quote.counter" true "the TPM's counter of starts did not go forward: an earlier state of it",
+    Many = "quote.many" true "one of too many at once; it was not looked at",
+    Stale = "quote.stale" false "made long after what it names: it says nothing of now",
     Missed = "quote.missed" false "the TPM's counter has starts that this log does not have",
     Firmware = "quote.firmware" false "the TPM's firmware changed",
     Pcrs = "quote.pcrs" false "PCRs changed without a start of the machine",
@@ -252,6 +258,12 @@ impl Heads {
             self.0.pop_front();
         }
         self.0.push_back((size, root));
+    }
+
+    /// The newest of them, the newest last.
+    pub fn newest(&self, count: usize) -> Vec<(u64, Digest)> {
+        let from = self.0.len().saturating_sub(count);
+        self.0.iter().skip(from).copied().collect()
     }
 
     /// Whether this is one of them; `None` when it lies before all that are known.
@@ -409,79 +421,79 @@ pub enum Status {
     Contraindicated,
 }
 
-/// What all quotes of a range say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Quotes {
-    /// In one word.
-    pub status: Status,
-    /// Quotes that count.
-    pub good: u64,
-    /// Quotes that do not.
-    pub bad: u64,
-    /// Of those that count: how many nothing says when they were made.
-    pub undated: u64,
-    /// The newest head that one of them binds.
-    pub size: Option<u64>,
-    /// Starts of the machine between them.
-    pub reboots: u64,
-    /// The longest time in which one of them was made: from the cosignature that it was made after to the first
-    /// one by a witness over its leaf, in seconds.
-    pub window_s: Option<u64>,
-    /// Leaves and what is wrong with them, the first 1,000.
-    pub findings: Vec<(u64, Finding)>,
-    #[serde(skip)]
+/// What all quotes of a range say, so far.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    status: Status,
+    quotes: Quotes,
     waiting: Vec<(u64, u64)>,
 }
 
-impl Quotes {
+impl Tally {
     /// Takes what was found of the quote in this leaf.
     pub fn take(&mut self, seq: u64, good: Option<&Good>, findings: &[Finding]) {
+        let quotes = &mut self.quotes;
         match good {
             Some(good) => {
-                self.good += 1;
-                self.size = self.size.max(good.size);
-                self.reboots += u64::from(good.rebooted);
+                quotes.good += 1;
+                quotes.size = quotes.size.max(good.size);
+                quotes.reboots += u64::from(good.rebooted);
                 match good.after_s {
                     // Bounded by heads: each empties it.
                     Some(after_s) if self.waiting.len() < HEADS_MAX => {
                         self.waiting.push((seq, after_s));
                     }
-                    _ => self.undated += 1,
+                    _ => quotes.undated += 1,
                 }
             }
-            None => self.bad += 1,
+            None => quotes.bad += 1,
         }
         for finding in findings {
-            if self.findings.len() < FINDINGS_MAX {
-                self.findings.push((seq, *finding));
+            if quotes.findings.len() < FINDINGS_MAX {
+                quotes.findings.push((seq, finding.code()));
             }
         }
-        let worst = if findings.iter().any(|finding| finding.is_severe()) {
-            Status::Contraindicated
-        } else if !findings.is_empty() {
-            Status::Warning
-        } else {
-            Status::Affirming
-        };
-        self.status = self.status.worse(worst);
+        self.status = self.status.worse(Status::of(findings));
     }
 
     /// Takes the next head that a witness cosigned.
     pub fn cosigned(&mut self, size: u64, time_s: u64) {
         for (_, after_s) in self.waiting.extract_if(.., |(seq, _)| *seq < size) {
             let window = time_s.saturating_sub(after_s);
-            self.window_s = self.window_s.max(Some(window));
+            self.quotes.window_s = self.quotes.window_s.max(Some(window));
         }
     }
 
-    /// Ends: what no witness cosigned has no later bound.
-    pub fn finish(&mut self) {
-        self.undated += self.waiting.len() as u64;
-        self.waiting.clear();
+    /// All that they say. What no witness cosigned has no later bound: it is undated.
+    pub fn finish(mut self) -> Quotes {
+        self.quotes.undated += self.waiting.len() as u64;
+        self.quotes.status = self.status.name();
+        self.quotes
     }
 }
 
 impl Status {
+    /// What these findings of one quote make of it.
+    pub fn of(findings: &[Finding]) -> Self {
+        if findings.iter().any(|finding| finding.is_severe()) {
+            Self::Contraindicated
+        } else if findings.is_empty() {
+            Self::Affirming
+        } else {
+            Self::Warning
+        }
+    }
+
+    /// The word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Affirming => "affirming",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
+        }
+    }
+
     fn worse(self, other: Self) -> Self {
         if (other as u8) > self as u8 {
             other

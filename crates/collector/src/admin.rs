@@ -5,12 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
+use jurat_attest::{Finding, Status};
 use jurat_disk::{Host, read, replace};
 use jurat_event::EraseRequest;
 use jurat_ledger::LedgerError;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, Ask, Done as Written};
+use crate::attested::Attested;
 use crate::{ArchiveError, Refused};
 
 /// What an operator orders.
@@ -118,8 +120,44 @@ pub struct EpochReport {
     pub heard_at: u64,
     /// Leaves archived.
     pub size: u64,
+    /// What its machine said of itself, where a TPM holds its keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<AttestationReport>,
     /// How it stands; only `active` when nothing else is true.
     pub standing: Vec<Standing>,
+}
+
+/// What the newest quote of a machine makes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttestationReport {
+    /// In one word.
+    pub status: Status,
+    /// What was found of it.
+    pub findings: Vec<Finding>,
+    /// Its leaf.
+    pub seq: u64,
+    /// When it came, in seconds since 1970.
+    pub at: u64,
+    /// How long before that it was made at the earliest, in seconds; absent when nothing says.
+    pub age_s: Option<u64>,
+    /// Quotes that counted.
+    pub good: u64,
+    /// Quotes that did not.
+    pub bad: u64,
+}
+
+impl From<&Attested> for AttestationReport {
+    fn from(attested: &Attested) -> Self {
+        Self {
+            status: attested.status,
+            findings: attested.findings.clone(),
+            seq: attested.seq,
+            at: attested.at,
+            age_s: attested.age_s,
+            good: attested.good,
+            bad: attested.bad,
+        }
+    }
 }
 
 /// A device.

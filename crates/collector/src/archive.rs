@@ -31,6 +31,7 @@ use jurat_witness::{Seen, origin_hash};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{DeviceReport, EpochReport, Standing};
+use crate::attested::Attested;
 use crate::devices::{self, Device};
 use crate::ingest::{
     INCONSISTENT, Judged, Known, Refused, another_root, begins_at, decompress, judge, with_head,
@@ -195,6 +196,9 @@ struct Line {
     /// The first signed head that came with entries that do not give it. The log goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     disputed: Option<Disputed>,
+    /// What its machine said of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attested: Option<Attested>,
 }
 
 /// A head that another history would have, or that was sent with wrong entries: which, nobody can say until the
@@ -457,6 +461,8 @@ pub(crate) struct Prepared {
     boots: Vec<String>,
     /// Payloads that came and are not stored, because the operator erased them before: by whom, and why.
     erased: Vec<(EraseRequest, Ranges)>,
+    /// What is news of the device's quotes: details of leaves.
+    attested: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl Archive {
@@ -698,6 +704,14 @@ impl Archive {
         self.state().devices.get(id).cloned()
     }
 
+    /// The device whose log this is, as that epoch knows it.
+    fn device_of(&self, origin: &str) -> Option<Arc<Device>> {
+        let id = origin.rsplit('/').nth(1)?;
+        let newest = self.device(id);
+        let mut epochs = std::iter::successors(newest.as_ref(), |device| device.previous.as_ref());
+        epochs.find(|device| device.row.origin == origin).cloned()
+    }
+
     /// What became of a log.
     pub(crate) fn life(&self, origin: &str) -> Option<Arc<Life>> {
         self.state().lives.get(origin).cloned()
@@ -887,6 +901,7 @@ impl Archive {
             leaves_withheld: line.leaves_withheld,
             payloads_missing: line.payloads_missing,
             witnessed: line.witnessed(),
+            quote: false,
         }
     }
 
@@ -926,6 +941,7 @@ impl Archive {
             line.time = last.time;
             line.fork.clone_from(&last.fork);
             line.disputed.clone_from(&last.disputed);
+            line.attested.clone_from(&last.attested);
             // The entries that give it came.
             line.disputed
                 .take_if(|head| (head.size, head.root) == (size, judged.root));
@@ -951,6 +967,12 @@ impl Archive {
             });
         }
         let now = self.host.clock.now().unix_s();
+        let mut attested = Vec::new();
+        if let Some(device) = self.device_of(origin).filter(|device| device.ak.is_some()) {
+            let [witness, archive, _] = self.verifier_keys();
+            let standing = line.attested.get_or_insert_default();
+            attested = standing.take(&device, &[archive, witness], &judged.said, now);
+        }
         let mut note = judged.note.clone();
         // Only the device's own signature is kept: foreign lines would be stored for nothing.
         let signed_by = &judged.signed_by;
@@ -976,6 +998,7 @@ impl Archive {
             rotations: judged.rotations.clone(),
             boots: judged.boots.clone(),
             erased: Vec::new(),
+            attested,
         })
     }
 
@@ -1030,6 +1053,7 @@ impl Archive {
             // They stand before others that came earlier.
             boots: Vec::new(),
             erased,
+            attested: Vec::new(),
         })
     }
 
@@ -1112,6 +1136,7 @@ impl State {
             enrolled_at: row.enrolled_at,
             heard_at: self.silence.heard_at(&row.origin).unwrap_or(heard_at),
             size: line.map_or(0, |line| line.size),
+            attestation: line.and_then(|line| line.attested.as_ref()).map(Into::into),
             standing,
         }
     }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_attest::Base64;
 use jurat_attest::ek::Identity;
+use jurat_attest::tpm::Public;
+use jurat_attest::{Base64, Evidence};
 use jurat_disk::Host;
 use jurat_key::Secret;
 use jurat_ledger::{Ledger, Options};
@@ -93,6 +94,14 @@ pub(crate) struct Device {
     pub(crate) hmac: Secret,
     /// The epoch before this one.
     pub(crate) previous: Option<Arc<Device>>,
+    /// The attestation key of its TPM.
+    pub(crate) ak: Option<Public>,
+}
+
+/// The attestation key in evidence that was checked when it was taken.
+fn ak_of(row: &Row) -> Option<Public> {
+    let evidence = Evidence::parse(&row.tpm.as_ref()?.evidence).ok()?;
+    Public::parse(&evidence.ak).ok()
 }
 
 impl Device {
@@ -155,6 +164,7 @@ impl Device {
             leaf: 0,
         };
         let device = Self {
+            ak: ak_of(&row),
             row,
             key,
             hmac,
@@ -168,6 +178,7 @@ impl Device {
         let key = VerifierKey::parse(&row.key).ok()?;
         let hmac = Secret::from_base64(&row.hmac_key)?;
         Some(Self {
+            ak: ak_of(&row),
             row,
             key,
             hmac,

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jurat_disk::Disk;
+use jurat_event::Kind;
 use jurat_ledger::Reader;
 use jurat_proof::{
-    Checkpoint, Exported, Note, Passing, Receipt, Record, RecordReader, Selection, Withhold,
-    inclusion_ranges, leaf_hash,
+    Checkpoint, Enrolled, EntryView, Exported, Note, Passing, Receipt, Record, RecordReader,
+    Selection, Withhold, inclusion_ranges, leaf_hash,
 };
 
 use crate::archive::{Archive, ArchiveError, instead_of, kind, split_upload};
@@ -104,6 +105,19 @@ pub(crate) fn upload_at(
     instead_of(&open, position)
 }
 
+/// Whether an entry of the own log says that this log's key is enrolled, and that it is not a file.
+fn says_enrolled(entry: &[u8], origin: &str) -> bool {
+    let Ok(view) = EntryView::parse(entry) else {
+        return false;
+    };
+    let detail = view.detail_map();
+    view.is(Kind::DeviceEnrolled)
+        && detail.get("origin").is_some_and(|found| found == origin)
+        && detail
+            .get("key_kind")
+            .is_some_and(|kind| kind != "software")
+}
+
 /// An archive up to a position, for reading.
 struct Archived {
     disk: Arc<dyn Disk>,
@@ -174,6 +188,7 @@ impl Archived {
             wanted,
             withhold,
             &mut |size| self.receipt(origin, size).unwrap_or_default(),
+            self.enrolled(origin)?,
             out,
         )?)
     }
@@ -181,12 +196,39 @@ impl Archived {
     /// The proof that the collector's own log holds this head, under the newest head that covers it: rather one
     /// that outside witnesses cosigned, and rather one that their quorum did; `None` when no head covers it yet.
     fn receipt(&self, origin: &str, size: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        self.receipt_where(&|entry| says_accepted(entry, origin, size))
+    }
+
+    /// What is here of the enrolment of a log whose key is not a file.
+    fn enrolled(&self, origin: &str) -> Result<Enrolled, ArchiveError> {
+        let mut evidence = None;
+        let mut reader = self.reader(0)?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind != kind::EVIDENCE {
+                continue;
+            }
+            let damaged = || ArchiveError::Damaged("evidence of a TPM".into());
+            let (len, rest) = item.body.split_first_chunk::<4>().ok_or_else(damaged)?;
+            let len = u32::from_le_bytes(*len) as usize;
+            let (of, json) = rest.split_at_checked(len).ok_or_else(damaged)?;
+            if of == origin.as_bytes() {
+                evidence = Some(json.to_vec());
+            }
+        }
+        let receipt = self.receipt_where(&|entry| says_enrolled(entry, origin))?;
+        Ok(Enrolled { receipt, evidence })
+    }
+
+    fn receipt_where(
+        &self,
+        wanted: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>, ArchiveError> {
         let mut found: Option<(u64, Vec<u8>)> = None;
         let (mut newest, mut cosigned, mut partly) = (None, None, None);
         let mut leaves = 0;
         self.own(&mut |own| match own {
             Own::Entry(entry) => {
-                if found.is_none() && says_accepted(entry, origin, size) {
+                if found.is_none() && wanted(entry) {
                     found = Some((leaves, entry.to_vec()));
                 }
                 leaves += 1;

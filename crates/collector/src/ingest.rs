@@ -8,6 +8,8 @@ use jurat_proof::{
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
+use crate::attested::Said;
+
 /// Why an upload is refused, with its HTTP status. Nothing of it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -91,6 +93,8 @@ pub(crate) struct Judged {
     pub(crate) rotations: Vec<(Rotation, u64)>,
     /// The boots that sealed the entries, in order, without repetition.
     pub(crate) boots: Vec<String>,
+    /// Heads and quotes, in order.
+    pub(crate) said: Vec<Said>,
 }
 
 /// What is known of a log.
@@ -113,6 +117,9 @@ pub(crate) const INCONSISTENT: &str = "inconsistent";
 
 /// The most changes of the boot, and of the key, in one upload that are looked at.
 const CHANGES_MAX: usize = 64;
+
+/// The most heads, and as many quotes, of one upload that are kept for who judges quotes.
+const SAID_MAX: usize = 16 * 1024;
 
 /// The longest name of a boot that is looked at.
 pub(crate) const BOOT_BYTES_MAX: usize = 64;
@@ -176,6 +183,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     // Under no head yet.
     let mut rotating: Option<Rotation> = None;
     let mut boots: Vec<String> = Vec::new();
+    let mut said = Vec::new();
     let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
     let mut last: Option<(Note, Checkpoint, VerifierKey)> = None;
     if let Some(from) = begins_at(raw)?
@@ -227,6 +235,10 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                 if view.is(Kind::PayloadErased) {
                     erased = erased.union(&erased_by(&view));
                 }
+                if view.is(Kind::AttestationQuote) && said.len() < 2 * SAID_MAX {
+                    let detail = view.detail_map().into_iter().collect();
+                    said.push(Said::Quote(view.seq, detail));
+                }
             }
             Record::Payload { bytes, .. } => {
                 open = None;
@@ -261,6 +273,9 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                         checkpoint.size
                     );
                     return Err(Refused::new(422, "size_mismatch", message));
+                }
+                if said.len() < SAID_MAX {
+                    said.push(Said::Head(checkpoint.size, checkpoint.root));
                 }
                 last = Some((note, checkpoint, key.clone()));
                 // The head over the leaf is the last of the old key.
@@ -297,6 +312,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
         key,
         rotations,
         boots,
+        said,
     }))
 }
 

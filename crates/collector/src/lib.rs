@@ -12,6 +12,7 @@
 mod admin;
 mod api;
 mod archive;
+mod attested;
 mod devices;
 mod enrol;
 mod erase;
@@ -30,8 +31,8 @@ mod siem;
 mod tiles;
 
 pub use admin::{
-    Address, AdminError, DeviceReport, Done, EpochReport, EraseOrder, Order, Standing, carry_out,
-    devices,
+    Address, AdminError, AttestationReport, DeviceReport, Done, EpochReport, EraseOrder, Order,
+    Standing, carry_out, devices,
 };
 pub use archive::{Archive, ArchiveError, Stats};
 pub use enrol::EkTrust;

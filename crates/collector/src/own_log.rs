@@ -7,8 +7,13 @@ use jurat_event::{ENTRY_VERSION, Kind, Severity};
 use jurat_proof::{Checkpoint, Frontier, Note, Signer, SignerError};
 use serde_json::{Map, Value, json};
 
-fn severity(kind: Kind) -> Severity {
+fn severity(kind: Kind, detail: &Map<String, Value>) -> Severity {
     match kind {
+        Kind::AttestationJudged => match detail.get("status").and_then(Value::as_str) {
+            Some("contraindicated") => Severity::High,
+            Some("warning") => Severity::Medium,
+            _ => Severity::Info,
+        },
         Kind::ForkProof => Severity::Critical,
         Kind::CloneDetected | Kind::KeyRevoked => Severity::High,
         Kind::DeviceSilent | Kind::PayloadErased => Severity::Medium,
@@ -51,7 +56,7 @@ impl OwnLog {
             "mono_us": time.mono_us,
             "kind": kind,
             "kind_id": kind.id(),
-            "severity": severity(kind),
+            "severity": severity(kind, &detail),
             "witness": "jurat",
             "detail": detail,
         });

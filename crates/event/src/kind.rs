@@ -111,6 +111,8 @@ kinds! {
     TranscriptDeleted = 6212 "transcript.deleted",
     /// A platform attested its state.
     AttestationQuote = 6301 "attestation.quote",
+    /// A collector makes something else of a device's quotes than before.
+    AttestationJudged = 6302 "attestation.judged",
     /// A person's approval is required.
     ApprovalRequired = 7001 "approval.required",
     /// A scheduled job ran.

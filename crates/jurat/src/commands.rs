@@ -321,7 +321,8 @@ pub(crate) fn judge(question: &Question<'_>) -> Result<Judged> {
     let now = Some(now_s.unwrap_or_else(|| Host::real().clock.now().unix_s()));
     let mut audit = siem.map(|_| Audit::default());
     let mut shown = None;
-    let verdict = jurat_proof::verify(bundle, trust, now, &mut |leaf| {
+    let mut attestations = jurat_attest::Offline::default();
+    let verdict = jurat_proof::verify_with(bundle, trust, now, &mut attestations, &mut |leaf| {
         if let Some(audit) = &mut audit {
             audit.leaf(leaf);
         }
@@ -453,8 +454,11 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
                 .map_err(Into::into)
         }
         None => {
-            let ledger = home(&host, &state_dir).join("ledger");
-            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, out).map_err(begins_later)
+            let home = home(&host, &state_dir);
+            let enrolled = jurat_agent::enrolled(&host, &home);
+            let ledger = home.join("ledger");
+            jurat_seal::export(host.disk, &ledger, &wanted, &withhold, enrolled, out)
+                .map_err(begins_later)
         }
     };
     match done {

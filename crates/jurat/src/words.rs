@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jurat_agent::{Erased, Status};
-use jurat_proof::{NotProven, Reason, Report, Signed, Verdict};
+use jurat_proof::{NotProven, Quotes, Reason, Report, Signed, Verdict};
 use jurat_sink::line::AuditReport;
+use serde_json::Value;
 
 /// A number with thousands separated.
 pub(crate) fn number(number: u64) -> String {
@@ -114,6 +115,38 @@ fn reason_text(reason: &Reason) -> String {
     }
 }
 
+/// What holds the key, and on whose word.
+fn key_text(report: &Report) -> String {
+    let key = report.axes.key.name();
+    let Some(said) = &report.attestation else {
+        return key.to_owned();
+    };
+    let copy = said.tpm.as_ref().and_then(|tpm| tpm.get("virtual"));
+    let copy = if copy == Some(&Value::Bool(true)) {
+        " (a virtual TPM: whose machine it runs on can copy it)"
+    } else {
+        ""
+    };
+    format!("{key} by {}, its leaf {}{copy}", said.by, said.leaf)
+}
+
+/// What the quotes of a TPM say of its machine.
+fn quotes_text(quotes: &Quotes) -> String {
+    let made = match quotes.window_s {
+        Some(window_s) => format!("each made within {window_s} s that witnesses bound"),
+        None => "nothing says when they were made".to_owned(),
+    };
+    let first = quotes.findings.first();
+    let found = first.map_or_else(String::new, |(seq, code)| format!("; leaf {seq}: {code}"));
+    let up_to = quotes
+        .size
+        .map_or_else(|| "no head".to_owned(), |size| format!("leaf {size}"));
+    format!(
+        "{}: {} quotes up to {up_to}, {} that do not count, {} starts; {made}{found}",
+        quotes.status, quotes.good, quotes.bad, quotes.reboots
+    )
+}
+
 /// The axes and what is not proven.
 pub(crate) fn report(report: &Report) -> String {
     let mut out = String::new();
@@ -143,7 +176,14 @@ pub(crate) fn report(report: &Report) -> String {
         );
     }
     line("integrity", lower(&axes.integrity));
-    line("key", lower(&axes.key));
+    line("key", key_text(report));
+    if let Some(quotes) = report
+        .attestation
+        .as_ref()
+        .and_then(|said| said.quotes.as_ref())
+    {
+        line("machine", quotes_text(quotes));
+    }
     line("isolation", lower(&axes.isolation));
     line("witness", axes.witness.to_string());
     line("archive", axes.archive.to_string());

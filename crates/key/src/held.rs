@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Digest, SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey, UnparsedPublicKey};
 use jurat_proof::{Signer, SignerError, VerifierKey};
 
 use crate::KeyError;
@@ -66,6 +67,20 @@ impl Signer for HeldSigner {
     fn is_slow(&self) -> bool {
         self.key.is_slow()
     }
+}
+
+/// Whether these bytes are an uncompressed point of P-256.
+pub(crate) fn is_point(point: &[u8; 65]) -> bool {
+    point[0] == 0x04 && ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).is_ok()
+}
+
+/// Whether the key of this point signed this digest: asked of every holder whose signature is foreign bytes.
+pub(crate) fn is_signed(point: &[u8; 65], digest: &[u8; 32], signature: &[u8]) -> bool {
+    Digest::import_less_safe(digest, &SHA256).is_ok_and(|digest| {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
+            .verify_digest(&digest, signature)
+            .is_ok()
+    })
 }
 
 /// `r` and `s`, as hardware gives them, in DER.

@@ -6,9 +6,12 @@
 //! when dropped.
 
 pub mod enclave;
+pub mod external;
 mod held;
 mod os;
 mod p256;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod secret;
 mod software;
 pub mod tls;
@@ -53,6 +56,14 @@ pub enum KeyError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// What holds a key does not let us use it.
+    #[error("{place}: {what}")]
+    Held {
+        /// The token or the program.
+        place: String,
+        /// What is wrong.
+        what: String,
     },
     /// A certificate or TLS setting cannot be used.
     #[error("{path}: {what}")]

@@ -1,7 +1,9 @@
-//! What differs between operating systems: who may read a file, sockets that are files, and the way to a TPM.
+//! What differs between operating systems: who may read a file, sockets that are files, the way to a TPM, and how a
+//! program ends with all that it started.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::tpm::Transport;
@@ -51,4 +53,28 @@ pub(crate) fn tbs() -> io::Result<Box<dyn Transport>> {
 #[cfg(not(windows))]
 pub(crate) fn tbs() -> io::Result<Box<dyn Transport>> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Starts the program in a group of its own: what a terminal sends to ours does not end it before the last
+/// head is signed.
+#[cfg(unix)]
+pub(crate) fn own_group(command: &mut Command) {
+    std::os::unix::process::CommandExt::process_group(command, 0);
+}
+
+/// There are none.
+#[cfg(not(unix))]
+pub(crate) fn own_group(_: &mut Command) {}
+
+/// Ends a program that was started in a group of its own and not waited for yet, with all that it started.
+#[cfg(unix)]
+pub(crate) fn end_group(child: &mut Child) {
+    let group = rustix::process::Pid::from_child(child);
+    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+}
+
+/// Elsewhere it ends alone.
+#[cfg(not(unix))]
+pub(crate) fn end_group(child: &mut Child) {
+    let _ = child.kill();
 }

@@ -121,7 +121,7 @@ impl Secret {
     }
 }
 
-fn refuse_exposed(path: &Path) -> Result<(), KeyError> {
+pub(crate) fn refuse_exposed(path: &Path) -> Result<(), KeyError> {
     match os::exposed(path) {
         Some(mode) => Err(KeyError::Exposed {
             path: path.to_path_buf(),

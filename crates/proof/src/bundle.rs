@@ -67,6 +67,10 @@ pub struct Front {
     pub later: Option<Vec<u8>>,
     /// The proof that the collector's log holds this head.
     pub receipt: Option<Vec<u8>>,
+    /// The proof that the collector's log holds the enrolment of this log.
+    pub enrolment: Option<Vec<u8>>,
+    /// What a TPM said of the keys of this log.
+    pub attestation: Option<Vec<u8>>,
 }
 
 impl Front {
@@ -78,6 +82,8 @@ impl Front {
             prefix: Vec::new(),
             later: None,
             receipt: None,
+            enrolment: None,
+            attestation: None,
         }
     }
 }
@@ -171,7 +177,12 @@ impl<W: Write> BundleWriter<W> {
         if front.manifest.from > 0 {
             bundle.file("prefix", &front.prefix)?;
         }
-        for (name, bytes) in [("later", &front.later), ("receipt", &front.receipt)] {
+        for (name, bytes) in [
+            ("later", &front.later),
+            ("receipt", &front.receipt),
+            ("enrolment", &front.enrolment),
+            ("attestation", &front.attestation),
+        ] {
             if let Some(bytes) = bytes {
                 bundle.file(name, bytes)?;
             }
@@ -290,6 +301,8 @@ impl<R: Read> BundleReader<R> {
         };
         let later = reader.file("later", SMALL_BYTES_MAX)?;
         let receipt = reader.file("receipt", RECEIPT_BYTES_MAX)?;
+        let enrolment = reader.file("enrolment", RECEIPT_BYTES_MAX)?;
+        let attestation = reader.file("attestation", SMALL_BYTES_MAX)?;
         if let Some(header) = &reader.next
             && Check::BundleLayout.fails(header.name != b"hashes/000000")
         {
@@ -301,6 +314,8 @@ impl<R: Read> BundleReader<R> {
             prefix,
             later,
             receipt,
+            enrolment,
+            attestation,
         };
         Ok((reader, front))
     }

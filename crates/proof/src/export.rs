@@ -85,6 +85,15 @@ pub struct Exported {
     pub has_receipt: bool,
 }
 
+/// The receipt of a log's enrolment, and what its TPM said of the keys, where there are such.
+#[derive(Clone, Debug, Default)]
+pub struct Enrolled {
+    /// The receipt: a C2SP `tlog-proof` of the leaf `device.enrolled` in the collector's log.
+    pub receipt: Option<Vec<u8>>,
+    /// What the TPM said (`docs/formats/attestation.md`).
+    pub evidence: Option<Vec<u8>>,
+}
+
 /// Gives the receipt of the head of this size, where there is one.
 pub type Receipts<'a> = &'a mut dyn FnMut(u64) -> Option<Vec<u8>>;
 
@@ -104,6 +113,7 @@ pub fn export<E: std::error::Error + 'static>(
     wanted: &Selection,
     withhold: &Withhold,
     receipt: Receipts<'_>,
+    enrolled: Enrolled,
     out: impl Write,
 ) -> Result<Exported, ExportError<E>> {
     let found = find(records, wanted)?;
@@ -121,6 +131,8 @@ pub fn export<E: std::error::Error + 'static>(
         front.later = later.map(|(_, note)| write_later(&proof, &note));
     }
     front.receipt = receipt(size);
+    front.enrolment = enrolled.receipt;
+    front.attestation = enrolled.evidence;
     let has_receipt = front.receipt.is_some();
     let bundle = BundleWriter::new(out, &front).map_err(ExportError::Write)?;
     let withheld = write(records, wanted, withhold, from..size, bundle)?;

@@ -7,6 +7,7 @@
 //! Formats: `docs/formats/` (entry, checkpoint, upload, bundle), after RFC 6962 section 2.1 and
 //! the C2SP specifications `signed-note`, `tlog-checkpoint`, `tlog-tiles` and `tlog-cosignature`.
 
+mod attested;
 mod bundle;
 mod chain;
 mod check;
@@ -32,6 +33,7 @@ mod trust;
 mod verdict;
 mod verify;
 
+pub use attested::{Attestation, Attestations, Quotes, Unattested};
 pub use bundle::{BundleError, BundleReader, BundleWriter, Front, Manifest, Part};
 pub use chain::Chain;
 pub use check::Check;
@@ -39,7 +41,7 @@ pub use checkpoint::{Checkpoint, Cosignature, cosignature_message};
 pub use digest::{Digest, Hasher, context_hasher, raw_commitment, sha256};
 pub use entry::{Context, EntryError, EntryView};
 pub use erase::{Choice, session_name};
-pub use export::{ExportError, Exported, Receipts, Selection, Withhold, export};
+pub use export::{Enrolled, ExportError, Exported, Receipts, Selection, Withhold, export};
 pub use fork::{FORK_BYTES_MAX, ForkError, ForkProof};
 pub use many::{Hashed, Message, hash_records, sha256_many};
 pub use note::{Note, NoteError, PublicKey, Signature, Signer, SignerError, VerifierKey};
@@ -65,4 +67,4 @@ pub use verdict::{
     ArchiveAxis, Axes, Cosigned, Integrity, Isolation, KeyAxis, KeySpan, Later, Leaves, Logged,
     NotProven, Payloads, Place, Reason, Report, Signed, Verdict, WitnessAxis,
 };
-pub use verify::{Content, Leaf, verify};
+pub use verify::{Content, Leaf, verify, verify_with};

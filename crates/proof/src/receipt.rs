@@ -59,6 +59,16 @@ pub struct Receipt {
     pub note: Note,
 }
 
+/// What a collector's log says of an enrolment.
+pub(crate) struct Enrolment {
+    pub(crate) key: VerifierKey,
+    pub(crate) kind: String,
+    /// SHA-256 of the evidence, hex.
+    pub(crate) evidence: Option<String>,
+    pub(crate) ek: Option<String>,
+    pub(crate) tpm: Option<serde_json::Value>,
+}
+
 /// Where a receipt that verified leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -137,6 +147,31 @@ impl Receipt {
         says(found == Some(size), "another size")?;
         let found = text("root").and_then(Digest::from_hex);
         says(found.as_ref() == Some(root), "another root")
+    }
+
+    /// What the entry says of the enrolment of this log.
+    ///
+    /// # Errors
+    /// [`ReceiptError::OtherHead`] when it is not one, [`ReceiptError::Entry`] when it cannot be read.
+    pub(crate) fn enrolment(&self, origin: &str) -> Result<Enrolment, ReceiptError> {
+        let entry = EntryView::parse(&self.entry)?;
+        let says = |holds: bool, what| holds.then_some(()).ok_or(ReceiptError::OtherHead(what));
+        says(entry.is(Kind::DeviceEnrolled), "another kind")?;
+        says(entry.seq == self.index, "another place")?;
+        let mut detail = entry.detail_map();
+        let mut text = |name: &str| match detail.remove(name) {
+            Some(serde_json::Value::String(text)) => Some(text),
+            _ => None,
+        };
+        says(text("origin").as_deref() == Some(origin), "another log")?;
+        let key = text("key").ok_or(ReceiptError::OtherHead("no key"))?;
+        Ok(Enrolment {
+            key: VerifierKey::parse(&key)?,
+            kind: text("key_kind").unwrap_or_default(),
+            evidence: text("evidence"),
+            ek: text("ek"),
+            tpm: detail.remove("tpm"),
+        })
     }
 
     /// Whether the entry stands under this head.

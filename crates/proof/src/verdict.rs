@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{Check, Digest, SessionSummary};
+use crate::{Attestation, Check, Digest, SessionSummary};
 
 /// The outcome of a verification. Never a bool: what could not be checked must look neither like
 /// success nor like tampering.
@@ -117,12 +117,57 @@ pub enum Integrity {
 
 /// What holds the log key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum KeyAxis {
     /// No key signed.
     None,
-    /// A file. Whoever can read it can sign.
+    /// A file, or nothing here says otherwise. Whoever can read it can sign.
     Software,
+    /// A security module, as the device said.
+    Hsm,
+    /// A program that asks something else, as the device said.
+    External,
+    /// A TPM, or a program that acts like one: the collector saw it answer, and believes nobody of it.
+    TpmUntrusted,
+    /// A TPM whose endorsement key the collector's operator approved.
+    TpmPinned,
+    /// A TPM whose maker the collector's operator believes.
+    TpmVerified,
+}
+
+impl KeyAxis {
+    /// What a collector wrote in the leaf of an enrolment.
+    pub(crate) fn from_kind(kind: &str) -> Self {
+        match kind {
+            "hsm" => Self::Hsm,
+            "external" => Self::External,
+            "tpm-untrusted" => Self::TpmUntrusted,
+            "tpm-pinned" => Self::TpmPinned,
+            "tpm-verified" => Self::TpmVerified,
+            _ => Self::Software,
+        }
+    }
+
+    /// Whether a TPM holds the key.
+    pub fn is_tpm(self) -> bool {
+        matches!(
+            self,
+            Self::TpmUntrusted | Self::TpmPinned | Self::TpmVerified
+        )
+    }
+
+    /// The word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Software => "software",
+            Self::Hsm => "hsm",
+            Self::External => "external",
+            Self::TpmUntrusted => "tpm-untrusted",
+            Self::TpmPinned => "tpm-pinned",
+            Self::TpmVerified => "tpm-verified",
+        }
+    }
 }
 
 /// Whether the agent's user could have signed this.
@@ -212,6 +257,8 @@ pub struct Report {
     /// The axes.
     #[serde(flatten)]
     pub axes: Axes,
+    /// What hardware said of the key and of its machine.
+    pub attestation: Option<Attestation>,
     /// Where the head stands in the collector's own log.
     pub logged: Option<Logged>,
     /// A later head that goes on from this one.
@@ -333,7 +380,10 @@ not_proven! {
     Truth = "truth" "that what the agent wrote is true: the events are the agent's own transcript",
     Unseen = "unseen" "anything that no source saw, and anything sealed after the last checkpoint here",
     Withheld = "withheld" "what the withheld leaves said, isolation and custody among it: only their hashes are here",
-    SoftwareKey = "software_key" "that only this device could sign: the key is a file (software)",
+    SoftwareKey = "software_key" "that only this device could sign: the key is a file (software), or nothing here says what holds it",
+    HeldKey = "held_key" "that only this device could sign: where its key is, the device says itself",
+    Activation = "activation" "that a TPM holds the key, to who does not believe the collector: its answer convinces only who asked",
+    Quotes = "quotes" "what the machine ran: no quote of its TPM here counts, or one is not as it should be",
     Shared = "shared" "that the agent could not sign: it runs as the same user (shared), or nothing here says that it does not",
     NoWitness = "no_witness" "that history was not rewritten and signed anew: no witness cosigned",
     SameHost = "same_host" "that history was not rewritten by this host: its only witness runs on it",

@@ -6,6 +6,7 @@ use jurat_event::Kind;
 use serde_json::{Map, Value};
 
 use crate::bundle::read_prefix;
+use crate::receipt::Enrolment;
 use crate::text::{read_proof, write_proof};
 use crate::trust::Quorum;
 use crate::verdict::{
@@ -13,9 +14,10 @@ use crate::verdict::{
     NotProven, Payloads, Reason, Report, Signed, Verdict, WitnessAxis,
 };
 use crate::{
-    BundleError, BundleReader, Chain, Check, Checkpoint, Cosignature, Digest, EntryView, Front,
-    Frontier, Hashed, Note, Part, ROTATIONS_MAX, Receipt, ReceiptError, Record, Replay, Rotation,
-    Trust, VerifierKey, hash_records, verify_consistency,
+    Attestation, Attestations, BundleError, BundleReader, Chain, Check, Checkpoint, Cosignature,
+    Digest, EntryView, Front, Frontier, Hashed, Note, Part, PublicKey, ROTATIONS_MAX, Receipt,
+    ReceiptError, Record, Replay, Rotation, Trust, Unattested, VerifierKey, hash_records, sha256,
+    verify_consistency,
 };
 
 /// A leaf of a bundle that is being verified.
@@ -56,7 +58,18 @@ pub fn verify(
     now_s: Option<u64>,
     leaves: &mut dyn FnMut(&Leaf<'_>),
 ) -> Verdict {
-    match try_verify(bundle, trust, now_s, leaves) {
+    verify_with(bundle, trust, now_s, &mut Unattested, leaves)
+}
+
+/// Likewise, with somebody who judges what hardware said.
+pub fn verify_with(
+    bundle: impl Read,
+    trust: Option<&Trust>,
+    now_s: Option<u64>,
+    attestations: &mut dyn Attestations,
+    leaves: &mut dyn FnMut(&Leaf<'_>),
+) -> Verdict {
+    match try_verify(bundle, trust, now_s, attestations, leaves) {
         Ok(report) => Verdict::Verified(Box::new(report)),
         Err(verdict) => verdict,
     }
@@ -91,6 +104,7 @@ fn try_verify(
     bundle: impl Read,
     trust: Option<&Trust>,
     now_s: Option<u64>,
+    attestations: &mut dyn Attestations,
     leaves: &mut dyn FnMut(&Leaf<'_>),
 ) -> Result<Report, Verdict> {
     let nobody = Trust::default();
@@ -121,7 +135,11 @@ fn try_verify(
         },
     };
 
-    let mut stream = Stream::new(trust, &origin, before, chain, &mut keys);
+    let cosigners_of_all = trust.witnesses.iter().chain(&trust.archives);
+    let cosigners_of_all: Vec<VerifierKey> = cosigners_of_all.map(|(_, key)| key.clone()).collect();
+    let shown = front.attestation.as_ref();
+    let shown = shown.and_then(|bytes| attestations.evidence(&origin, &cosigners_of_all, bytes));
+    let mut stream = Stream::new(trust, &origin, before, chain, &mut keys, attestations);
     while let Some(part) = reader.next_part().map_err(|error| not_a_bundle(&error))? {
         stream.part(&part, leaves);
     }
@@ -139,7 +157,13 @@ fn try_verify(
     let (witnessed, archived) = witnessed.unwrap_or_default();
     let mut watches = read.watches;
     ensure(Check::CosignatureOrder, watch(&mut watches, &witnessed))?;
+    attestations.head(
+        head.size,
+        head.root,
+        witnessed.iter().flatten().min().copied(),
+    );
     let logged = logged(&front, &head, trust, &mut latest)?;
+    let enrolled = enrolled(&front, &origin, trust, shown.as_ref(), &mut latest)?;
     revocation(trust, &keys.chain(trust, &signer), logged.as_ref())?;
     let witnesses = names(&witnessed, &trust.witnesses);
     quorum(trust, &trust.quorum, Signed::Head, &witnesses)?;
@@ -176,9 +200,19 @@ fn try_verify(
         && summary.leaves_withheld == 0
         && !archives.is_empty()
         && read.ends_a_batch;
+    let keys_here = keys.spans(&signer);
+    // Of a log whose key was rotated nothing is known of the next one.
+    let enrolled = enrolled.filter(|(of, ..)| of.key == signer && keys_here.len() == 1);
+    let (key, attestation) = match enrolled {
+        Some((of, key, mut attestation)) => {
+            attestation.quotes = attestations.finish().filter(|_| of.evidence.is_some());
+            (key, Some(attestation))
+        }
+        None => (KeyAxis::Software, None),
+    };
     let axes = Axes {
         integrity: Integrity::Signed,
-        key: KeyAxis::Software,
+        key,
         isolation,
         witness: WitnessAxis {
             names: witnesses,
@@ -195,8 +229,9 @@ fn try_verify(
         size: head.size,
         root: head.root,
         chain: read.chain,
-        keys: keys.spans(&signer),
+        keys: keys_here,
         axes,
+        attestation,
         logged,
         later,
         cosignatures: trust
@@ -411,6 +446,7 @@ struct Stream<'a> {
     trust: &'a Trust,
     origin: &'a str,
     keys: &'a mut Keys,
+    attestations: &'a mut dyn Attestations,
     replay: Replay,
     /// Leaf hashes as listed; they count only once their own tree has the signed root.
     listed: Frontier,
@@ -457,6 +493,7 @@ impl<'a> Stream<'a> {
         before: Frontier,
         chain: Chain,
         keys: &'a mut Keys,
+        attestations: &'a mut dyn Attestations,
     ) -> Self {
         let is_head = |(_, size, root): &(String, u64, Digest)| {
             *size != before.size() || *root == before.root()
@@ -466,6 +503,7 @@ impl<'a> Stream<'a> {
             trust,
             origin,
             keys,
+            attestations,
             listed: before.clone(),
             replay: Replay::resume(origin, before, chain),
             changed: None,
@@ -605,6 +643,10 @@ impl<'a> Stream<'a> {
                     let detail = view.detail_map();
                     self.erased.take(detail.get("ranges"));
                 }
+                if view.is(Kind::AttestationQuote) {
+                    let detail = view.detail_map().into_iter().collect();
+                    self.attestations.quote(seq, &detail);
+                }
             }
             Err(error) => {
                 if self.check(error.seq(), error.check(), false) {
@@ -714,6 +756,8 @@ impl<'a> Stream<'a> {
             return;
         }
         let times = times.unwrap_or_default();
+        let first = times.iter().flatten().min().copied();
+        self.attestations.head(size, head.root, first);
         for (watch, time) in self.watches.iter_mut().zip(&times) {
             if let Some(time) = time {
                 self.latest = self.latest.max(*time);
@@ -864,6 +908,65 @@ fn logged(
         size: log.size,
         names: names(&times, &trust.witnesses),
     }))
+}
+
+/// What the collector's log says of the key's enrolment, and what that says of the key.
+fn enrolled(
+    front: &Front,
+    origin: &str,
+    trust: &Trust,
+    shown: Option<&PublicKey>,
+    latest: &mut u64,
+) -> Result<Option<(Enrolment, KeyAxis, Attestation)>, Verdict> {
+    let (Some(bytes), Some(collector)) = (&front.enrolment, &trust.collector) else {
+        return Ok(None);
+    };
+    let parsed = Receipt::parse(bytes).and_then(|receipt| {
+        let log = receipt.head()?;
+        EntryView::parse(&receipt.entry)?;
+        Ok((receipt, log))
+    });
+    let parsed = parsed
+        .ok()
+        .filter(|(receipt, log)| receipt.index < log.size);
+    let Some((receipt, log)) = parsed else {
+        return ensure(Check::EnrolmentMalformed, false).map(|()| None);
+    };
+    let signed = receipt.note.is_signed_by(collector);
+    if matches!(signed, Ok(false)) {
+        return Ok(None);
+    }
+    ensure(Check::EnrolmentOrigin, log.origin == collector.name)?;
+    let times = cosigners(&receipt.note, &trust.witnesses);
+    ensure(Check::EnrolmentSignature, signed.is_ok() && times.is_ok())?;
+    let Ok(of) = receipt.enrolment(origin) else {
+        return ensure(Check::EnrolmentLeaf, false).map(|()| None);
+    };
+    ensure(Check::EnrolmentInclusion, receipt.is_under(&log).is_ok())?;
+    if let Some(evidence) = &front.attestation {
+        let digest = sha256(&[evidence]).to_string();
+        ensure(
+            Check::AttestationEvidence,
+            of.evidence.as_ref() == Some(&digest),
+        )?;
+        ensure(Check::AttestationKey, shown == Some(&of.key.key))?;
+    }
+    let times = times.unwrap_or_default();
+    *latest = times
+        .iter()
+        .flatten()
+        .fold(*latest, |latest, time| latest.max(*time));
+    let attestation = Attestation {
+        by: collector.name.clone(),
+        leaf: receipt.index,
+        size: log.size,
+        names: names(&times, &trust.witnesses),
+        ek: of.ek.clone(),
+        tpm: of.tpm.clone(),
+        quotes: None,
+    };
+    let key = KeyAxis::from_kind(&of.kind);
+    Ok(Some((of, key, attestation)))
 }
 
 /// A head that was seen is this log's own, and this bundle, or a later head that was witnessed, reaches it.
@@ -1084,12 +1187,21 @@ fn not_proven(report: &Report, unseen: bool, runs: bool, erasures_full: bool) ->
     } else {
         NotProven::Collusion
     };
+    let quotes = report.attestation.as_ref();
+    let quotes = quotes.and_then(|attestation| attestation.quotes.as_ref());
+    let affirmed = quotes.is_some_and(|quotes| quotes.status == "affirming");
     let exposed = report.exposure_s.is_none() && !axes.witness.names.is_empty();
     [
         (NotProven::Truth, true),
         (NotProven::Unseen, true),
         (NotProven::Withheld, report.leaves.withheld > 0),
         (NotProven::SoftwareKey, axes.key == KeyAxis::Software),
+        (
+            NotProven::HeldKey,
+            matches!(axes.key, KeyAxis::Hsm | KeyAxis::External),
+        ),
+        (NotProven::Activation, axes.key.is_tpm()),
+        (NotProven::Quotes, axes.key.is_tpm() && !affirmed),
         (NotProven::Shared, axes.isolation == Isolation::Shared),
         (witness, true),
         (NotProven::NotLogged, report.logged.is_none()),

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use jurat_disk::Disk;
 use jurat_ledger::{LedgerError, Reader};
-use jurat_proof::{Checkpoint, Exported, Note, Record, Selection, Withhold, parse_leaves};
+use jurat_proof::{
+    Checkpoint, Enrolled, Exported, Note, Record, Selection, Withhold, parse_leaves,
+};
 
 use crate::kind;
 
@@ -26,6 +28,7 @@ pub fn export(
     dir: &Path,
     wanted: &Selection,
     withhold: &Withhold,
+    enrolled: Enrolled,
     out: impl Write,
 ) -> Result<Exported, ExportError> {
     let heads = Heads::find(&disk, dir)?;
@@ -34,6 +37,7 @@ pub fn export(
         wanted,
         withhold,
         &mut |_| None,
+        enrolled,
         out,
     )
 }

@@ -19,7 +19,7 @@ mod tiles;
 pub use aside::{Aside, Signing};
 pub use erase::{Erasable, EraseError};
 pub use export::{ExportError, export};
-pub use jurat_proof::{ROTATIONS_MAX, Reveal, Revealed};
+pub use jurat_proof::{Digest, Enrolled, ROTATIONS_MAX, Reveal, Revealed};
 pub use prune::{Prune, Pruned};
 pub use reveal::{RevealFailed, reveal};
 pub use sealer::{

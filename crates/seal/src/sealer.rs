@@ -222,6 +222,7 @@ pub struct Sealer {
     /// Leaves that are durable, and leaves that are signed.
     durable: u64,
     signed: u64,
+    signed_head: Option<(u64, Digest)>,
     erasing: Ranges,
     erased: u64,
     /// Random bytes drawn in advance: one draw an entry would cost more than hashing it.
@@ -401,6 +402,7 @@ impl Sealer {
             since_sealed: Vec::new(),
             durable: frontier.size(),
             signed: replay.signed,
+            signed_head: None,
             frontier,
             unsigned: replay.unsigned,
             given: None,
@@ -883,6 +885,11 @@ impl Sealer {
         self.signed
     }
 
+    /// The head that was signed last since the opening: size and root.
+    pub fn signed_head(&self) -> Option<(u64, Digest)> {
+        self.signed_head
+    }
+
     /// Whether heads wait for their signature.
     pub fn has_unsigned(&self) -> bool {
         self.given.is_some() || !self.unsigned.is_empty()
@@ -908,6 +915,7 @@ impl Sealer {
         self.group
             .push(kind::CHECKPOINT, &[note.encode().as_bytes()])?;
         (self.given, self.signed) = (None, size);
+        self.signed_head = Some((size, head.root));
         // A snapshot behind this head must name the key that signs the next one.
         if let Some((next, _)) = self.rotating.take_if(|(_, leaf)| *leaf < size) {
             self.signer = next;

@@ -165,6 +165,9 @@ pub struct Accepted {
     /// it is archived and not witnessed anew.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub witnessed: u64,
+    /// The collector asks for a quote of the machine's state now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quote: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]

@@ -6,9 +6,11 @@ pub mod foreign_witness;
 pub mod ima;
 mod messages_api;
 pub mod need;
+mod os;
 mod peer;
 mod search;
 mod sim_disk;
+pub mod softhsm;
 pub mod swtpm;
 mod xorshift;
 

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::need;
+use crate::os::{UnixListener, UnixStream};
 
 /// A running swtpm. Its state stays in its folder when it is stopped.
 pub struct Swtpm {
@@ -106,21 +106,26 @@ impl Swtpm {
     /// # Panics
     /// When it does not start.
     pub fn power_on(&mut self) {
-        let _ = fs::remove_file(self.socket());
+        // Written when it listens; the socket's file is there before that.
+        let listens = self.dir.join("pid");
+        for old in [&self.socket(), &listens] {
+            let _ = fs::remove_file(old);
+        }
         let child = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", self.state().display()))
             .arg("--server")
             .arg(format!("type=unixio,path={}", self.socket().display()))
+            .arg("--pid")
+            .arg(format!("file={}", listens.display()))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("swtpm starts");
         self.child = Some(child);
         let start = Instant::now();
-        // Its file is there a moment before it listens.
-        while UnixStream::connect(self.socket()).is_err() {
+        while !listens.exists() {
             assert!(
                 start.elapsed() < Duration::from_secs(30),
                 "swtpm does not listen"

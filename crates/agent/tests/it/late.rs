@@ -193,7 +193,7 @@ proptest! {
         prop_assert!(!log.sealer.has_unsigned());
         let disk = Arc::new(log.disk.clone());
         let mut bundle = Vec::new();
-        let exported = jurat_seal::export(disk, Path::new("/l"), &Selection::All, &Withhold::default(), &mut bundle).unwrap();
+        let exported = jurat_seal::export(disk, Path::new("/l"), &Selection::All, &Withhold::default(), jurat_seal::Enrolled::default(), &mut bundle).unwrap();
         prop_assert_eq!(exported.to, held.size);
     }
 }

@@ -10,6 +10,7 @@ mod reveal;
 mod room;
 mod site;
 mod sources;
+mod tpm;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -26,11 +27,16 @@ struct Device {
     host: Host,
     config: Config,
     _runtime: tokio::runtime::Runtime,
-    _collector: Running,
+    collector: Running,
 }
 
 impl Device {
     fn enrolled() -> Self {
+        Self::enrolled_with(jurat_agent::KeyPlace::Software, |_| {})
+    }
+
+    /// Likewise, with its keys elsewhere, at a collector that is set up so.
+    fn enrolled_with(key: jurat_agent::KeyPlace, set_up: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::real();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -39,11 +45,13 @@ impl Device {
             .build()
             .unwrap();
         let collector = dir.path().join("collector");
-        let settings = Settings::dev(&host, &collector, ([127, 0, 0, 1], 0).into()).unwrap();
+        let mut settings = Settings::dev(&host, &collector, ([127, 0, 0, 1], 0).into()).unwrap();
+
+        set_up(&mut settings);
         let token = fs::read_to_string(&settings.token_file).unwrap();
         let running = runtime.block_on(Builder::new(settings).start()).unwrap();
         let options = EnrolOptions {
-            key: jurat_agent::KeyPlace::Software,
+            key,
             url: format!("https://localhost:{}", running.address.port()),
             token: token.trim().to_owned(),
             ca: Some(fs::read_to_string(collector.join("ca.pem")).unwrap()),
@@ -67,7 +75,7 @@ impl Device {
             host,
             config,
             _runtime: runtime,
-            _collector: running,
+            collector: running,
         }
     }
 
@@ -85,8 +93,12 @@ impl Device {
 
     /// Reads and seals everything there is, as one process would.
     fn run(&self) -> Status {
+        self.run_until(Finish::WhenSealed)
+    }
+
+    fn run_until(&self, finish: Finish) -> Status {
         let state = self.dir.path().join("device");
-        let (inputs, finish) = (Inputs::default(), Finish::WhenSealed);
+        let inputs = Inputs::default();
         jurat_agent::run(
             &self.host,
             &self.config,

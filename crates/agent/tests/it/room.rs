@@ -166,6 +166,7 @@ fn a_ledger_that_may_prune_goes_on_and_every_loss_is_a_leaf() {
         &state.join("ledger"),
         &Selection::All,
         &Withhold::default(),
+        jurat_seal::Enrolled::default(),
         &mut bundle,
     )
     .unwrap()

@@ -224,6 +224,7 @@ impl Site {
             &ledger,
             &Selection::All,
             &Withhold::default(),
+            jurat_seal::Enrolled::default(),
             &mut own,
         )
         .unwrap();

@@ -557,6 +557,9 @@ impl Writer {
             detail.insert("leaves_withheld".into(), line.leaves_withheld.into());
         }
         self.own_entry(round, Kind::FrontierAccepted, detail)?;
+        for detail in upload.attested {
+            self.own_entry(round, Kind::AttestationJudged, detail)?;
+        }
         for (request, ranges) in &upload.erased {
             let by: [&str; 2] = [&request.who, &request.reason];
             self.erased_leaves(round, origin, by, ranges)?;

@@ -1,0 +1,117 @@
+//! What the machine of a device said of itself in its last quotes, and what the collector makes of it.
+
+use jurat_attest::{Finding, Heads, History, Judge, Status};
+use jurat_proof::{Digest, VerifierKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::devices::Device;
+
+/// What an upload holds that a judge of quotes looks at, in order.
+pub(crate) enum Said {
+    /// A head of the log.
+    Head(u64, Digest),
+    /// A quote in this leaf.
+    Quote(u64, Map<String, Value>),
+}
+
+/// The most quotes of one upload that are judged; those beyond do not count.
+pub(crate) const QUOTES_MAX: usize = 256;
+/// How many heads of the uploads before are remembered: a quote is of the head before it.
+const HEADS_KEPT: usize = 4;
+/// A quote made so long after what it names, and what comes in an upload, is too old to say anything of now.
+const STALE_S: u64 = 600;
+
+/// How a device stands by its quotes: part of the archive's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attested {
+    /// What the newest quote makes of it.
+    pub(crate) status: Status,
+    /// The leaf of that quote.
+    pub(crate) seq: u64,
+    /// When it came, in seconds since 1970.
+    pub(crate) at: u64,
+    /// How long before that it was made, at most; absent when nothing says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) age_s: Option<u64>,
+    /// What was found of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) findings: Vec<Finding>,
+    /// Quotes that counted, and that did not.
+    #[serde(default)]
+    pub(crate) good: u64,
+    #[serde(default)]
+    pub(crate) bad: u64,
+    history: History,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    heads: Vec<(u64, Digest)>,
+}
+
+impl Attested {
+    /// Judges what an upload holds. Gives the `detail` of a leaf when the operator should know: another status, or
+    /// something new that was found.
+    pub(crate) fn take(
+        &mut self,
+        device: &Device,
+        cosigners: &[VerifierKey],
+        said: &[Said],
+        now_s: u64,
+    ) -> Vec<Map<String, Value>> {
+        let Some(ak) = &device.ak else {
+            return Vec::new();
+        };
+        let judge = Judge {
+            origin: &device.row.origin,
+            ak,
+            cosigners,
+        };
+        let mut heads = Heads::default();
+        for (size, root) in &self.heads {
+            heads.push(*size, *root);
+        }
+        let mut leaves = Vec::new();
+        let mut judged = 0;
+        for said in said {
+            let (seq, detail) = match said {
+                Said::Head(size, root) => {
+                    heads.push(*size, *root);
+                    continue;
+                }
+                Said::Quote(seq, detail) => (*seq, detail),
+            };
+            judged += 1;
+            let (good, mut findings) = if judged > QUOTES_MAX {
+                (None, vec![Finding::Many])
+            } else {
+                judge.quote(&mut self.history, &heads, detail)
+            };
+            let after_s = good.as_ref().and_then(|good| good.after_s);
+            let age_s = after_s.map(|after_s| now_s.saturating_sub(after_s));
+            if age_s.is_some_and(|age_s| age_s > STALE_S) {
+                findings.push(Finding::Stale);
+            }
+            let status = Status::of(&findings);
+            let known = status == self.status && findings == self.findings;
+            if good.is_some() {
+                self.good += 1;
+            } else {
+                self.bad += 1;
+            }
+            if !known {
+                let mut leaf = Map::new();
+                leaf.insert("origin".into(), device.row.origin.clone().into());
+                leaf.insert("seq".into(), seq.into());
+                leaf.insert("status".into(), json!(status));
+                leaf.insert("before".into(), json!(self.status));
+                if !findings.is_empty() {
+                    leaf.insert("findings".into(), json!(findings));
+                }
+                leaves.push(leaf);
+            }
+            (self.status, self.seq, self.at) = (status, seq, now_s);
+            (self.age_s, self.findings) = (age_s, findings);
+        }
+        self.heads = heads.newest(HEADS_KEPT);
+        leaves
+    }
+}
