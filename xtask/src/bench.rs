@@ -26,8 +26,28 @@ struct Row {
     met: Option<bool>,
 }
 
+/// What can be measured.
+const NAMES: [&str; 10] = [
+    "ledger",
+    "hash",
+    "tiles",
+    "redactor",
+    "pipeline",
+    "reopen",
+    "collector",
+    "verify",
+    "idle",
+    "build",
+];
+
 /// Runs the rows whose name holds `filter`, prints the table.
 pub(crate) fn bench(filter: &str) -> Result<bool> {
+    if !NAMES.iter().any(|name| name.contains(filter)) {
+        bail!(
+            "nothing is called so: {filter}; there is: {}",
+            NAMES.join(", ")
+        );
+    }
     let cargo = Command::new("cargo")
         .args(["build", "--release", "--package", "jurat"])
         .status()?;

@@ -11,6 +11,7 @@ mod demo;
 mod devices;
 mod erase;
 mod exit;
+mod since;
 mod statements;
 mod witness;
 mod words;

@@ -78,7 +78,9 @@ fn reason_text(reason: &Reason) -> String {
         Reason::NoTrust => {
             "no trust file was given; name whom you believe with --trust FILE".into()
         }
-        Reason::NotABundle { what, .. } => what.clone(),
+        Reason::NotABundle { what, .. } if what.starts_with("not a bundle") => what.clone(),
+        // A file that is none is mostly found to be too short for one.
+        Reason::NotABundle { what, .. } => format!("not a bundle, or not a whole one: {what}"),
         Reason::UnknownOrigin { origin } => {
             format!("the trust file does not name the log {origin}")
         }
