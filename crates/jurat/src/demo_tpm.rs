@@ -103,12 +103,8 @@ impl DemoTpm {
     /// The file in which an operator approves its endorsement key.
     pub(crate) fn pins(&self, work: &Path) -> Result<PathBuf> {
         let name = self.open()?.endorsement()?.public.name();
-        let hex: String = name
-            .0
-            .iter()
-            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         let path = work.join("ek-pins.txt");
-        fs::write(&path, format!("{hex}  # the TPM of the demo\n"))
+        fs::write(&path, format!("{name}  # the TPM of the demo\n"))
             .context("writing ek-pins.txt")?;
         Ok(path)
     }

@@ -246,9 +246,9 @@ fn attested(machine: &AttestationReport) -> String {
         None => "nothing says when it was made".into(),
     };
     let findings = machine.findings.iter();
-    let findings: String = findings
-        .map(|finding| format!("; {}: {}", finding.code(), finding.text()))
-        .collect();
+    let findings = findings.fold(String::new(), |said, finding| {
+        format!("{said}; {}: {}", finding.code(), finding.text())
+    });
     format!(
         "{} by the quote in leaf {}, which came {} and was {age}; {} quotes count, {} do not{findings}",
         machine.status.name(),

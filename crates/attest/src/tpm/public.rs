@@ -1,5 +1,7 @@
 //! Public areas of keys (Part 2, 12.2.4 `TPMT_PUBLIC`), their names, and what they must be.
 
+use std::fmt;
+
 use aws_lc_rs::rsa::PublicKeyComponents;
 
 use super::wire::{Hash, Malformed, Reader};
@@ -95,6 +97,12 @@ pub enum Parameters {
 /// The name of an object or an index: the algorithm and the digest of its public area (Part 1, 16).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(pub Vec<u8>);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 /// The public area of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
