@@ -249,14 +249,16 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     stage.say("now trying to cheat, each time on a copy");
     let mut acts = vec![flip_a_byte(&work, &bundle, &trust)?];
     let deleted = delete_a_line(&work, &bundle, &siem, &trust)?;
+    let mut newest = bundle.clone();
     if let Some(tpm) = tpm.as_ref().filter(|tpm| tpm.is_ours()) {
         tpm.measure_another_loader()?;
         run_agent(&host, &config, &state, &mut |_| {})?;
-        acts.push(another_loader(&running, &work, &trust, &enrolment)?);
+        newest = work.join("loader.jurat");
+        acts.push(another_loader(&running, &newest, &trust, &enrolment)?);
     }
     // Last: the collector cosigns nothing of this log any more.
     acts.push(rewrite_history(
-        &host, &runtime, &work, &state, &bundle, &trust, &enrolment, &ca,
+        &host, &runtime, &work, &state, &newest, &trust, &enrolment, &ca,
     )?);
     acts.push(deleted);
     runtime.block_on(stop(running))?;
@@ -481,19 +483,18 @@ fn verdict_of(bundle: &Path, trust: &Trust) -> Result<Verdict> {
 /// The archive's bundle says that the machine is not as it was.
 fn another_loader(
     running: &Running,
-    work: &Path,
+    bundle: &Path,
     trust: &Trust,
     enrolment: &Enrolment,
 ) -> Result<Act> {
-    let bundle = work.join("loader.jurat");
     running.with_archive(|archive| -> Result<()> {
-        let file = File::create(&bundle).context("creating the bundle")?;
+        let file = File::create(bundle).context("creating the bundle")?;
         let (all, nothing) = (Selection::All, Withhold::default());
         let out = BufWriter::new(file);
         jurat_collector::export(archive, &enrolment.origin, &all, &nothing, out)?;
         Ok(())
     })?;
-    let verdict = verdict_of(&bundle, trust)?;
+    let verdict = verdict_of(bundle, trust)?;
     let Verdict::Verified(report) = &verdict else {
         bail!("the demo's own bundle: {}", words::verdict(&verdict))
     };
