@@ -136,6 +136,8 @@ const ROOM_S: u64 = 5;
 const KEY_PATIENCE: Duration = Duration::from_secs(10);
 /// A key that refused is asked again after this time.
 const KEY_RETRY: Duration = Duration::from_secs(2);
+/// The longest pause that a slow key gets.
+const KEY_REST_MAX: Duration = Duration::from_secs(20);
 /// How long who stops, or erases, waits for the key.
 const KEY_LAST: Duration = Duration::from_secs(5);
 /// How long who stops waits for the collector to take what was sealed last.
@@ -758,8 +760,7 @@ impl Agent {
         };
         match signing.take(within) {
             Some((Ok(note), took)) => {
-                // No more than a tenth of the time is the key's.
-                self.key_at = Instant::now() + took * 9;
+                self.key_rests(took);
                 if self.sealer.keep_signed(&note)? {
                     self.commit()?;
                 }
@@ -786,6 +787,11 @@ impl Agent {
             self.sign_without_ring()?;
         }
         Ok(())
+    }
+
+    /// No more than a tenth of the time is the key's; one that stood still for long is not waited for as long again.
+    pub(crate) fn key_rests(&mut self, took: Duration) {
+        self.key_at = Instant::now() + (took * 9).min(KEY_REST_MAX);
     }
 
     fn key_is_silent(&mut self, why: String) -> Result<(), AgentError> {

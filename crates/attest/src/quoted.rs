@@ -341,6 +341,10 @@ impl Judge<'_> {
         if let Some(before) = &history.clock {
             let since = clock.since(before).map_err(|_| Finding::Clock)?;
             rebooted = matches!(since, Since::Rebooted(_));
+            // The same statement once more: its clock stands still.
+            if !rebooted && clock.clock_ms == before.clock_ms {
+                return Err(Finding::Clock);
+            }
             if clock.firmware != before.firmware {
                 findings.push(Finding::Firmware);
             }
