@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 mod demo;
+mod demo_tpm;
 mod devices;
 mod erase;
 mod exit;

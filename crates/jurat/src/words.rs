@@ -135,7 +135,7 @@ fn key_text(report: &Report) -> String {
 /// What the quotes of a TPM say of its machine.
 fn quotes_text(quotes: &Quotes) -> String {
     let made = match quotes.window_s {
-        Some(window_s) => format!("each made within {window_s} s that witnesses bound"),
+        Some(window_s) => format!("each made within {window_s} s by the clocks of who cosigned"),
         None => "nothing says when they were made".to_owned(),
     };
     let first = quotes.findings.first();
