@@ -72,6 +72,27 @@ fn the_demo_catches_every_act_and_leaves_no_secret_anywhere() {
     );
 }
 
+#[test]
+fn the_demo_with_a_tpm_says_what_holds_the_key_and_catches_a_changed_machine() {
+    let test = "user::the_demo_with_a_tpm";
+    // A real one is its owner's: no test makes keys in it.
+    if std::path::Path::new("/dev/tpmrm0").exists() {
+        return jurat_testkit::need::skip(test, "this machine has a TPM of its own");
+    }
+    if jurat_testkit::need::program(test, "swtpm", "swtpm").is_none() {
+        return;
+    }
+    let (code, out, err) = jurat(&["demo", "--tpm", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["verdict"]["key"], "tpm-pinned");
+    let acts = report["acts"].as_array().unwrap();
+    assert_eq!(acts.len(), 4);
+    for act in acts {
+        assert_eq!(act["detected"], true, "{act}");
+    }
+}
+
 fn collect(dir: &std::path::Path, out: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
