@@ -18,7 +18,7 @@ import unittest
 import verify
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PAGE = os.path.join(HERE, "..", "docs", "formats", "verdict.md")
+PAGES = os.path.join(HERE, "..", "docs", "formats")
 VECTORS = os.path.join(HERE, "..", "vectors")
 ORIGIN, BOOT = "example.com/jurat/dev/1", "0123456789abcdef" * 2
 T0 = 1767225600  # 2026-01-01T00:00:00Z
@@ -93,7 +93,7 @@ class Signer:
         return "\u2014 %s %s\n" % (self.name, b64(self.id + signature))
 
 
-DEVICE, NEXT, OTHER, HARDWARE = Signer(ORIGIN), Signer(ORIGIN), Signer(ORIGIN), Signer(ORIGIN, 2)
+DEVICE, NEXT, OTHER, HARDWARE, OTHER_EK = Signer(ORIGIN), Signer(ORIGIN), Signer(ORIGIN), Signer(ORIGIN, 2), Signer("ek", 2)
 W1, W2 = Signer("w1.example/k", 4), Signer("w2.example/k", 4)
 ARCHIVE, COLLECTOR = Signer("a.example/k", 4), Signer("example.com/jurat/collector")
 TRUST = """# who is believed
@@ -192,6 +192,12 @@ class Log:
         return self.entry("key.rotated", detail={"from": old.key, "key": new.key, "proof": b64(new.sign(message.encode())),
                                                  **changed})
 
+    def quote(self, size, edit=None, **changes):
+        detail = quote(size, root(self.leaves[:size]), **changes)
+        if edit:
+            edit(detail)
+        return self.entry("attestation.quote", detail=detail)
+
     def signed(self, *signers, size=None):
         size = len(self.leaves) if size is None else size
         signers = signers or ((DEVICE,), (W1, T0 + 60), (ARCHIVE, T0 + 61))
@@ -262,6 +268,81 @@ def receipt(log, index=1, others=3, entry=None, signers=None, origin=COLLECTOR.n
         text = spoil(text)
     signers = signers or ((COLLECTOR,), (W1, T0 + 70))
     return text.encode() + b"\n" + note(origin, len(leaves), root(leaves), *signers)
+
+
+AK, TLS = Signer("ak", 2), Signer("tls", 2)
+MADE, RESTRICTED, DECRYPT = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 18, 1 << 16, 1 << 17
+PCRS = {pcr: sha(b"pcr%d" % pcr) for pcr in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14)}
+SELECTION = bytes.fromhex("00000001000b03ff4300")
+TPM_TRUST = TRUST.replace(DEVICE.key, HARDWARE.key)
+
+
+def sized(data):
+    return struct.pack(">H", len(data)) + data
+
+
+def public(signer, attributes, scheme=(0x10,)):
+    words = struct.pack(">%dH" % (len(scheme) + 4), 0, 0x10, *scheme, 3, 0x10)
+    return struct.pack(">HHI", 0x23, 0xb, attributes) + words + sized(signer.public[-64:-32]) + sized(signer.public[-32:])
+
+
+def name_of(area):
+    return sized(b"\0\x0b" + sha(area))
+
+
+def attest(kind, extra, body, ms=1000, resets=1, restarts=0, safe=1, firmware=7):
+    clock = struct.pack(">QIIBQ", ms, resets, restarts, safe, firmware)
+    return b"\xffTCG" + struct.pack(">H", kind) + sized(b"who") + sized(extra) + clock + body
+
+
+def said(message, signer=AK):
+    der = signer.sign(message)
+    numbers = der[4:4 + der[3]], der[6 + der[3]:]
+    signature = struct.pack(">HH", 0x18, 0xb) + b"".join(sized(number.lstrip(b"\0")) for number in numbers)
+    return {"attest": b64(message), "signature": b64(signature)}
+
+
+def evidence(key=HARDWARE, device="dev", signer=AK, log=MADE, ak=MADE | RESTRICTED, ek=2 | RESTRICTED | DECRYPT, kind=0x8017, **more):
+    def certified(area):
+        return {"public": b64(area), **said(attest(kind, sha(b"jurat/certify/v1\0" + device.encode()), name_of(area) + sized(b"")), signer)}
+    return json.dumps({"ek": b64(public(OTHER_EK, ek)), "ak": b64(public(AK, ak, (0x18, 0xb))),
+                       "log": certified(public(key, log)), "tls": certified(public(TLS, MADE)), **more}).encode()
+
+
+def quote(size, head, after=None, counter=None, kind=0x8018, selection=SELECTION, pcrs=PCRS, extra=None, signer=AK, rest=b"", **clock):
+    text = "%s\n%d\n%s\n" % (ORIGIN, size, b64(head))
+    detail = {"size": size, "root": head.hex(), "pcrs": {"sha256": {str(pcr): value.hex() for pcr, value in pcrs.items()}}}
+    nonce = bytes(32)
+    if after:
+        by, when = after
+        line = base64.b64decode(by.line(text, when).split(" ")[2])[4:]
+        detail["after"] = {"size": size, "root": head.hex(), "by": by.name, "cosignature": b64(line)}
+        nonce = sha(b"jurat/nonce/v1\0" + line)
+    extra = extra or sha(b"jurat/quote/v1\0" + text.encode() + nonce)
+    detail.update(said(attest(kind, extra, selection + sized(sha(b"".join(pcrs.values()))) + rest, **clock), signer))
+    if counter is not None:
+        detail["counter"] = said(attest(0x8014, extra, name_of(b"index") + b"\0\0" + sized(struct.pack(">Q", counter)), **clock))
+    return detail
+
+
+def started():
+    return Log().opened().said("s").batch().head((HARDWARE,), (W1, T0 + 10)).quote(3, counter=7, restarts=1)
+
+
+def enrolled(shown=None, kind="tpm-verified", index=1, word="device.enrolled", **changes):
+    """The leaf in the collector's log."""
+    detail = {"origin": ORIGIN, "key": HARDWARE.key, "key_kind": kind, "ek": "ab", "tpm": {"virtual": False}, **changes}
+    if shown:
+        detail["evidence"] = sha(shown).hex()
+    return json.dumps(Log().fields(word, seq=index, detail=detail), separators=(",", ":")).encode()
+
+
+def attested(log, shown=None, leaf=None, signers=None, more=b"", **changes):
+    """A bundle with an enrolment, and with this evidence."""
+    leaf = enrolled(shown) if leaf is None else leaf
+    checkpoint = log.signed((HARDWARE,), (W1, T0 + 60))
+    return log.bundle(checkpoint=checkpoint, enrolment=receipt(log, entry=leaf, signers=signers, **changes),
+                      attestation=shown and shown + more)
 
 
 def later(log, more=3, signers=((DEVICE,), (W2, T0 + 99)), origin=ORIGIN, proof=None, size=None):
@@ -399,6 +480,80 @@ class Whole(unittest.TestCase):
             self.assertEqual(done.stdout == b"", data == b"")
 
 
+class Attested(unittest.TestCase):
+    def test_a_tpm_holds_the_key_and_its_quotes_are_dated(self):
+        shown = evidence(ek_certificates=[b64(b"der")])
+        log = started().quote(3, after=(W1, T0 + 10), ms=2000, restarts=1).batch()
+        got = run(attested(log, shown), TPM_TRUST)
+        self.assertEqual(got["key"], "tpm-verified")
+        self.assertEqual(got["attestation"], {
+            "by": COLLECTOR.name, "leaf": 1, "size": 4, "names": ["w1"], "ek": "ab", "tpm": {"virtual": False},
+            "quotes": {"status": "affirming", "good": 2, "bad": 0, "undated": 1, "size": 3, "reboots": 0, "window_s": 50, "findings": []}})
+        self.assertEqual(got["not_proven"], ["truth", "unseen", "activation", "collusion", "not_logged"])
+
+    def test_what_the_collector_did_not_see_is_not_claimed(self):
+        shown, log = evidence(), started().batch()
+        for kind, code in ("hsm", "held_key"), ("external", "held_key"), ("magic", "software_key"), (7, "software_key"):
+            got = run(attested(log, leaf=enrolled(kind=kind)), TPM_TRUST)
+            self.assertEqual(got["key"], kind if code == "held_key" else "software")
+            self.assertIn(code, got["not_proven"])
+            self.assertIsNone(got["attestation"]["quotes"])
+        got = run(attested(log, leaf=enrolled(shown, kind="tpm-pinned")), TPM_TRUST)
+        self.assertEqual((got["key"], got["not_proven"][2:4]), ("tpm-pinned", ["activation", "quotes"]))
+        for bundle in (attested(log, shown, signers=((OTHER,),)), attested(log, leaf=enrolled(key=DEVICE.key)),
+                       log.bundle(checkpoint=log.signed((HARDWARE,)), attestation=shown)):
+            got = run(bundle, TPM_TRUST)
+            self.assertEqual((got["verdict"], got["key"], got["attestation"]), ("verified", "software", None))
+        turned = started().rotate(old=HARDWARE).batch().head((HARDWARE,)).said("t").batch()
+        got = run(turned.bundle(checkpoint=turned.signed((NEXT,)), enrolment=receipt(turned, entry=enrolled(key=NEXT.key))), TPM_TRUST)
+        self.assertEqual((got["key"], got["attestation"]), ("software", None))
+
+    def test_every_finding_of_the_page_is_found(self):
+        shown = evidence()
+
+        def flipped(field, at):
+            def edit(detail):
+                data = bytearray(base64.b64decode(detail[field]))
+                data[at] ^= 1
+                detail[field] = b64(bytes(data))
+            return edit
+
+        def put(**fields):
+            return lambda detail: detail.update(fields)
+        first = {0: sha(b"x")}
+        cases = [
+            ("malformed", dict(edit=put(size="3"))), ("malformed", dict(edit=put(after=[]))), ("malformed", dict(edit=put(counter={}))),
+            ("malformed", dict(edit=put(pcrs={"sha256": {"00": ""}}))), ("malformed", dict(edit=flipped("signature", 1))),
+            ("malformed", dict(kind=0x8020)), ("malformed", dict(rest=b"x")),
+            ("malformed", dict(selection=SELECTION[:6] + b"\5" + bytes(5))), ("malformed", dict(safe=2)),
+            ("values", dict(edit=put(pcrs={"sha1": {}}))), ("values", dict(edit=put(pcrs={"sha256": {"15": "0" * 64}}))),
+            ("values", dict(edit=put(pcrs={"sha256": {"0": "A" * 64}}))), ("values", dict(edit=put(pcrs={}))),
+            ("signature", dict(edit=flipped("signature", -1))), ("signature", dict(signer=TLS)),
+            ("type", dict(kind=0x8017, selection=name_of(b""))), ("qualifying", dict(extra=sha(b""))),
+            ("qualifying", dict(after=(W1, T0), edit=put(after=None))), ("selection", dict(selection=SELECTION[:-1] + b"\x80")),
+            ("selection", dict(selection=SELECTION[:5] + b"\x0c" + SELECTION[6:])), ("head", dict(size=4)),
+            ("after", dict(after=(Signer("x", 4), T0))), ("clock", dict(ms=999)), ("clock", dict(resets=0)), ("clock", dict(restarts=0)),
+            ("clock", dict(resets=2, ms=999)), ("counter", dict(counter=7)), ("counter", dict(counter=6)),
+            ("missed", dict(counter=9)), ("firmware", dict(firmware=8)), ("pcrs", dict(pcrs={**PCRS, **first})),
+            (None, dict(counter=8)), (None, dict(after=(ARCHIVE, T0))), (None, dict(resets=2, restarts=0, pcrs={**PCRS, **first})),
+            (None, dict(resets=2, ms=1, safe=0)), (None, dict(size=2)), (None, dict(selection=SELECTION[:6] + b"\2\xff\x43")),
+            (None, dict(edit=put(after=None, counter=None, more=7))),
+        ]
+        warnings = {"missed", "firmware", "pcrs"}
+        for code, changes in cases:
+            log = started().quote(**{"size": 3, "restarts": 1, **changes}).batch()
+            got = run(attested(log, shown), TPM_TRUST)
+            with self.subTest(code=code, **changes):
+                self.assertEqual(got["verdict"], "verified")
+                quotes = got["attestation"]["quotes"]
+                self.assertEqual(quotes["findings"], [[4, "quote." + code]] if code else [])
+                self.assertEqual(quotes["status"], "affirming" if not code else "warning" if code in warnings else "contraindicated")
+                self.assertEqual(quotes["bad"], bool(code) and code not in warnings)
+        with open(os.path.join(PAGES, "attestation.md")) as file:
+            codes = set(re.findall(r"^\| `quote\.([a-z]+)` \|", file.read(), re.M))
+        self.assertEqual(codes, {code for code, _ in cases} - {None})
+
+
 class Checks(unittest.TestCase):
     """One bad bundle, at least, for every code of the page."""
 
@@ -410,11 +565,11 @@ class Checks(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        with open(PAGE) as file:
+        with open(os.path.join(PAGES, "verdict.md")) as file:
             order, stream = file.read().split("## Stream")
         codes = set(re.findall(r"^\| `([a-z.]+)` \|", stream.split("## Report")[0], re.M)) - {"code"}
         steps = {f for f in re.findall(r"`([a-z_]+\.[a-z]+)`", order) if "." in f}
-        no_codes = {"jurat.json", "batch.sealed", "frontier.accepted", "log.opened"}
+        no_codes = {"jurat.json", "batch.sealed", "frontier.accepted", "log.opened", "device.enrolled"}
         reasons = {"no_trust", "behind", "unknown_origin", "unknown_key", "revoked", "quorum", "future", "tail", "root"}
         missing = (codes | steps | reasons) - no_codes - cls.seen
         if missing:
@@ -549,6 +704,29 @@ class Checks(unittest.TestCase):
         self.expect(unverifiable("quorum", of="head", found=["w1"]), log.bundle(), TRUST + "quorum both\noutside 1\n")
         self.expect(unverifiable("quorum", of="receipt", found=[]), log.bundle(), TRUST + "quorum 1\noutside 1\n")
         self.assertEqual(run(log.bundle(receipt=receipt(log)), TRUST + "outside w1\n")["verdict"], "verified")
+
+    def test_enrolments_and_evidence(self):
+        log, shown = started().batch(), evidence()
+
+        def bad(check, *rest, **more):
+            self.expect(tampered(check), attested(log, *rest, **more), TPM_TRUST)
+        for spoil in (lambda text: text[1:]), (lambda text: text.replace("index 1", "index 4")):
+            bad("enrolment.malformed", shown, spoil=spoil)
+        bad("enrolment.malformed", leaf=b"{}")
+        bad("enrolment.origin", origin="x")
+        for signers in ((COLLECTOR, None, True),), ((COLLECTOR,), (W2, T0, True)):
+            bad("enrolment.signature", signers=signers)
+        for change in ({"index": 2}, {"word": "x"}, {"origin": "x"}, {"key": None}, {"key": "x"}, {"key": HARDWARE.key + " "}):
+            bad("enrolment.leaf", leaf=enrolled(**change))
+        bad("enrolment.inclusion", proof=[])
+        bad("attestation.evidence", shown, more=b" ")
+        bad("attestation.evidence", shown, leaf=enrolled())
+        for wrong in (evidence(key=TLS), evidence(device="x"), evidence(signer=TLS), evidence(log=MADE - 2), evidence(log=MADE | RESTRICTED),
+                      evidence(ak=MADE), evidence(ak=MADE | RESTRICTED | DECRYPT), evidence(ek=2 | DECRYPT), evidence(kind=0x8018),
+                      evidence(more=1), evidence(ek_certificates=None), evidence(ek_certificates=[""] * 9),
+                      evidence(ek_certificates=[b64(bytes(8193))]), shown.replace(b'"ek": "', b'"ek": "='), shown[1:], b"[]"):
+            bad("attestation.key", wrong)
+        self.expect(unverifiable("future", time=T0 + 70), attested(log, shown), TPM_TRUST, now=T0 - 231)
 
     def stream(self, code, seq, log, **more):
         self.expect(tampered(code, seq), log.bundle(**more))

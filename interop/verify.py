@@ -243,19 +243,20 @@ class Head:
         need(len(self.lines) <= MAX_LINES and self.origin and len(self.root) == 32 and self.size < 1 << 63)
 
     def time(self, key, check):
-        """When this key signed (0 for a key that gives no time), None when it did not; a bad line of it is Tampered(check)."""
-        newest = None
-        for name, key_id, blob in self.lines:
-            if (name, key_id) != (key.name, key.id):
-                continue
-            message, when = self.text, 0
-            if key.type == COSIGNATURE:
-                when, blob = int.from_bytes(blob[:8], "big"), blob[8:]
-                message = "cosignature/v1\ntime %d\n%s" % (when, message)
-            good = when < 1 << 63 and (key.type == ECDSA or len(blob) == 64)
-            require(good and openssl(key, message.encode(), blob), check)
-            newest = max(when, newest or 0)
-        return newest
+        """When this key signed, None when it did not; a bad line of it is Tampered(check)."""
+        times = [signed_at(key, self.text, blob, check) for name, key_id, blob in self.lines if (name, key_id) == (key.name, key.id)]
+        return max(times, default=None)
+
+
+def signed_at(key, message, blob, check):
+    """When this key signed a note's text: 0 for a key that gives no time."""
+    when = 0
+    if key.type == COSIGNATURE:
+        when, blob = int.from_bytes(blob[:8], "big"), blob[8:]
+        message = "cosignature/v1\ntime %d\n%s" % (when, message)
+    good = when < 1 << 63 and (key.type == ECDSA or len(blob) == 64)
+    require(good and openssl(key, message.encode(), blob), check)
+    return when
 
 
 def signers(head, keys, check):
@@ -458,6 +459,274 @@ def read_manifest(data):
         raise not_a_bundle("bundle.manifest")
 
 
+# --- What a TPM says -------------------------------------------------------------------------------------------------
+
+RSA, ECC, RSASSA, ECDSA_SCHEME, ECDAA, RSAES, NULL, SHA1, SHA256, P256, P384 = 1, 0x23, 0x14, 0x18, 0x1a, 0x15, 0x10, 4, 0xb, 3, 4
+HASHES = {SHA1: hashlib.sha1, SHA256: hashlib.sha256, 0xc: hashlib.sha384, 0xd: hashlib.sha512}
+NV, CERTIFY, QUOTE, TIME = 0x8014, 0x8017, 0x8018, 0x8019
+FIXED_TPM, RESTRICTED, DECRYPT, SIGN = 1 << 1, 1 << 16, 1 << 17, 1 << 18
+SIGNS = FIXED_TPM | 1 << 4 | 1 << 5 | SIGN  # fixedParent and sensitiveDataOrigin, too
+PCRS = [*range(10), 14]
+MAX_HEADS = 256  # that a quote may lie behind, and quotes that wait for a cosigned head
+STATUS = ["none", "affirming", "warning", "contraindicated"]
+WARNINGS = {"quote.firmware", "quote.pcrs", "quote.missed"}
+
+Public = collections.namedtuple("Public", "name attributes scheme point")
+Attest = collections.namedtuple("Attest", "kind extra clock says")
+Clock = collections.namedtuple("Clock", "ms resets restarts safe firmware")
+
+
+class Wire:
+    """Big-endian integers and sized buffers, to the last byte."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def take(self, count):
+        need(count <= len(self.data))
+        taken, self.data = self.data[:count], self.data[count:]
+        return taken
+
+    def number(self, count):
+        return int.from_bytes(self.take(count), "big")
+
+    def sized(self):
+        count = self.number(2)
+        need(count <= 4096)
+        return self.take(count)
+
+    def hash(self):
+        alg = self.number(2)
+        need(alg in HASHES)
+        return alg
+
+    def end(self, value):
+        need(not self.data)
+        return value
+
+
+def read_public(data):
+    """TPMT_PUBLIC of an RSA or ECC key."""
+    wire, point = Wire(data), None
+    kind, alg, attributes, _ = wire.number(2), wire.hash(), wire.number(4), wire.sized()
+    need(kind in (RSA, ECC))
+    wire.take(4 if wire.number(2) != NULL else 0)  # the symmetric algorithm of a parent
+    scheme = [wire.number(2)]
+    if scheme[0] not in (NULL, RSAES):
+        scheme.append(wire.number(2))
+        wire.take(2 if scheme[0] == ECDAA else 0)
+    if kind == RSA:
+        bits, _, modulus = wire.number(2), wire.number(4), wire.sized()
+        need(len(modulus) * 8 == bits and 2048 <= bits <= 4096)
+    else:
+        curve = wire.number(2)
+        wire.take(2 if wire.number(2) != NULL else 0)  # key derivation
+        x, y = wire.sized(), wire.sized()
+        need(max(len(x), len(y)) <= {P256: 32, P384: 48}.get(curve, 4096))
+        point = x.rjust(32, b"\0") + y.rjust(32, b"\0") if curve == P256 else None
+    name = alg.to_bytes(2, "big") + HASHES[alg](data).digest()
+    return wire.end(Public(name, attributes, scheme, point))
+
+
+def read_signature(data):
+    """TPMT_SIGNATURE: r and s, or None when it is another than ECDSA with SHA-256."""
+    wire = Wire(data)
+    scheme, alg = wire.number(2), wire.hash()
+    need(scheme in (RSASSA, ECDSA_SCHEME))
+    numbers = [wire.sized() for _ in range(1 if scheme == RSASSA else 2)]
+    fits = (scheme, alg) == (ECDSA_SCHEME, SHA256) and max(map(len, numbers)) <= 32
+    return wire.end(numbers if fits else None)
+
+
+def attests(ak, message, numbers):
+    def der(tag, body):
+        return bytes([tag, len(body)]) + body
+    numbers = [int.from_bytes(number, "big") for number in numbers or []]
+    both = b"".join(der(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in numbers)
+    return both != b"" and openssl(Key("", b"", ECDSA, P256_SPKI + ak.point, ""), message, der(0x30, both))
+
+
+def read_attest(data):
+    """TPMS_ATTEST."""
+    def clock():
+        found = Clock(wire.number(8), wire.number(4), wire.number(4), wire.number(1), wire.number(8))
+        need(found.safe < 2)
+        return found
+
+    def bank():
+        alg, size = wire.hash(), wire.number(1)
+        need(size <= 4)
+        return alg, int.from_bytes(wire.take(size), "little")
+
+    def banks():
+        count = wire.number(4)
+        need(count <= 16)
+        return [bank() for _ in range(count)]
+    wire = Wire(data)
+    need(wire.take(4) == b"\xffTCG")
+    kind, _, extra, now = wire.number(2), wire.sized(), wire.sized(), clock()
+    if kind == NV:
+        says = wire.sized(), wire.number(2), wire.sized()
+    elif kind == CERTIFY:
+        says = wire.sized(), wire.sized()
+    elif kind == QUOTE:
+        says = banks(), wire.sized()
+    else:
+        need(kind == TIME)
+        says = wire.number(8), clock()
+    return wire.end(Attest(kind, extra, now, says))
+
+
+def blob(value):
+    need(string(value))
+    return unbase64(value)
+
+
+def has_fields(value, *names):
+    need(isinstance(value, dict) and set(value) == set(names))
+
+
+def read_evidence(data, origin):
+    """The attestation key, and the point of the log's key, of which it says that it is in the same TPM."""
+    def is_key(public, *schemes, bits=SIGNS):
+        mask = SIGNS | RESTRICTED | DECRYPT
+        need(public.attributes & mask == bits and public.name[1] != SHA1 and public.point and public.scheme in schemes)
+
+    def certified(key):
+        has_fields(key, "public", "attest", "signature")
+        public, attest = read_public(blob(key["public"])), blob(key["attest"])
+        is_key(public, [NULL], [ECDSA_SCHEME, SHA256])
+        need(attests(ak, attest, read_signature(blob(key["signature"]))))
+        said = read_attest(attest)
+        need(said.kind == CERTIFY and said.says[0] == public.name)
+        need(said.extra == sha256(b"jurat/certify/v1\0", device.encode()))
+        return public.point
+    shown = strict_json(data)
+    has_fields(shown, "ek", "ak", "log", "tls", *["ek_certificates"] * ("ek_certificates" in shown))
+    certificates = shown.get("ek_certificates", [])
+    need(isinstance(certificates, list) and len(certificates) <= 8 and all(len(blob(der)) <= 8 * KIB for der in certificates))
+    device, _ = origin.split("/")[-2:]
+    ek, ak = read_public(blob(shown["ek"])), read_public(blob(shown["ak"]))
+    usage = FIXED_TPM | RESTRICTED | DECRYPT
+    need(ek.attributes & usage == usage)
+    is_key(ak, [ECDSA_SCHEME, SHA256], bits=SIGNS | RESTRICTED)
+    point, _ = certified(shown["log"]), certified(shown["tls"])
+    return ak, point
+
+
+def read_quote(detail):
+    """The form alone: everything else is judged."""
+    def head(of):
+        need(u64(of.get("size")) and string(of.get("root")) and re.fullmatch("[0-9a-f]{64}", of["root"]))
+        return of["size"], bytes.fromhex(of["root"])
+    after, counter, pcrs = detail.get("after"), detail.get("counter"), detail.get("pcrs")
+    need(all(value is None or isinstance(value, dict) for value in (after, counter)))
+    if after is not None:
+        need(string(after.get("by")))
+        after = *head(after), after["by"], blob(after.get("cosignature"))
+    if counter is not None:
+        counter = blob(counter.get("attest")), blob(counter.get("signature"))
+    need(isinstance(pcrs, dict) and all(isinstance(bank, dict) and all(map(string, bank.values())) for bank in pcrs.values()))
+    pcrs = {name: {decimal(pcr): value for pcr, value in bank.items()} for name, bank in pcrs.items()}
+    need(all(pcr < 256 for bank in pcrs.values() for pcr in bank))
+    return *head(detail), after, blob(detail.get("attest")), blob(detail.get("signature")), pcrs, counter
+
+
+class Quotes:
+    """What the quotes of a log say, one after the other."""
+
+    def __init__(self, evidence, origin, trust):
+        self.ak, self.point = read_evidence(evidence, origin)
+        self.origin, self.cosigners = origin, [*trust.witnesses.values(), *trust.archives.values()]
+        self.heads, self.waiting = collections.deque(maxlen=MAX_HEADS), []
+        self.clock = self.values = self.counter = None  # of the last one that counts
+        self.status, self.good, self.bad, self.undated, self.reboots = 0, 0, 0, 0, 0
+        self.size, self.window, self.findings = None, None, []
+
+    def head(self, size, root, times):
+        if not self.heads or self.heads[-1][0] != size:
+            self.heads.append((size, root))
+        if times:
+            for _, after in [quote for quote in self.waiting if quote[0] < size]:
+                self.window = max(self.window or 0, min(times) - after)
+            self.waiting = [quote for quote in self.waiting if quote[0] >= size]
+
+    def take(self, seq, detail):
+        findings = []
+        try:
+            after = self.judge(detail, findings)
+            self.good += 1
+            if after is None or len(self.waiting) >= MAX_HEADS:
+                self.undated += 1
+            else:
+                self.waiting.append((seq, after))
+            status = 2 if findings else 1
+        except Tampered as found:
+            self.bad += 1
+            findings, status = [found.check], 3
+        self.status = max(self.status, status)
+        self.findings += [[seq, code] for code in findings][:MAX_LISTED - len(self.findings)]
+
+    def judge(self, detail, warnings):
+        """When it was made at the earliest, if it says."""
+        size, root, after, attest, signature, pcrs, counter = parsed(read_quote, detail, "quote.malformed")
+        values = pcrs.get("sha256", {})
+        require(set(pcrs) <= {"sha256"} and set(values) <= set(PCRS)
+                and all(re.fullmatch("[0-9a-f]{64}", value) for value in values.values()), "quote.values")
+        numbers = parsed(read_signature, signature, "quote.malformed")
+        require(attests(self.ak, attest, numbers), "quote.signature")
+        said = parsed(read_attest, attest, "quote.malformed")
+        require(said.kind == QUOTE, "quote.type")
+        nonce = sha256(b"jurat/nonce/v1\0", after[3]) if after else bytes(32)
+        extra = sha256(b"jurat/quote/v1\0", self.text(size, root).encode(), nonce)
+        require(said.extra == extra, "quote.qualifying")
+        selection, digest = said.says
+        require(selection == [(SHA256, sum(1 << pcr for pcr in PCRS))], "quote.selection")
+        require(len(values) == len(PCRS) and digest == sha256(*[bytes.fromhex(values[pcr]) for pcr in PCRS]), "quote.values")
+        known = bool(self.heads) and size >= self.heads[0][0]
+        require(not known or (size, root) in self.heads, "quote.head")
+        when = self.time(*after) if after else None
+        now, old = said.clock, self.clock or said.clock
+        rebooted = now.resets > old.resets
+        forward = now.ms > old.ms or not self.clock or rebooted and (now.ms == old.ms or not now.safe)
+        require(now.resets >= old.resets and forward and (rebooted or now.restarts >= old.restarts), "quote.clock")
+        if now.firmware != old.firmware:
+            warnings.append("quote.firmware")
+        if self.clock and not rebooted and values != self.values:
+            warnings.append("quote.pcrs")
+        if counter:
+            index, value = parsed(lambda counter: self.count(*counter, extra), counter, "quote.counter")
+            if self.counter:
+                require(index == self.counter[0] and value > self.counter[1], "quote.counter")
+                if value > self.counter[1] + 1:
+                    warnings.append("quote.missed")
+            self.counter = index, value
+        self.clock, self.values = now, values
+        self.size = max(size, self.size or 0) if known else self.size
+        self.reboots += rebooted
+        return when
+
+    def text(self, size, root):
+        return "%s\n%d\n%s\n" % (self.origin, size, base64.b64encode(root).decode())
+
+    def time(self, size, root, by, cosignature):
+        key = next((key for key in self.cosigners if key.name == by), None)
+        require(key, "quote.after")
+        return signed_at(key, self.text(size, root), cosignature, "quote.after")
+
+    def count(self, attest, signature, extra):
+        need(attests(self.ak, attest, read_signature(signature)))
+        said = read_attest(attest)
+        need(said.kind == NV and said.extra == extra)
+        index, offset, value = said.says
+        need(offset == 0 and len(value) == 8)
+        return index, int.from_bytes(value, "big")
+
+    def report(self):
+        return {"status": STATUS[self.status], "good": self.good, "bad": self.bad, "undated": self.undated + len(self.waiting),
+                "size": self.size, "reboots": self.reboots, "window_s": self.window, "findings": self.findings}
+
+
 # --- The stream of records -------------------------------------------------------------------------------------------
 
 GAPS = {"agent.started", "agent.stopped", "transcript.truncated", "transcript.rewritten", "transcript.deleted",
@@ -514,8 +783,9 @@ def seconds(text):
 
 
 class Stream:
-    def __init__(self, trust, origin, first, prefix):
+    def __init__(self, trust, origin, first, prefix, quotes):
         self.trust, self.origin, self.first, self.n = trust, origin, first, first
+        self.quotes = quotes
         chain, *roots = split(prefix) if first else [sha256(b"jurat/chain/v1\0", origin.encode())]
         self.chain, self.chain_known = chain, first == 0
         self.tree, self.listed = Tree(first, roots), Tree(first, roots)
@@ -656,6 +926,8 @@ class Stream:
             for reason, number in sorted(detail["filtered"].items(), key=lambda item: item[0]):
                 if u64(number):
                     tally(self.filtered, reason, number)
+        if kind == "attestation.quote" and self.quotes:
+            self.quotes.take(self.n, detail)
         if kind == "payload.erased" and isinstance(detail.get("ranges"), list):
             for pair in detail["ranges"]:
                 if isinstance(pair, list) and len(pair) == 2 and all(map(u64, pair)) and pair[0] < pair[1]:
@@ -703,6 +975,8 @@ class Stream:
         for name, when in found.items():
             require(when >= max(self.times[name], default=0), order)
             self.times[name].append(when)
+        if self.quotes:
+            self.quotes.head(head.size, head.root, found.values())
         return found
 
     def leaves(self, body):
@@ -734,6 +1008,8 @@ def verify(file, trust, now):
     prefix = tar.body("prefix", 4 * KIB) if first else b""
     later = tar.body("later", SMALL) if tar.name == b"later" else None
     receipt = tar.body("receipt", 256 * KIB) if tar.name == b"receipt" else None
+    enrolment = tar.body("enrolment", 256 * KIB) if tar.name == b"enrolment" else None
+    evidence = tar.body("attestation", SMALL) if tar.name == b"attestation" else None
     if tar.name not in (None, b"hashes/000000"):
         raise not_a_bundle("bundle.layout")
     try:
@@ -742,7 +1018,11 @@ def verify(file, trust, now):
         raise not_a_bundle("note.malformed")
     if head.size == 0:
         raise not_a_bundle("checkpoint.empty")
-    stream = Stream(trust, head.origin, first, prefix or bytes(32))
+    try:
+        quotes = Quotes(evidence or b"", head.origin, trust)
+    except ValueError:
+        quotes = None
+    stream = Stream(trust, head.origin, first, prefix or bytes(32), quotes)
     if not stream.keys:
         raise Unverifiable("unknown_origin", origin=head.origin)
     signers(head, stream.keys, "checkpoint.signature")
@@ -775,6 +1055,7 @@ def verify(file, trust, now):
     archives = times_of(head, trust.archives, "cosignature.signature")
     names = stream.watch(head, "cosignature.signature", "cosignature.order")
     logged, outside = check_receipt(receipt, head, trust)
+    enrolled, beside = check_enrolment(enrolment, evidence, head.origin, trust, quotes)
     for name in chain_of(signer.vkey, stream, trust):
         for key, leaf in trust.revoked:
             if key.vkey == name and not (logged and logged["leaf"] < leaf):
@@ -782,10 +1063,10 @@ def verify(file, trust, now):
     for of, rule, found in ("head", "quorum", names), ("receipt", "outside", outside):
         if not trust.agrees(rule, found):
             raise Unverifiable("quorum", of=of, found=sorted(found))
-    latest = max([when for those in stream.times.values() for when in those] + [*archives.values(), *outside.values(), 0])
+    latest = max([when for those in stream.times.values() for when in those] + [*archives.values(), *outside.values(), *beside.values(), 0])
     if now is not None and latest > now + FUTURE_S:
         raise Unverifiable("future", time=latest)
-    return report(head, stream, trust, signer, names, archives, logged, later)
+    return report(head, stream, trust, signer, names, archives, logged, enrolled, later)
 
 
 def chain_of(last, stream, trust):
@@ -851,8 +1132,8 @@ def check_later(data, head, accepted, trust):
     return {"size": later.size, "names": list(names)}, later.root
 
 
-def check_receipt(data, head, trust):
-    """What the collector's log says of this head, and who cosigned that log."""
+def check_logged(data, trust, what, code, kind, says):
+    """The `detail` of a leaf of the collector's log that says so, its place, and who cosigned that log."""
     def read(data):
         (title, extra, index, *lines), log = read_proof(data)
         need(title == "c2sp.org/tlog-proof@v1" and extra.startswith("extra ") and index.startswith("index "))
@@ -860,27 +1141,56 @@ def check_receipt(data, head, trust):
         need(index < log.size)
         return leaf, parse_entry(leaf), index, read_hashes(lines), log
     if data is None or trust.collector is None:
-        return None, {}
-    leaf, entry, index, proof, log = parsed(read, data, "receipt.malformed")
+        return None, None, {}
+    leaf, entry, index, proof, log = parsed(read, data, what + ".malformed")
     if not any((name, key_id) == (trust.collector.name, trust.collector.id) for name, key_id, _ in log.lines):
+        return None, None, {}
+    require(log.origin == trust.collector.name, what + ".origin")
+    signers(log, [trust.collector], what + ".signature")
+    outside = times_of(log, trust.witnesses, what + ".signature")
+    require((entry["kind"], entry["seq"]) == (kind, index) and says(entry["detail"]), code)
+    require(included(sha256(b"\0", leaf), index, log.size, proof, log.root), what + ".inclusion")
+    return entry["detail"], {"leaf": index, "size": log.size, "names": list(outside)}, outside
+
+
+def check_receipt(data, head, trust):
+    def says(detail):
+        return detail.get("origin") == head.origin and same(detail.get("size"), head.size) and detail.get("root") == head.root.hex()
+    _, logged, outside = check_logged(data, trust, "receipt", "receipt.head", "frontier.accepted", says)
+    return logged, outside
+
+
+def check_enrolment(data, evidence, origin, trust, quotes):
+    """The key that was enrolled, what holds it, and what the report says of that."""
+    def key_of(detail):
+        try:
+            need(string(detail.get("key")))
+            return parse_key(detail["key"], ED25519, ECDSA, COSIGNATURE)
+        except ValueError:
+            return None
+    detail, place, beside = check_logged(data, trust, "enrolment", "enrolment.leaf", "device.enrolled",
+                                         lambda detail: detail.get("origin") == origin and key_of(detail))
+    if not place:
         return None, {}
-    require(log.origin == trust.collector.name, "receipt.origin")
-    signers(log, [trust.collector], "receipt.signature")
-    outside = times_of(log, trust.witnesses, "receipt.signature")
-    detail = entry["detail"]
-    require((entry["kind"], entry["seq"]) == ("frontier.accepted", index) and detail.get("origin") == head.origin
-            and same(detail.get("size"), head.size) and detail.get("root") == head.root.hex(), "receipt.head")
-    require(included(sha256(b"\0", leaf), index, log.size, proof, log.root), "receipt.inclusion")
-    return {"leaf": index, "size": log.size, "names": list(outside)}, outside
+    key, kind, ek = key_of(detail), detail.get("key_kind"), detail.get("ek")
+    if evidence is not None:
+        require(detail.get("evidence") == sha256(evidence).hex(), "attestation.evidence")
+        require(quotes and key.raw == P256_SPKI + quotes.point, "attestation.key")
+    kind = kind if kind in ("hsm", "external", "tpm-untrusted", "tpm-pinned", "tpm-verified") else "software"
+    return (key, kind, {"by": trust.collector.name, **place, "ek": ek if string(ek) else None, "tpm": detail.get("tpm"),
+                        "quotes": quotes and quotes.report()}), beside
 
 
-def report(head, stream, trust, key, names, archives, logged, later):
+def report(head, stream, trust, key, names, archives, logged, enrolled, later):
     keys, current = [], key.vkey
     for turn, size in reversed(stream.rotations):
         if turn.key.vkey == current:
             keys.insert(0, {"key": current, "from": size, "leaf": turn.leaf})
             current = turn.old
     keys.insert(0, {"key": current, "from": stream.first, "leaf": None})
+    held, attestation = "software", None
+    if enrolled and enrolled[0].vkey == key.vkey and len(keys) == 1:  # of a key that came by rotation nothing is known
+        _, held, attestation = enrolled
 
     erased = stream.missing.common(stream.erased)
     separate = stream.isolations == {True} and not stream.withheld
@@ -889,15 +1199,17 @@ def report(head, stream, trust, key, names, archives, logged, later):
     chain = stream.chain.hex() if stream.chain_known else None
     unseen = any(origin == head.origin and not stream.first <= size <= head.size for origin, size, _ in trust.seen)
     doubts = [
-        (True, "truth"), (True, "unseen"), (stream.withheld, "withheld"), (True, "software_key"), (not separate, "shared"),
+        (True, "truth"), (True, "unseen"), (stream.withheld, "withheld"), (held == "software", "software_key"),
+        (held in ("hsm", "external"), "held_key"), (held.startswith("tpm-"), "activation"),
+        (held.startswith("tpm-") and (attestation["quotes"] or {}).get("status") != "affirming", "quotes"), (not separate, "shared"),
         (True, "no_witness" if not names else "same_host" if len(same_host) == len(names) else "collusion"),
         (logged is None, "not_logged"), (stream.may_have_more_runs(), "runs"), (chain is None, "chain"), (names and exposure is None, "exposure"),
         (unseen, "seen"), (stream.missing.full or stream.erased.full, "erasures"),
     ]
     return {
         "verdict": "verified", "origin": head.origin, "from": stream.first, "size": head.size, "root": head.root.hex(),
-        "chain": chain, "keys": keys, "integrity": "signed", "key": "software",
-        "isolation": "separate" if separate else "shared",
+        "chain": chain, "keys": keys, "integrity": "signed", "key": held,
+        "isolation": "separate" if separate else "shared", "attestation": attestation,
         "witness": {"names": list(names), "same_host": same_host}, "archive": {"names": list(archives)},
         "complete": bool(not stream.withheld and not stream.lacking and archives and stream.last_kind == "batch.sealed"),
         "logged": logged, "later": later,

@@ -4,20 +4,22 @@
 //! be said of it; the whole verdict is the verifier's, and the tests hold the second verifier to it.
 #![allow(clippy::unwrap_used, reason = "a tool that cannot go on ends")]
 
+mod attested;
 mod cases;
+mod kept;
 mod maker;
+mod tpm;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use jurat_proof::{BundleReader, Note, Signature, Signer as _, Trust, Verdict, verify};
+use jurat_attest::Offline;
+use jurat_proof::{Trust, Verdict, verify_with};
 use serde_json::Value;
 
 use cases::Case;
-use maker::KEYS;
-
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../vectors")
 }
@@ -25,7 +27,7 @@ fn folder() -> PathBuf {
 /// Writes all of them anew. The README stays: it is written by hand.
 pub(crate) fn vectors() -> Result<()> {
     let root = folder();
-    let files = files(&root)?;
+    let files = files()?;
     for old in ["v2", "trust"] {
         if root.join(old).exists() {
             fs::remove_dir_all(root.join(old)).with_context(|| format!("removing {old}"))?;
@@ -43,14 +45,10 @@ pub(crate) fn vectors() -> Result<()> {
 }
 
 /// Every file by its name, and its content.
-fn files(old: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+fn files() -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
-    let line = |name: &str, text: &str| {
-        kept_line(&old.join("v2").join(name).join("bundle.jurat"), text)
-            .unwrap_or_else(|| KEYS.hardware.sign_note(text).unwrap())
-    };
     let mut wrong = Vec::new();
-    for case in cases::all(&line) {
+    for case in cases::all() {
         let expected = judge(&case).unwrap_or_else(|error| {
             wrong.push(format!("{error:#}"));
             Vec::new()
@@ -81,19 +79,8 @@ fn files(old: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         let twice = files.insert(format!("trust/{name}.line-{line}.txt"), text.into_bytes());
         assert!(twice.is_none(), "two trust files are called {name}");
     }
+    files.insert(kept::FILE.into(), kept::text().into_bytes());
     Ok(files)
-}
-
-/// The signature line of the run before, when it is still one of this text: ECDSA signs with randomness.
-fn kept_line(bundle: &Path, text: &str) -> Option<Signature> {
-    let (_, front) = BundleReader::open(fs::File::open(bundle).ok()?).ok()?;
-    let note = Note::parse(&front.checkpoint).ok()?;
-    let mut kept = Note {
-        text: text.to_owned(),
-        signatures: note.signatures,
-    };
-    let signed = kept.is_signed_by(KEYS.hardware.verifier_key());
-    signed.ok()?.then(|| kept.signatures.pop()).flatten()
 }
 
 /// The verdict as JSON, when it is what the case says.
@@ -101,10 +88,11 @@ fn judge(case: &Case) -> Result<Vec<u8>> {
     let name = &case.name;
     let trust = case.trust.as_deref().map(Trust::parse).transpose();
     let trust = trust.with_context(|| name.clone())?;
-    let verdict = verify(
+    let verdict = verify_with(
         case.bundle.as_slice(),
         trust.as_ref(),
         Some(case.now),
+        &mut Offline::default(),
         &mut |_| {},
     );
     let json = serde_json::to_value(&verdict)?;
@@ -114,7 +102,18 @@ fn judge(case: &Case) -> Result<Vec<u8>> {
         other => other.to_string(),
     };
     let says = match &verdict {
-        Verdict::Verified(_) => "verified".to_owned(),
+        Verdict::Verified(report) => {
+            let of = report.attestation.as_ref();
+            let quotes = of.and_then(|attestation| attestation.quotes.as_ref());
+            let mut said = "verified".to_owned();
+            if let Some(quotes) = quotes {
+                said += &format!(" {}", quotes.status);
+                for (seq, code) in &quotes.findings {
+                    said += &format!(" {seq} {code}");
+                }
+            }
+            said
+        }
         Verdict::Tampered { .. } => format!("tampered {} {}", word("seq"), word("check")),
         Verdict::Unverifiable { .. } => format!("{} - {}", word("reason"), word("check")),
     };
@@ -128,8 +127,9 @@ fn judge(case: &Case) -> Result<Vec<u8>> {
 #[test]
 fn the_vectors_are_what_this_program_writes_and_nothing_else() {
     let root = folder();
-    let made = files(&root).unwrap();
-    let mut found = BTreeMap::new();
+    let made = files().unwrap();
+    let kept = fs::read(root.join(kept::FILE)).unwrap();
+    let mut found = BTreeMap::from([(kept::FILE.to_owned(), kept)]);
     let mut folders = vec![root.join("v2"), root.join("trust")];
     while let Some(dir) = folders.pop() {
         for entry in fs::read_dir(dir).unwrap() {

@@ -1,12 +1,13 @@
 //! What a device shows of the keys in its TPM when it enrols; anybody may check it again later.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::bytes::Base64;
 use crate::ek::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use crate::tpm::{
-    Attest, Attested, Attribute, Hash, KeyError, Malformed, Public, Signature, SignatureError,
-    is_ak, is_log_key,
+    Attest, Attested, Attribute, Hash, KeyError, Malformed, Parameters, Public, Signature,
+    SignatureError, is_ak, is_log_key,
 };
 
 /// The longest text of [`Evidence`].
@@ -116,8 +117,16 @@ impl Evidence {
         if json.len() > EVIDENCE_BYTES_MAX {
             return Err(EvidenceError::Form("too long".into()));
         }
-        let evidence: Self =
-            serde_json::from_slice(json).map_err(|error| EvidenceError::Form(error.to_string()))?;
+        let form = |error: serde_json::Error| EvidenceError::Form(error.to_string());
+        let evidence: Self = serde_json::from_slice(json).map_err(form)?;
+        // Arrays of the same values would be read as well.
+        let value: Value = serde_json::from_slice(json).map_err(form)?;
+        if ![&value, &value["log"], &value["tls"]]
+            .iter()
+            .all(|object| object.is_object())
+        {
+            return Err(EvidenceError::Form("not objects".into()));
+        }
         evidence.bounded()
     }
 
@@ -143,13 +152,17 @@ impl Evidence {
             Attribute::Restricted,
             Attribute::Decrypt,
         ];
-        if !needed.iter().all(|needed| ek.attributes.has(*needed)) {
+        let is_key = !matches!(ek.parameters, Parameters::Other);
+        if !is_key || !needed.iter().all(|needed| ek.attributes.has(*needed)) {
             return Err(EvidenceError::Ek);
         }
         let ak = Public::parse(&self.ak)?;
         is_ak(&ak).map_err(EvidenceError::Ak)?;
-        // Of those that a TPM has, the one that every second verifier can check as well.
-        if ak.point().is_none_or(|point| point.len() != 65) {
+        // Of those that a TPM has, the one that every second verifier can check as well: ECDSA with SHA-256.
+        let scheme = Some((0x0018, Some(Hash::Sha256)));
+        let plain =
+            matches!(&ak.parameters, Parameters::Ecc { scheme: found, .. } if *found == scheme);
+        if !plain || ak.point().is_none_or(|point| point.len() != 65) {
             return Err(EvidenceError::Ak(KeyError::Scheme));
         }
         let binding = certify_binding(device);

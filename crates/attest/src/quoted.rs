@@ -148,6 +148,10 @@ fn read_pcrs(banks: &BTreeMap<String, BTreeMap<u8, String>>) -> Option<PcrValues
             return None;
         }
         for (pcr, hex) in bank {
+            // Nobody quotes another.
+            if !SELECTION[0].indices().any(|quoted| quoted == *pcr) {
+                return None;
+            }
             values
                 .0
                 .insert((hash, *pcr), Digest::from_hex(hex)?.0.to_vec());
@@ -310,6 +314,11 @@ impl Judge<'_> {
         detail: &Map<String, Value>,
         findings: &mut Vec<Finding>,
     ) -> Result<Good, Finding> {
+        // Arrays of the same values would be read as well.
+        let is_array = |name: &str| detail.get(name).is_some_and(Value::is_array);
+        if is_array("after") || is_array("counter") {
+            return Err(Finding::Malformed);
+        }
         let leaf: QuoteLeaf = serde_json::from_value(Value::Object(detail.clone()))
             .map_err(|_| Finding::Malformed)?;
         let head = Checkpoint {

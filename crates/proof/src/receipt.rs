@@ -164,9 +164,11 @@ impl Receipt {
             _ => None,
         };
         says(text("origin").as_deref() == Some(origin), "another log")?;
-        let key = text("key").ok_or(ReceiptError::OtherHead("no key"))?;
+        let text_form = text("key").ok_or(ReceiptError::OtherHead("no key"))?;
+        let key = VerifierKey::parse(&text_form)?;
+        says(key.to_string() == text_form, "a key in another form")?;
         Ok(Enrolment {
-            key: VerifierKey::parse(&key)?,
+            key,
             kind: text("key_kind").unwrap_or_default(),
             evidence: text("evidence"),
             ek: text("ek"),

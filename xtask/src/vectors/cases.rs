@@ -21,25 +21,25 @@ pub(super) struct Case {
 
 impl Case {
     /// With more lines of trust.
-    fn trusting(mut self, lines: &str) -> Self {
+    pub(super) fn trusting(mut self, lines: &str) -> Self {
         let trust = self.trust.get_or_insert_default();
         trust.push_str(lines);
         trust.push('\n');
         self
     }
 
-    fn trust(mut self, trust: Option<String>) -> Self {
+    pub(super) fn trust(mut self, trust: Option<String>) -> Self {
         self.trust = trust;
         self
     }
 
-    fn now(mut self, now: u64) -> Self {
+    pub(super) fn now(mut self, now: u64) -> Self {
         self.now = now;
         self
     }
 }
 
-fn case(name: &str, bundle: Bundle, says: &str) -> Case {
+pub(super) fn case(name: &str, bundle: Bundle, says: &str) -> Case {
     raw(name, bundle.tar(), says)
 }
 
@@ -96,16 +96,14 @@ fn rotated() -> Log {
     log.head(&[device(), witness(1, 30)]).said("t", 0).batch()
 }
 
-/// Gives the signature of the P-256 key for the vector of this name over this text.
-type Line<'a> = &'a dyn Fn(&str, &str) -> Signature;
-
-pub(super) fn all(p256_line: Line<'_>) -> Vec<Case> {
-    let mut cases = right(p256_line);
+pub(super) fn all() -> Vec<Case> {
+    let mut cases = right();
     cases.extend(wrong());
+    cases.extend(super::attested::all());
     cases
 }
 
-fn right(p256_line: Line<'_>) -> Vec<Case> {
+fn right() -> Vec<Case> {
     let w3 = KEYS.witnesses[2].verifier_text();
     let mut cases = vec![
         case("whole", good().bundle(0), "verified"),
@@ -314,11 +312,10 @@ fn right(p256_line: Line<'_>) -> Vec<Case> {
             twice().bundle_under(0, &twice().signed_by(&[(&KEYS.third, 0)])),
             "verified",
         ),
-        p256("key.p256", good(), p256_line),
+        p256("key.p256", good()),
         p256(
             "rotation.from_p256",
             good().rotated(&KEYS.hardware, &KEYS.next).batch(),
-            p256_line,
         ),
         case(
             "quorum.groups",
@@ -529,10 +526,9 @@ fn twice() -> Log {
     log.head(&[next()]).said("t", 1).batch()
 }
 
-/// A head signed by a key as hardware holds them. ECDSA takes randomness: the line is kept between runs.
-fn p256(name: &str, log: Log, line: Line<'_>) -> Case {
-    let mut head = log.signed_by(&[]);
-    head.signatures.push(line(name, &head.text));
+/// A head signed by a key as hardware holds them.
+fn p256(name: &str, log: Log) -> Case {
+    let head = log.signed_by(&[(&KEYS.hardware, 0)]);
     case(name, log.bundle_under(0, &head), "verified")
         .trust(Some(trust(&KEYS.hardware.verifier_key().to_string())))
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_key::{HeldSigner, P256Key, Secret, SoftwareKey};
+use jurat_key::{HeldSigner, Secret, SoftwareKey};
 use jurat_proof::{
     Chain, Checkpoint, Cosignature, Digest, Frontier, Note, Receipt, Record, Rotation, Signer,
     consistency_proof, context_hasher, inclusion_proof, leaf_hash, root_of, sha256, write_record,
@@ -38,7 +38,7 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         next: log(2, ORIGIN),
         third: log(3, ORIGIN),
         stranger: log(4, ORIGIN),
-        hardware: P256Key::log(&seed(5), ORIGIN).unwrap(),
+        hardware: super::kept::key(5, ORIGIN),
         elsewhere: log(1, "vectors.example/jurat/other/0"),
         witnesses: [
             cosigner(6, "w1.example/witness"),

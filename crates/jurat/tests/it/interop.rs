@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Mutex;
 
+use jurat_attest::Offline;
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{
     BundleReader, BundleWriter, Chain, Checkpoint, Cosignature, Digest, Front, Frontier, Record,
-    RecordReader, Trust, leaf_hash, verify,
+    RecordReader, Trust, leaf_hash, verify_with,
 };
 use jurat_testkit::{Repeatable, need};
 use serde_json::Value;
@@ -586,7 +587,14 @@ fn both_verifiers_say_the_same_of_bundles_that_nobody_thought_of() {
         let text = std::str::from_utf8(&trust).ok();
         let ours = match text.and_then(|text| Trust::parse(text).ok()) {
             Some(trust) => {
-                let verdict = verify(tar.as_slice(), Some(&trust), Some(now), &mut |_| {});
+                let (trust, now) = (Some(&trust), Some(now));
+                let verdict = verify_with(
+                    tar.as_slice(),
+                    trust,
+                    now,
+                    &mut Offline::default(),
+                    &mut |_| {},
+                );
                 serde_json::to_value(verdict).unwrap()
             }
             None => Value::Null,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufReader;
 
+use jurat_attest::Offline;
 use jurat_disk::Host;
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{
     BundleReader, BundleWriter, Chain, Checkpoint, Front, Frontier, Note, Reason, Record,
-    RecordReader, Trust, Verdict, leaf_hash, verify,
+    RecordReader, Trust, Verdict, leaf_hash, verify, verify_with,
 };
 use serde_json::Value;
 
@@ -173,7 +174,15 @@ fn no_single_change_reaches_the_pinned_verdict_whatever_is_repaired_after_it() {
     let seed = Secret::load(&host, &fleet.path("device/keys/log.key")).unwrap();
     let origin = load(&good).front.manifest.origin;
     let stolen = SoftwareKey::log(&seed, &origin).unwrap();
-    let judge = |bytes: &[u8]| verify(bytes, Some(&trust), None, &mut |_| {});
+    let judge = |bytes: &[u8]| {
+        verify_with(
+            bytes,
+            Some(&trust),
+            None,
+            &mut Offline::default(),
+            &mut |_| {},
+        )
+    };
     assert!(matches!(judge(&good), Verdict::Verified(_)));
     assert!(
         matches!(judge(&load(&good).store()), Verdict::Verified(_)),

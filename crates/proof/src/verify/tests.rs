@@ -1,15 +1,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::unix_seconds;
 use crate::check::DISABLED;
 use crate::rotation::tests::Key;
 use crate::{
-    BundleWriter, Chain, Check, Checkpoint, Front, Frontier, Record, Rotation, Signer as _, Trust,
-    leaf_hash, verify,
+    Attestations, BundleReader, BundleWriter, Chain, Check, Checkpoint, Digest, Front, Frontier,
+    PublicKey, Quotes, Record, Rotation, Signer as _, Trust, VerifierKey, leaf_hash, verify_with,
 };
 
 #[test]
@@ -37,6 +38,50 @@ fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors")
 }
 
+/// Believes the evidence of one vector, whatever space is around it, and hears no quote: judging both is another
+/// room's, whose tests hold it to the vectors.
+struct Believes {
+    evidence: Vec<u8>,
+    key: PublicKey,
+}
+
+static BELIEVES: LazyLock<Believes> = LazyLock::new(|| {
+    let good = Vector::read(&vectors().join("v2/attested"));
+    let (_, front) = BundleReader::open(good.bundle.as_slice()).unwrap();
+    Believes {
+        evidence: front.attestation.unwrap(),
+        key: good.trust.unwrap().logs[0].key,
+    }
+});
+
+impl Attestations for &Believes {
+    fn evidence(&mut self, _: &str, _: &[VerifierKey], evidence: &[u8]) -> Option<PublicKey> {
+        (evidence.trim_ascii() == self.evidence).then_some(self.key)
+    }
+
+    fn head(&mut self, _: u64, _: Digest, _: Option<u64>) {}
+
+    fn quote(&mut self, _: u64, _: &Map<String, Value>) {}
+
+    fn finish(&mut self) -> Option<Quotes> {
+        None
+    }
+}
+
+/// The verdict without what quotes say.
+fn without_quotes(mut verdict: Value) -> Value {
+    if let Some(quotes) = verdict.pointer_mut("/attestation/quotes") {
+        *quotes = Value::Null;
+    }
+    if let Some(codes) = verdict
+        .pointer_mut("/not_proven")
+        .and_then(Value::as_array_mut)
+    {
+        codes.retain(|code| code != "quotes");
+    }
+    verdict
+}
+
 /// A bundle that every verifier must judge alike.
 struct Vector {
     name: String,
@@ -56,14 +101,16 @@ impl Vector {
             bundle: read("bundle.jurat"),
             trust: trust.then(|| Trust::parse(&text("trust.txt")).unwrap()),
             now: text("now").trim().parse().unwrap(),
-            expected: serde_json::from_slice(&read("expected.json")).unwrap(),
+            expected: without_quotes(serde_json::from_slice(&read("expected.json")).unwrap()),
         }
     }
 
     fn judge(&self) -> Value {
         let (trust, now) = (self.trust.as_ref(), Some(self.now));
-        let verdict = verify(self.bundle.as_slice(), trust, now, &mut |_| {});
-        serde_json::to_value(verdict).unwrap()
+        let mut believes = &*BELIEVES;
+        let bundle = self.bundle.as_slice();
+        let verdict = verify_with(bundle, trust, now, &mut believes, &mut |_| {});
+        without_quotes(serde_json::to_value(verdict).unwrap())
     }
 
     fn all() -> Vec<Self> {
