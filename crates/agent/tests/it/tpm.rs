@@ -25,7 +25,9 @@ fn roots(swtpm: &Swtpm, dir: &Path) -> std::path::PathBuf {
 
 impl Device {
     fn report(&self) -> DeviceReport {
-        let mut devices = self.collector.with_archive(|archive| archive.devices());
+        let mut devices = self
+            .collector
+            .with_archive(jurat_collector::Archive::devices);
         devices.remove(0)
     }
 
