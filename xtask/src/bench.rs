@@ -3,6 +3,7 @@
 mod collector;
 mod hash;
 mod peers;
+mod quotes;
 mod tiles;
 mod verify;
 
@@ -27,7 +28,7 @@ struct Row {
 }
 
 /// What can be measured.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "ledger",
     "hash",
     "tiles",
@@ -36,6 +37,7 @@ const NAMES: [&str; 10] = [
     "reopen",
     "collector",
     "verify",
+    "quotes",
     "idle",
     "build",
 ];
@@ -86,6 +88,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     }
     if wanted("verify") {
         rows.extend(verify::verify()?);
+    }
+    if wanted("quotes") {
+        rows.push(quotes::judged()?);
     }
     if wanted("idle") {
         rows.push(idle()?);
