@@ -688,8 +688,8 @@ class Quotes:
         when = self.time(*after) if after else None
         now, old = said.clock, self.clock or said.clock
         rebooted = now.resets > old.resets
-        require(now.resets >= old.resets and (now.ms >= old.ms or rebooted and not now.safe)
-                and (rebooted or now.restarts >= old.restarts), "quote.clock")
+        forward = now.ms > old.ms or not self.clock or rebooted and (now.ms == old.ms or not now.safe)
+        require(now.resets >= old.resets and forward and (rebooted or now.restarts >= old.restarts), "quote.clock")
         if now.firmware != old.firmware:
             warnings.append("quote.firmware")
         if self.clock and not rebooted and values != self.values:

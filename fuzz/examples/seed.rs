@@ -21,6 +21,7 @@ use jurat_redact::{Mode as Redact, Redactor};
 use jurat_seal::{Sealer, Settings, export};
 use jurat_sink::line::Audit;
 use jurat_sink::{Take, read_batch};
+use jurat_testkit::ima::{measured, old, violated};
 use jurat_testkit::{Repeatable, SimDisk};
 use jurat_witness::Request;
 
@@ -155,6 +156,7 @@ fn main() {
     receipt();
     pieces();
     texts();
+    measurements();
     peers(&note);
     signer();
 }
@@ -262,6 +264,19 @@ fn pieces() {
     seed("ledger", "pieces", out);
     seed("ledger", "changed", [2, 200, 0, 1, 9, 1, 128]);
     seed("ledger", "cut", [2, 0, 2]);
+}
+
+fn measurements() {
+    let lines = [
+        measured(&[1; 32], "boot_aggregate", None),
+        measured(&[2; 32], "/usr/bin/sh", Some(b"\x03\x02\x04signed")),
+        violated("/var/log/wtmp"),
+        old(&[3; 20], "/usr/bin/env"),
+    ];
+    for (name, line) in ["ng", "sig", "violation", "old"].iter().zip(&lines) {
+        seed("ima", name, &line.bytes);
+    }
+    seed("ima", "list", lines.map(|line| line.bytes).concat());
 }
 
 fn texts() {

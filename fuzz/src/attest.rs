@@ -2,6 +2,7 @@
 
 use jurat_attest::ek::check_certificate;
 use jurat_attest::eventlog::EventLog;
+use jurat_attest::ima::{Accepted, List, PCR};
 use jurat_attest::tpm::{
     Attest, Expected, Hash, PcrSelection, PcrValues, Public, Signature, check_quote, is_ak,
     is_log_key, make_credential,
@@ -69,4 +70,26 @@ pub fn boot_log(data: &[u8]) {
         let _ = log.facts(*bank);
     }
     assert!(log.events.iter().all(|event| event.pcr < 24));
+}
+
+/// A measurement list of a kernel.
+pub fn ima(data: &[u8]) {
+    let Ok(list) = List::parse(data, 0) else {
+        return;
+    };
+    for entry in &list.entries {
+        let _ = entry.measured();
+    }
+    let bank = Hash::Sha256;
+    let mut accepted = Accepted::nothing(bank, PCR);
+    assert!(accepted.advance(&list, b"no digest").is_err());
+    let ours = list.entries.iter().take_while(|entry| entry.pcr == PCR);
+    for entry in ours.take(4) {
+        let value = bank.digest(&[&accepted.value, &entry.digest(bank)]);
+        let next = accepted.advance(&list, &value);
+        let next = next.expect("every beginning of the list counts");
+        assert_eq!(next.entries, accepted.entries + 1, "the nearest one");
+        assert!(next.advance(&list, &accepted.value).is_err(), "never less");
+        accepted = next;
+    }
 }

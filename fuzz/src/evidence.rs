@@ -57,7 +57,6 @@ pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8
         audit.leaf(&leaf);
         let proof = Proof {
             device: ORIGIN.into(),
-            seq,
             leaf_hash: hash,
             chain_hash: content.chain,
             prev_chain_hash: prev_chain,

@@ -10,7 +10,7 @@ mod peers;
 mod texts;
 mod witness;
 
-pub use attest::{boot_log, tpm};
+pub use attest::{boot_log, ima, tpm};
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{ACCEPTED, answer, enrolment, receipt, request, signer};
@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("enrolment", enrolment),
     ("entry", entry),
     ("fork", fork),
+    ("ima", ima),
     ("ledger", ledger),
     ("note", note),
     ("policy", policy),

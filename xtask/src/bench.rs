@@ -3,6 +3,7 @@
 mod collector;
 mod hash;
 mod peers;
+mod quotes;
 mod tiles;
 mod verify;
 
@@ -26,8 +27,29 @@ struct Row {
     met: Option<bool>,
 }
 
+/// What can be measured.
+const NAMES: [&str; 11] = [
+    "ledger",
+    "hash",
+    "tiles",
+    "redactor",
+    "pipeline",
+    "reopen",
+    "collector",
+    "verify",
+    "quotes",
+    "idle",
+    "build",
+];
+
 /// Runs the rows whose name holds `filter`, prints the table.
 pub(crate) fn bench(filter: &str) -> Result<bool> {
+    if !NAMES.iter().any(|name| name.contains(filter)) {
+        bail!(
+            "nothing is called so: {filter}; there is: {}",
+            NAMES.join(", ")
+        );
+    }
     let cargo = Command::new("cargo")
         .args(["build", "--release", "--package", "jurat"])
         .status()?;
@@ -66,6 +88,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
     }
     if wanted("verify") {
         rows.extend(verify::verify()?);
+    }
+    if wanted("quotes") {
+        rows.push(quotes::judged()?);
     }
     if wanted("idle") {
         rows.push(idle()?);

@@ -93,7 +93,13 @@ fn test(slow: bool) -> Result<bool> {
     // What is shipped is tested without the optional parts; those then by themselves, with their crate alone.
     let shipped = ["--workspace", "--no-fail-fast"];
     let optional = ["-p", "jurat-key", "--features", OPTIONAL, "pkcs11::"];
-    for (name, args) in [("tests", &shipped[..]), ("optional tests", &optional)] {
+    let mut runs = vec![("tests", &shipped[..]), ("optional tests", &optional)];
+    // Many crates that nothing else needs: minutes to build.
+    let enclaves = ["-p", "jurat-attest", "--features", "tee", "tee::"];
+    if slow {
+        runs.push(("quotes of enclaves", &enclaves));
+    }
+    for (name, args) in runs {
         println!("\n== {name}");
         let mut command = Command::new("cargo");
         command

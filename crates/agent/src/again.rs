@@ -155,7 +155,8 @@ async fn deliver_rest(host: &Host, home: &Path, uplink: &Uplink) -> (u64, Option
         Err(error) => return (cursor.size, Some(describe(&error))),
     }
     loop {
-        let batch = Reader::open(host.disk.clone(), &home.join("ledger"), cursor.position)
+        // Of a damaged ledger, what stands before the damage.
+        let batch = Reader::salvage(host.disk.clone(), &home.join("ledger"), cursor.position)
             .map_err(|error| describe(&error))
             .and_then(|mut reader| {
                 read_batch(&mut reader, cursor.size, Take::Many).map_err(|error| describe(&error))

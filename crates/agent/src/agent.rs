@@ -136,8 +136,12 @@ const ROOM_S: u64 = 5;
 const KEY_PATIENCE: Duration = Duration::from_secs(10);
 /// A key that refused is asked again after this time.
 const KEY_RETRY: Duration = Duration::from_secs(2);
+/// The longest pause that a slow key gets.
+const KEY_REST_MAX: Duration = Duration::from_secs(20);
 /// How long who stops, or erases, waits for the key.
 const KEY_LAST: Duration = Duration::from_secs(5);
+/// How long who stops waits for the collector to take what was sealed last.
+const LAST_DELIVERY: Duration = Duration::from_secs(5);
 /// How often requests are looked for.
 const REQUESTS_S: u64 = 1;
 /// How often the status file is written while things move.
@@ -210,6 +214,8 @@ pub struct Agent {
     /// Since when leaves have been waiting for a cosignature.
     waiting_since: Option<Instant>,
     pub(crate) problem: Option<String>,
+    /// The collector does not accept this device.
+    device_refused: bool,
     paused: Option<String>,
     /// What was sealed last is not to wait for the collector's pace.
     pub(crate) in_a_hurry: bool,
@@ -372,6 +378,7 @@ impl Agent {
             cosigned_at: None,
             waiting_since: None,
             problem: None,
+            device_refused: false,
             paused: None,
             in_a_hurry: false,
             disk_full: false,
@@ -518,7 +525,7 @@ impl Agent {
             let mut input = inputs.receiver.recv_timeout(wait);
             loop {
                 match input {
-                    Ok(Input::Stop) => return self.stop(),
+                    Ok(Input::Stop) => return self.stop_delivered(inputs),
                     Ok(Input::Changed) => {
                         let changed = self.watch.take();
                         self.tail.touch(changed);
@@ -607,7 +614,7 @@ impl Agent {
                 Finish::WhenDelivered => done && delivered && quoted,
             };
             if now >= next_status || finished {
-                let status = self.status("running");
+                let status = self.status(if finished { "stopped" } else { "running" });
                 progress(&status);
                 if status_differs(&status, &last_status) || finished {
                     self.write_status(&status);
@@ -753,8 +760,7 @@ impl Agent {
         };
         match signing.take(within) {
             Some((Ok(note), took)) => {
-                // No more than a tenth of the time is the key's.
-                self.key_at = Instant::now() + took * 9;
+                self.key_rests(took);
                 if self.sealer.keep_signed(&note)? {
                     self.commit()?;
                 }
@@ -781,6 +787,11 @@ impl Agent {
             self.sign_without_ring()?;
         }
         Ok(())
+    }
+
+    /// No more than a tenth of the time is the key's; one that stood still for long is not waited for as long again.
+    pub(crate) fn key_rests(&mut self, took: Duration) {
+        self.key_at = Instant::now() + (took * 9).min(KEY_REST_MAX);
     }
 
     fn key_is_silent(&mut self, why: String) -> Result<(), AgentError> {
@@ -935,6 +946,10 @@ impl Agent {
         match delivery {
             Delivery::Frontier(frontier) => self.confirmed = frontier.is_some(),
             Delivery::Problem(what) => self.problem = Some(what),
+            Delivery::Refused(what) => {
+                self.problem = Some(what);
+                self.device_refused = true;
+            }
             Delivery::Receipt(status) => {
                 self.receipt = Some((status, false));
                 self.receipt_missing = None;
@@ -961,6 +976,7 @@ impl Agent {
                     quoting.note = Some(accepted.note.clone());
                     quoting.wanted |= accepted.quote;
                 }
+                self.device_refused = false;
                 self.cursor = Cursor {
                     position,
                     size: accepted.size,
@@ -1168,6 +1184,7 @@ impl Agent {
 
     pub(crate) fn stop(&mut self) -> Result<Status, AgentError> {
         self.stopping = true;
+        self.in_a_hurry = true;
         if self.unsaved.is_none() {
             self.sealer.push_own(Event::own(Kind::AgentStopped))?;
             self.seal_batch()?;
@@ -1176,6 +1193,41 @@ impl Agent {
         if self.unsaved.is_some() {
             self.problem =
                 Some("stopped while the disk was full; what was read last is read again".into());
+        }
+        let status = self.status("stopped");
+        self.write_status(&status);
+        Ok(status)
+    }
+
+    /// Stops, and gives a collector that took everything until now a moment for the rest.
+    fn stop_delivered(&mut self, inputs: &Inputs) -> Result<Status, AgentError> {
+        let status = self.stop()?;
+        let until = Instant::now() + LAST_DELIVERY;
+        while self.problem.is_none()
+            && self.confirmed
+            && self.unsaved.is_none()
+            && !self.sealer.has_unsigned()
+            && self.cursor.size < self.sealer.head().size
+        {
+            let left = until.saturating_duration_since(Instant::now());
+            match inputs.receiver.recv_timeout(left) {
+                Ok(Input::Delivery(
+                    delivery @ (Delivery::Accepted { .. }
+                    | Delivery::Located { .. }
+                    | Delivery::Problem(_)
+                    | Delivery::Refused(_)),
+                )) => self.delivered(delivery)?,
+                // Anything else is taken up at the next start, and who asks twice is not in more of a hurry:
+                // `timeout` does.
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        if self.cursor.size == status.delivered {
+            return Ok(status);
+        }
+        if self.unsaved.is_none() {
+            self.commit()?;
         }
         let status = self.status("stopped");
         self.write_status(&status);
@@ -1237,6 +1289,7 @@ impl Agent {
             exposure_s: waiting_s,
             frontier_confirmed: self.confirmed,
             problem: self.problem.clone(),
+            device_refused: self.device_refused,
             dead_letters: self.letters_waiting,
             erased: self.sealer.erased(),
             ledger_bytes: ledger.len().unwrap_or(0),

@@ -216,7 +216,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It is not a configuration.
-    #[error("{path}: {source}")]
+    #[error("{path}: not a configuration")]
     Syntax {
         /// The file.
         path: PathBuf,

@@ -110,6 +110,12 @@ impl Enrolment {
         last.parse().unwrap_or(0)
     }
 
+    /// The origin of the log of this epoch of the device; `None` when there was none yet.
+    pub fn origin_of(&self, epoch: u64) -> Option<String> {
+        let (device, _) = self.origin.rsplit_once('/')?;
+        (epoch <= self.epoch()).then(|| format!("{device}/{epoch}"))
+    }
+
     /// The folder of this epoch. Each has its own, so that one file, `enrolment.json`, says which counts.
     pub fn home(&self, state_dir: &Path) -> PathBuf {
         home_of(state_dir, self.epoch())

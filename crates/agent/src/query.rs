@@ -15,7 +15,7 @@ pub struct Query {
     pub session: Option<String>,
     /// The kind, or its beginning, for example `tool.`.
     pub kind: Option<String>,
-    /// Not before this time, RFC 3339 in UTC.
+    /// Not before this time, as entries write it: RFC 3339 in UTC, nine fractional digits.
     pub since: Option<String>,
 }
 
@@ -23,6 +23,13 @@ pub struct Query {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct QueryError(#[from] LedgerError);
+
+impl QueryError {
+    /// Whether what was given is all that stands before damage.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.0, LedgerError::Corrupt { .. })
+    }
+}
 
 impl Query {
     fn matches(&self, entry: &Value) -> bool {

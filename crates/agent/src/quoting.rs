@@ -108,7 +108,6 @@ impl Agent {
         };
         match quoting.thread.take(Duration::ZERO) {
             Some((Ok(detail), took)) => {
-                self.key_at = Instant::now() + took * 9;
                 let mut event = Event::own(Kind::AttestationQuote);
                 event.detail = detail.into_iter().collect();
                 let was_failing = quoting.failing;
@@ -116,6 +115,7 @@ impl Agent {
                 quoting.last = Some((Instant::now(), leaf));
                 quoting.dated |= quoting.asked_with_note;
                 (quoting.wanted, quoting.failing) = (false, false);
+                self.key_rests(took);
                 if was_failing {
                     let event = Event::own(Kind::KeyAvailable).detail("what", "quote");
                     self.sealer.push_own(event)?;

@@ -7,7 +7,7 @@ use jurat_disk::{Host, Mode};
 use jurat_key::{KeyError, Secret};
 use jurat_seal::{RevealFailed, Revealed};
 
-use crate::enrol::{EnrolError, Enrolment};
+use crate::enrol::{EnrolError, Enrolment, home_of};
 
 /// Why nothing was revealed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,14 @@ pub enum RevealLeafError {
     /// This device is not enrolled.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
+    /// The device has no such epoch.
+    #[error("this device has no epoch {asked}: the newest one is {newest}")]
+    Epoch {
+        /// The epoch that was asked for.
+        asked: u64,
+        /// The one that is written now.
+        newest: u64,
+    },
     /// The reveal key cannot be read.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -27,7 +35,7 @@ pub enum RevealLeafError {
 /// The longest original that is read: a line of a transcript has at most 4 MiB.
 const ORIGINAL_BYTES_MAX: u64 = 5 * 1024 * 1024;
 
-/// Reveals a leaf of this endpoint's log, whether it runs or not: its payload with its salt, or, `raw`, the
+/// Reveals a leaf of this endpoint's log, of this epoch or of the newest one, whether it runs or not: its payload with its salt, or, `raw`, the
 /// record as it stood before redaction, read again from its file. One line of JSON.
 ///
 /// # Errors
@@ -35,11 +43,17 @@ const ORIGINAL_BYTES_MAX: u64 = 5 * 1024 * 1024;
 pub fn reveal(
     host: &Host,
     state_dir: &Path,
+    epoch: Option<u64>,
     seq: u64,
     raw: bool,
 ) -> Result<String, RevealLeafError> {
     let enrolment = Enrolment::load(host, state_dir)?;
-    let key = Secret::load(host, &state_dir.join("keys/reveal.key"))?;
+    let newest = enrolment.epoch();
+    let asked = epoch.unwrap_or(newest);
+    let origin = enrolment.origin_of(asked);
+    let origin = origin.ok_or(RevealLeafError::Epoch { asked, newest })?;
+    let home = home_of(state_dir, asked);
+    let key = Secret::load(host, &home.join("keys/reveal.key"))?;
     let of = if raw {
         Revealed::Raw
     } else {
@@ -47,8 +61,8 @@ pub fn reveal(
     };
     let revealed = jurat_seal::reveal(
         host.disk.clone(),
-        &state_dir.join("ledger"),
-        (&enrolment.origin, key.expose()),
+        &home.join("ledger"),
+        (&origin, key.expose()),
         (seq, of),
         &mut |path, offset, len| {
             if len > ORIGINAL_BYTES_MAX {

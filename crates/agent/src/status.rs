@@ -70,6 +70,9 @@ pub struct Status {
     pub frontier_confirmed: bool,
     /// The last problem with delivery, absent when there is none.
     pub problem: Option<String>,
+    /// Whether that is the collector's refusal of this device.
+    #[serde(default)]
+    pub device_refused: bool,
     /// Uploads that the collector refused for good and that wait for `jurat dead-letters retry`.
     #[serde(default)]
     pub dead_letters: u64,

@@ -55,6 +55,8 @@ pub enum Delivery {
     DeadLetter(DeadLetter),
     /// An upload did not succeed; it will be tried again.
     Problem(String),
+    /// The collector does not accept this device; it is asked again, but only its operator can change that.
+    Refused(String),
     /// An accepted head stands in the collector's log.
     Receipt(ReceiptStatus),
     /// An accepted head has not appeared in the collector's log.
@@ -311,7 +313,13 @@ impl Uploader {
                     }
                 }
                 error => {
-                    self.problem(&describe(&error));
+                    if let CollectorError::Identity(_) = error {
+                        let what = describe(&error);
+                        tracing::warn!(what, "delivery");
+                        self.tell(Delivery::Refused(what));
+                    } else {
+                        self.problem(&describe(&error));
+                    }
                     // Who is refused a head may be one of two that go on from the same one: both show
                     // themselves, and the collector compares.
                     if let CollectorError::Refused { .. } = error {

@@ -6,8 +6,11 @@ mod bytes;
 pub mod ek;
 pub mod eventlog;
 mod evidence;
+pub mod ima;
 mod offline;
 mod quoted;
+#[cfg(feature = "tee")]
+pub mod tee;
 pub mod tpm;
 
 pub use bytes::Base64;
@@ -17,5 +20,5 @@ pub use evidence::{
 pub use offline::Offline;
 pub use quoted::{
     After, Finding, Good, Heads, History, Judge, QuoteLeaf, SELECTION, Signed, Status, Tally,
-    quote_binding, write_pcrs,
+    quote_binding, report_data, write_pcrs,
 };

@@ -117,13 +117,20 @@ pub fn quote_binding(head: &Checkpoint, nonce: &[u8; 32]) -> [u8; 32] {
     hash(&[b"jurat/quote/v1\0", head.body().as_bytes(), nonce])
 }
 
+/// The same in the report of an enclave or of a confidential VM, which has room for 64 bytes: zeros behind it.
+pub fn report_data(binding: &[u8; 32]) -> [u8; 64] {
+    let mut data = [0; 64];
+    data[..32].copy_from_slice(binding);
+    data
+}
+
 /// PCR values as they stand in a leaf.
 pub fn write_pcrs(values: &PcrValues) -> BTreeMap<String, BTreeMap<u8, String>> {
     let mut banks: BTreeMap<String, BTreeMap<u8, String>> = BTreeMap::new();
     for ((bank, pcr), value) in &values.0 {
         let hex = value
             .iter()
-            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         banks
             .entry(bank.name().into())
             .or_default()
@@ -343,6 +350,10 @@ impl Judge<'_> {
         if let Some(before) = &history.clock {
             let since = clock.since(before).map_err(|_| Finding::Clock)?;
             rebooted = matches!(since, Since::Rebooted(_));
+            // The same statement once more: its clock stands still.
+            if !rebooted && clock.clock_ms == before.clock_ms {
+                return Err(Finding::Clock);
+            }
             if clock.firmware != before.firmware {
                 findings.push(Finding::Firmware);
             }

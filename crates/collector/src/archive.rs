@@ -901,7 +901,10 @@ impl Archive {
             leaves_withheld: line.leaves_withheld,
             payloads_missing: line.payloads_missing,
             witnessed: line.witnessed(),
-            quote: false,
+            quote: line
+                .attested
+                .as_ref()
+                .is_some_and(|attested| attested.is_old(self.host.clock.now().unix_s())),
         }
     }
 

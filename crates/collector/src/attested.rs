@@ -47,7 +47,15 @@ pub(crate) struct Attested {
     heads: Vec<(u64, Digest)>,
 }
 
+/// A device whose newest quote is older than this is asked for one with the next answer.
+const ASK_S: u64 = 300;
+
 impl Attested {
+    /// Whether a quote is wanted now.
+    pub(crate) fn is_old(&self, now_s: u64) -> bool {
+        self.at + ASK_S < now_s
+    }
+
     /// Judges what an upload holds. Gives the `detail` of a leaf when the operator should know: another status, or
     /// something new that was found.
     pub(crate) fn take(

@@ -11,7 +11,7 @@ use axum::{Json, http};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_attest::ek::{Identity, check_certificate};
-use jurat_attest::tpm::{Name, make_credential};
+use jurat_attest::tpm::make_credential;
 use jurat_attest::{EVIDENCE_BYTES_MAX, Evidence};
 use jurat_disk::{Host, read};
 use jurat_key::tls::certificates;
@@ -115,16 +115,11 @@ impl EkRoots {
             Ok(identity) => return (EkTrust::Verified, Some(identity)),
             Err(error) => tracing::info!(%error, "an endorsement certificate does not count"),
         }
-        if self.pinned.contains(&hex(&ek.name())) {
+        if self.pinned.contains(&ek.name().to_string()) {
             return (EkTrust::Pinned, None);
         }
         (EkTrust::Untrusted, None)
     }
-}
-
-/// A name as people compare it.
-pub(crate) fn hex(name: &Name) -> String {
-    name.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Enrolments that wait for a TPM's answer.
@@ -203,7 +198,7 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolling, Re
     }
     let (trust, identity) = api.ek_roots.judge(&evidence, &shown.ek, now_s);
     if trust < api.ek_roots.needed {
-        let ek = hex(&shown.ek.name());
+        let ek = shown.ek.name().to_string();
         return Err(refused(format!(
             "this collector takes no TPM whose endorsement key is {}; the operator approves it by its name {ek}",
             trust.key_kind()
@@ -219,7 +214,7 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolling, Re
         proof: activation_proof(&secret, &body),
         hardware: Hardware {
             key_kind: trust.key_kind().into(),
-            ek: hex(&shown.ek.name()),
+            ek: shown.ek.name().to_string(),
             evidence: serde_json::to_vec(&evidence).unwrap_or_default(),
             identity,
         },

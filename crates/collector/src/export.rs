@@ -25,8 +25,8 @@ pub enum ExportError {
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// Nothing of this log is archived.
-    #[error("nothing of {0} is archived here")]
+    /// No log, or several, bear this name.
+    #[error("{0}")]
     Unknown(String),
     /// What is wanted is not there, or the bundle could not be written.
     #[error(transparent)]
@@ -48,7 +48,7 @@ pub fn export(
 }
 
 /// Likewise from the folder of a collector, whether it runs or not; changes nothing there. The log is named
-/// by its origin or by a part of it that no other log has, such as the device's id.
+/// by its origin or by a part of it; of the logs of one device it is the newest. Gives the origin, too.
 ///
 /// # Errors
 /// [`ExportError::Unknown`] names the logs that are archived when the name fits none or several.
@@ -59,26 +59,52 @@ pub fn export_folder(
     wanted: &Selection,
     withhold: &Withhold,
     out: impl Write,
-) -> Result<Exported, ExportError> {
+) -> Result<(String, Exported), ExportError> {
     let dir = dir.join("archive");
     let end = Reader::open(disk.clone(), &dir, 0).map_err(ArchiveError::from)?;
+    end.check().map_err(ArchiveError::from)?;
     let archived = Archived {
         disk,
         dir,
         end: end.limit(),
     };
     let origins = archived.origins()?;
-    let mut fitting = origins.iter().filter(|origin| origin.contains(name));
-    match (fitting.next(), fitting.next()) {
-        (Some(origin), None) => archived.write(origin, wanted, withhold, out),
-        _ => {
-            let known: Vec<_> = origins.into_iter().take(20).collect();
-            let known = known.join(", ");
-            Err(ExportError::Unknown(format!(
-                "{name:?} (there is: {known})"
-            )))
-        }
+    let origin = the_one(&origins, name).map_err(ExportError::Unknown)?;
+    let exported = archived.write(origin, wanted, withhold, out)?;
+    Ok((origin.to_owned(), exported))
+}
+
+/// The log that is meant by a name, or what to say: the origin, or a part of it that only the logs of one device
+/// have, of which it is the newest. No name is the only device's.
+pub(crate) fn the_one<'a>(origins: &'a BTreeSet<String>, name: &str) -> Result<&'a str, String> {
+    if let Some(origin) = origins.get(name) {
+        return Ok(origin);
     }
+    let parts = |origin: &'a String| {
+        let (device, epoch) = origin.rsplit_once('/').unwrap_or((origin, ""));
+        (device, epoch.parse::<u64>().unwrap_or(0), origin.as_str())
+    };
+    let fitting: BTreeSet<_> = origins
+        .iter()
+        .filter(|origin| origin.contains(name))
+        .map(parts)
+        .collect();
+    // In order of devices, and of the epochs of each.
+    let (first, last) = (fitting.first(), fitting.last());
+    if let (Some((device, ..)), Some((other, _, newest))) = (first, last)
+        && device == other
+    {
+        return Ok(newest);
+    }
+    let known: Vec<_> = origins.iter().take(20).map(String::as_str).collect();
+    let known = known.join(", ");
+    Err(match (origins.is_empty(), fitting.is_empty()) {
+        (true, _) => "nothing is archived here".into(),
+        (false, true) => format!("no log {name} is archived here; there is: {known}"),
+        (false, false) => {
+            format!("logs of several devices are meant; name one with --device ORIGIN: {known}")
+        }
+    })
 }
 
 #[cfg(test)]
@@ -182,7 +208,7 @@ impl Archived {
     ) -> Result<Exported, ExportError> {
         let late = self
             .late(origin)?
-            .ok_or_else(|| ExportError::Unknown(origin.to_owned()))?;
+            .ok_or_else(|| ExportError::Unknown(format!("nothing of {origin} is archived here")))?;
         Ok(jurat_proof::export(
             &mut |give| self.records(origin, &late, give),
             wanted,
@@ -324,5 +350,36 @@ impl Archived {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_one_log_the_newest_of_a_device_or_says_what_to_name() {
+        let all = [
+            "d/jurat/aa/0",
+            "d/jurat/aa/2",
+            "d/jurat/aa/10",
+            "d/jurat/ab/0",
+        ];
+        let all: BTreeSet<String> = all.map(str::to_owned).into();
+        let one: BTreeSet<String> = all.iter().take(2).cloned().collect();
+        assert_eq!(the_one(&all, "aa"), Ok("d/jurat/aa/10"));
+        assert_eq!(the_one(&all, "d/jurat/aa/0"), Ok("d/jurat/aa/0"));
+        assert_eq!(the_one(&all, "ab"), Ok("d/jurat/ab/0"));
+        assert_eq!(the_one(&one, ""), Ok(one.last().unwrap().as_str()));
+        for several in ["", "a", "jurat", "/0"] {
+            let said = the_one(&all, several).unwrap_err();
+            assert!(said.contains("--device ORIGIN: d/jurat/aa/0, "), "{said}");
+        }
+        let said = the_one(&all, "nobody").unwrap_err();
+        assert!(said.contains("no log nobody"), "{said}");
+        assert_eq!(
+            the_one(&BTreeSet::new(), ""),
+            Err("nothing is archived here".into())
+        );
     }
 }

@@ -89,7 +89,7 @@ pub enum SettingsError {
         source: std::io::Error,
     },
     /// It is not a configuration.
-    #[error("{path}: {source}")]
+    #[error("{path}: not a configuration")]
     Syntax {
         /// The file.
         path: PathBuf,

@@ -108,7 +108,6 @@ impl Projection {
             decompress(body, &mut self.raw).map_err(|refused| damaged(refused.refusal.message))?;
             let mut chain = Chain(header.chain);
             let mut records = RecordReader::new(&self.raw).peekable();
-            let mut seq = header.from;
             while let Some(record) = records.next() {
                 let record = record.map_err(|error| damaged(error.to_string()))?;
                 let entry = match record {
@@ -117,7 +116,6 @@ impl Projection {
                         for hash in hashes {
                             chain.push(&Digest(*hash));
                         }
-                        seq += hashes.len() as u64;
                         continue;
                     }
                     Record::Payload { .. } | Record::Checkpoint(_) => continue,
@@ -130,7 +128,6 @@ impl Projection {
                 let prev = chain.0;
                 let proof = line::Proof {
                     device: header.origin.clone(),
-                    seq,
                     leaf_hash: leaf,
                     chain_hash: chain.push(&leaf),
                     prev_chain_hash: prev,
@@ -142,7 +139,6 @@ impl Projection {
                 self.sink.push(&self.line);
                 bytes += self.line.len();
                 lines += 1;
-                seq += 1;
             }
             if bytes >= ROUND_BYTES_MAX {
                 self.sink.commit(item.next)?;

@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use jurat_agent::KeyPlace;
 
+use crate::since::since;
 use crate::statements::StatementArgs;
 use crate::{commands, demo, devices, erase, exit, witness};
 
@@ -55,6 +56,9 @@ enum Command {
     ///
     /// Follows the sessions of this user's agents (or the sources in the configuration). Stop it with
     /// SIGTERM or Ctrl-C: it seals what it has and ends. Delivery that is not possible now waits in the ledger.
+    ///
+    /// With --once it ends by itself, and exits with 0 only when the collector has everything: it gives up at
+    /// once when the collector refuses this device, and after --wait when nothing moves any more.
     Run(RunArgs),
     /// Run a collector: verify, archive, cosign
     ///
@@ -108,6 +112,10 @@ Example, for one log, behind a proxy that speaks TLS:
     /// this device: by the endpoint that runs, or, when none does, here. With --collector it is done at the
     /// collector of that folder: by the one that runs, or, when none does, in the folder. Neither reaches a
     /// SIEM's copies, exported bundles or backups.
+    ///
+    /// On this device it reaches the log that is written now. The log of an earlier epoch is closed, so nothing in
+    /// it can say what was erased: its payloads go at the collector, with --device ORIGIN, and here with its folder,
+    /// which is named when there is one.
     Erase(EraseArgs),
     /// Reveal what one leaf of this device's log commits to, for `jurat verify --reveal`
     ///
@@ -141,6 +149,9 @@ pub(crate) struct RunArgs {
     /// End when everything there is now was read, sealed and archived
     #[arg(long, conflicts_with = "test")]
     pub(crate) once: bool,
+    /// With --once: give up, and exit with 1, when nothing was read, sealed or delivered for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "once")]
+    pub(crate) wait: u64,
     /// With --test: print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -195,6 +206,7 @@ pub(crate) struct WitnessArgs {
 #[derive(Args)]
 pub(crate) struct EnrollArgs {
     /// The collector, https://host:port
+    #[arg(value_parser = address)]
     pub(crate) url: String,
     /// The file that holds the enrolment token
     #[arg(long, value_name = "FILE")]
@@ -338,6 +350,13 @@ fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
     Ok(range)
 }
 
+fn address(text: &str) -> Result<String, String> {
+    match text.strip_prefix("https://") {
+        Some(host) if !host.is_empty() && !host.starts_with(['/', ':']) => Ok(text.to_owned()),
+        _ => Err("a collector's address is written https://HOST:PORT".into()),
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct ExportArgs {
     /// Where to write the bundle; must not exist
@@ -349,17 +368,21 @@ pub(crate) struct ExportArgs {
     /// Export from a collector's folder instead, which holds what this device may have removed
     #[arg(long, value_name = "DIR")]
     pub(crate) collector: Option<PathBuf>,
-    /// With --collector: the device's id, or the origin of its log; not needed when there is only one
+    /// With --collector: the device's id, which means its newest log, or the origin of any; not needed when there
+    /// is only one device
     #[arg(long, value_name = "ID", requires = "collector")]
     pub(crate) device: Option<String>,
-    /// Only this session: the leaves of others are hashes, and its runs are still proven without a gap
+    /// The log of this epoch of this device [default: the one that is written now]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["collector", "cose", "dsse"])]
+    pub(crate) epoch: Option<u64>,
+    /// Only this session, or without --collector the one that begins so: the leaves of others are hashes, and its runs are still proven without a gap
     #[arg(long, value_name = "ID", group = "wanted")]
     pub(crate) session: Option<String>,
     /// Only the leaves FROM up to (not with) TO, widened to what was cosigned
     #[arg(long, value_name = "FROM..TO", group = "wanted", value_parser = range)]
     pub(crate) range: Option<std::ops::Range<u64>>,
-    /// Only what was sealed at this time or later, RFC 3339 in UTC, for example 2026-11-01T10:00:00Z
-    #[arg(long, value_name = "TIME", group = "wanted")]
+    /// Only what was sealed at this time or later: RFC 3339, a date (UTC), or how long ago (30m, 2h, 7d)
+    #[arg(long, value_name = "TIME", group = "wanted", value_parser = since)]
     pub(crate) since: Option<String>,
     /// Leave out all payloads: what happened stays proven, what was said does not leave
     #[arg(long)]
@@ -382,8 +405,8 @@ pub(crate) struct LogArgs {
     /// Only this kind, or kinds that begin so, for example `tool.`
     #[arg(long)]
     pub(crate) kind: Option<String>,
-    /// Not before this time, RFC 3339 in UTC, for example 2026-11-01 or 2026-11-01T10:00:00Z
-    #[arg(long)]
+    /// Not before this time: RFC 3339, a date (UTC), or how long ago (30m, 2h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = since)]
     pub(crate) since: Option<String>,
     /// Print whole entries as JSON lines
     #[arg(long)]
@@ -429,6 +452,9 @@ pub(crate) struct EraseArgs {
 pub(crate) struct RevealArgs {
     /// The leaf
     pub(crate) seq: u64,
+    /// Of the log of this epoch [default: the one that is written now]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) epoch: Option<u64>,
     /// The record before redaction, instead of the payload
     #[arg(long)]
     pub(crate) raw: bool,
@@ -529,7 +555,7 @@ pub(crate) fn main() -> u8 {
         Err(error) if is_broken_pipe(&error) => exit::YES,
         Err(error) => {
             eprintln!("jurat: {error:#}");
-            exit::NO
+            exit::of(&error)
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What each word does.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -42,7 +45,9 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
         return dry_run(&host, &config, args.json);
     }
     let inputs = Inputs::default();
-    let sender = inputs.sender();
+    let (sender, give_up) = (inputs.sender(), inputs.sender());
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stops = stopped.clone();
     let mut signals =
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("listening for signals")?;
     std::thread::spawn(move || {
@@ -56,6 +61,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
                 std::process::exit(i32::from(exit::NO));
             }
             asked.get_or_insert_with(Instant::now);
+            stops.store(true, Ordering::Relaxed);
             let _ = sender.send(Input::Stop);
         }
     });
@@ -64,18 +70,50 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     } else {
         Finish::Never
     };
-    let terminal = io::stderr().is_terminal();
+    let sources = config.sources();
+    let sources: Vec<_> = sources
+        .iter()
+        .map(|source| source.dir.display().to_string())
+        .collect();
+    let patience = Duration::from_secs(args.wait);
     let mut told = false;
+    // What moved last, and when.
+    let mut moved = ((0, 0, 0), Instant::now());
+    let mut gave_up = false;
     let status = jurat_agent::run(&host, &config, &state_dir, &inputs, finish, &mut |status| {
-        if terminal && !told {
+        if !told {
             eprintln!(
-                "sealing to {} and delivering to {}; Ctrl-C stops",
-                status.origin, status.collector
+                "following {}; sealing to {}, delivering to {}; Ctrl-C stops",
+                sources.join(", "),
+                status.origin,
+                status.collector
             );
             told = true;
         }
+        let now = (status.lines_in, status.size, status.delivered);
+        if now != moved.0 {
+            moved = (now, Instant::now());
+        }
+        let hopeless = status.device_refused || moved.1.elapsed() >= patience;
+        if args.once && !gave_up && hopeless {
+            gave_up = true;
+            let _ = give_up.send(Input::Stop);
+        }
     })?;
     eprint!("{}", words::status(&status, true));
+    let stopped = gave_up || stopped.load(Ordering::Relaxed);
+    if args.once && stopped && (status.queue.len > 0 || status.unread_bytes > 0) {
+        eprintln!(
+            "jurat: not done: {} leaves wait in the ledger for the collector, {} were not read{}",
+            words::number(status.queue.len),
+            words::bytes(status.unread_bytes),
+            status
+                .problem
+                .map(|why| format!("; {}", words::plain(&why)))
+                .unwrap_or_default()
+        );
+        return Ok(exit::NO);
+    }
     if args.once && status.unreadable > 0 {
         for example in &status.unreadable_examples {
             eprintln!("jurat: not read: {example}");
@@ -147,7 +185,8 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
         (Some(dir), _) => Settings::dev(&Host::real(), dir, args.listen)?,
         (None, Some(config)) => Settings::load(config)?,
         (None, None) => {
-            bail!("name a folder with --dev DIR, or a configuration with --config FILE")
+            let what = "name a folder with --dev DIR, or a configuration with --config FILE";
+            bail!(exit::Usage(what.into()))
         }
     };
     let (dir, token) = (settings.dir.clone(), settings.token_file.clone());
@@ -434,10 +473,18 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     if args.statement.is_asked() {
         return statements::export(&host, &state_dir, &args.statement, output);
     }
+    let ledger = match args.collector {
+        Some(_) => PathBuf::new(),
+        None => ledger_of(&host, &state_dir, args.epoch)?,
+    };
+    let session = match &args.session {
+        Some(begins) if args.collector.is_none() => Some(session_of(&host, &ledger, begins)?),
+        session => session.clone(),
+    };
     let file =
         File::create_new(output).with_context(|| format!("creating {}", output.display()))?;
     let out = BufWriter::new(&file);
-    let wanted = match (&args.session, &args.range, &args.since) {
+    let wanted = match (&session, &args.range, &args.since) {
         (Some(session), ..) => Selection::Session(session_name(session).into_owned()),
         (_, Some(range), _) => Selection::Range(range.clone()),
         (.., Some(since)) => Selection::Since(since.clone()),
@@ -447,26 +494,27 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
         all_payloads: args.without_payloads,
         payloads: args.withhold.iter().copied().collect(),
     };
-    let done: Result<Exported> = match &args.collector {
+    let done: Result<(String, Exported)> = match &args.collector {
         Some(dir) => {
             let device = args.device.as_deref().unwrap_or_default();
             jurat_collector::export_folder(host.disk, dir, device, &wanted, &withhold, out)
+                .map(|(origin, exported)| (format!(" of {origin}"), exported))
                 .map_err(Into::into)
         }
         None => {
-            let home = home(&host, &state_dir);
-            let enrolled = jurat_agent::enrolled(&host, &home);
-            let ledger = home.join("ledger");
+            let home = ledger.parent().unwrap_or(&state_dir);
+            let enrolled = jurat_agent::enrolled(&host, home);
             jurat_seal::export(host.disk, &ledger, &wanted, &withhold, enrolled, out)
+                .map(|exported| (String::new(), exported))
                 .map_err(begins_later)
         }
     };
     match done {
-        Ok(exported) => {
+        Ok((of, exported)) => {
             file.sync_all()?;
             let Exported { from, to, .. } = exported;
             println!(
-                "{} leaves ({from} up to {to}) in {}",
+                "{} leaves ({from} up to {to}){of} in {}",
                 words::number(to - from),
                 output.display()
             );
@@ -476,11 +524,12 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
                     words::number(exported.withheld)
                 );
             }
-            println!(
-                "verify: jurat verify {} --trust {}",
-                output.display(),
-                state_dir.join("trust.txt").display()
-            );
+            // Whom to believe is never the collector's to say.
+            let trust = match &args.collector {
+                Some(_) => "TRUST_FILE, the `trust.txt` of that device or one of your own".into(),
+                None => state_dir.join("trust.txt").display().to_string(),
+            };
+            println!("verify: jurat verify {} --trust {trust}", output.display());
             Ok(exit::YES)
         }
         Err(error) => {
@@ -489,6 +538,62 @@ pub(crate) fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
         }
     }
 }
+
+/// The ledger of this epoch, or of the newest one, that something was recorded in.
+fn ledger_of(host: &Host, state_dir: &Path, epoch: Option<u64>) -> Result<PathBuf> {
+    let home = match epoch {
+        Some(epoch) => home_of(state_dir, epoch),
+        None => home(host, state_dir),
+    };
+    let ledger = home.join("ledger");
+    if ledger.exists() {
+        return Ok(ledger);
+    }
+    let path = ledger.display();
+    match epoch {
+        Some(epoch) => bail!("{path}: nothing of epoch {epoch} of this device is here"),
+        None => bail!(
+            "{path}: nothing was recorded here yet; {}",
+            first_steps(host, state_dir)
+        ),
+    }
+}
+
+/// What to do where nothing was recorded yet.
+fn first_steps(host: &Host, state_dir: &Path) -> &'static str {
+    match jurat_agent::Enrolment::load(host, state_dir) {
+        Ok(_) => "start with `jurat run`",
+        Err(_) => "enrol this device with `jurat enroll URL --token-file FILE`, then `jurat run`",
+    }
+}
+
+/// The one session in this ledger that is called so, or begins so; the name itself when there is none.
+fn session_of(host: &Host, ledger: &Path, begins: &str) -> Result<String> {
+    let asked = Query {
+        session: Some(begins.to_owned()),
+        ..Query::default()
+    };
+    let mut found = BTreeSet::new();
+    let give = &mut |_: &[u8], entry: &Value, _: Option<&[u8]>| {
+        let name = entry.get("session").and_then(Value::as_str);
+        if name == Some(begins) || found.len() <= SESSIONS_SHOWN {
+            found.extend(name.map(str::to_owned));
+        }
+        name != Some(begins)
+    };
+    jurat_agent::query(host.disk.clone(), &jurat_disk::parent(ledger), &asked, give)?;
+    if found.contains(begins) || found.len() <= 1 {
+        return Ok(found.pop_first().unwrap_or_else(|| begins.to_owned()));
+    }
+    let names: Vec<_> = found.into_iter().take(SESSIONS_SHOWN).collect();
+    let names = names.join(", ");
+    bail!(exit::Usage(format!(
+        "several sessions begin with {begins}: {names}, ..."
+    )))
+}
+
+/// How many of several sessions are named.
+const SESSIONS_SHOWN: usize = 5;
 
 /// What was removed from this machine after it was archived stands at the collector.
 fn begins_later(error: jurat_seal::ExportError) -> anyhow::Error {
@@ -514,7 +619,7 @@ fn export_tiles(host: Host, state_dir: &Path, args: &ExportArgs, folder: &Path) 
             jurat_collector::export_tiles(host.disk, dir, device, write).map_err(Into::into)
         }
         None => {
-            let ledger = home(&host, state_dir).join("ledger");
+            let ledger = ledger_of(&host, state_dir, args.epoch)?;
             jurat_seal::export_tiles(host.disk, &ledger, write).map_err(begins_later)
         }
     };
@@ -542,14 +647,18 @@ pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {
         kind: args.kind.clone(),
         since: args.since.clone(),
     };
-    let dir = match args.epoch {
-        Some(epoch) => home_of(&state_dir, epoch),
-        None => home(&host, &state_dir),
+    let ledger = match ledger_of(&host, &state_dir, args.epoch) {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            // Not the same as no match.
+            eprintln!("jurat: {error:#}");
+            return Ok(exit::COULD_NOT_TELL);
+        }
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut failed: Option<io::Error> = None;
     let mut found = 0_u64;
-    jurat_agent::query(host.disk, &dir, &asked, &mut |entry, value, payload| {
+    let give = &mut |entry: &[u8], value: &Value, payload: Option<&[u8]>| {
         found += 1;
         let written = if args.json {
             write_json(&mut out, entry, payload.filter(|_| args.context))
@@ -574,11 +683,19 @@ pub(crate) fn log(global: &Global, args: &LogArgs) -> Result<u8> {
         };
         failed = written.err();
         failed.is_none()
-    })?;
+    };
+    let asked = jurat_agent::query(host.disk, &jurat_disk::parent(&ledger), &asked, give);
     if let Some(error) = failed {
         return Err(error.into());
     }
     out.flush()?;
+    match asked {
+        Err(error) if error.is_damage() => {
+            eprintln!("jurat: there is more that cannot be read: {error}");
+            return Ok(exit::COULD_NOT_TELL);
+        }
+        asked => asked?,
+    }
     Ok(if found > 0 { exit::YES } else { exit::NO })
 }
 
@@ -604,8 +721,9 @@ pub(crate) fn status(global: &Global, args: &StatusArgs) -> Result<u8> {
         .with_context(|| format!("reading {}", path.display()))?
     else {
         eprintln!(
-            "jurat: {}: this endpoint never ran; start it with `jurat run`",
-            path.display()
+            "jurat: {}: this endpoint never ran; {}",
+            path.display(),
+            first_steps(&host, &state_dir)
         );
         return Ok(exit::COULD_NOT_TELL);
     };

@@ -14,7 +14,7 @@ use jurat_agent::{
 };
 use jurat_collector::{Builder, Running, Settings};
 use jurat_disk::{Host, replace};
-use jurat_key::{Secret, SoftwareKey, tls};
+use jurat_key::{Secret, tls};
 use jurat_proof::{
     BundleReader, BundleWriter, Checkpoint, Digest, Front, Frontier, Part, Reason, Record,
     RecordReader, Report, Selection, Trust, Verdict, Withhold, leaf_hash, write_record,
@@ -24,6 +24,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::commands::{Judged, Question};
+use crate::demo_tpm::DemoTpm;
 use crate::{commands, exit, words};
 
 /// The recorded sessions, carried in the binary so that the demo needs no other file.
@@ -63,6 +64,10 @@ pub(crate) struct DemoArgs {
     /// Use this user's own Claude Code sessions (the newest 100 MB) instead of the recorded ones
     #[arg(long)]
     mine: bool,
+    /// With the device's keys in this machine's TPM where it may be used, else in a software TPM (swtpm) that the
+    /// demo starts
+    #[arg(long)]
+    tpm: bool,
     /// Keep everything in this folder, which must not exist, to look at it afterwards
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -138,8 +143,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         .build()
         .context("starting the runtime")?;
 
+    let tpm = args.tpm.then(|| DemoTpm::find(&stage, &work)).transpose()?;
     stage.say("starting a collector on loopback (TLS, generated certificate)");
-    let settings = Settings::dev(
+    let mut settings = Settings::dev(
         &host,
         &work.join("collector"),
         SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -149,12 +155,16 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
         settings.token_file.clone(),
     );
     let ca = fs::read_to_string(work.join("collector/ca.pem")).context("reading ca.pem")?;
+    if let Some(tpm) = &tpm {
+        stage.say("its operator approves this TPM by the name of its endorsement key");
+        settings.ek_pins = Some(tpm.pins(&work)?);
+    }
     let running = runtime.block_on(Builder::new(settings).start())?;
 
     stage.say("enrolling this device");
     let state = work.join("device");
     let options = EnrolOptions {
-        key: KeyPlace::Software,
+        key: tpm.as_ref().map_or(KeyPlace::Software, DemoTpm::place),
         url: format!("https://localhost:{}", running.address.port()),
         token: fs::read_to_string(token_file)
             .context("reading the enrolment token")?
@@ -237,13 +247,20 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     let trust_path = state.join("trust.txt");
 
     stage.say("now trying to cheat, each time on a copy");
-    let acts = vec![
-        flip_a_byte(&work, &bundle, &trust)?,
-        rewrite_history(
-            &host, &runtime, &work, &state, &bundle, &trust, &enrolment, &ca,
-        )?,
-        delete_a_line(&work, &bundle, &siem, &trust)?,
-    ];
+    let mut acts = vec![flip_a_byte(&work, &bundle, &trust)?];
+    let deleted = delete_a_line(&work, &bundle, &siem, &trust)?;
+    let mut newest = bundle.clone();
+    if let Some(tpm) = tpm.as_ref().filter(|tpm| tpm.is_ours()) {
+        tpm.measure_another_loader()?;
+        run_agent(&host, &config, &state, &mut |_| {})?;
+        newest = work.join("loader.jurat");
+        acts.push(another_loader(&running, &newest, &trust, &enrolment)?);
+    }
+    // Last: the collector cosigns nothing of this log any more.
+    acts.push(rewrite_history(
+        &host, &runtime, &work, &state, &newest, &trust, &enrolment, &ca,
+    )?);
+    acts.push(deleted);
     runtime.block_on(stop(running))?;
 
     let caught = acts.iter().all(|act| act.detected);
@@ -341,7 +358,7 @@ fn print_report(
         println!("  (this folder is removed now; `jurat demo --keep DIR` keeps it)");
     }
     println!();
-    println!("Three attempts to cheat:");
+    println!("{} attempts to cheat:", shown.acts.len());
     for (index, act) in shown.acts.iter().enumerate() {
         let result = if act.detected {
             "DETECTED"
@@ -359,7 +376,7 @@ fn print_report(
 }
 
 /// What the user sees while it works.
-struct Stage {
+pub(crate) struct Stage {
     quiet: bool,
     terminal: bool,
 }
@@ -372,7 +389,7 @@ impl Stage {
         }
     }
 
-    fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         if !self.quiet || self.terminal {
             eprintln!("- {text}");
         }
@@ -463,6 +480,39 @@ fn verdict_of(bundle: &Path, trust: &Trust) -> Result<Verdict> {
     Ok(judged.verdict)
 }
 
+/// The archive's bundle says that the machine is not as it was.
+fn another_loader(
+    running: &Running,
+    bundle: &Path,
+    trust: &Trust,
+    enrolment: &Enrolment,
+) -> Result<Act> {
+    running.with_archive(|archive| -> Result<()> {
+        let file = File::create(bundle).context("creating the bundle")?;
+        let (all, nothing) = (Selection::All, Withhold::default());
+        let out = BufWriter::new(file);
+        jurat_collector::export(archive, &enrolment.origin, &all, &nothing, out)?;
+        Ok(())
+    })?;
+    let verdict = verdict_of(bundle, trust)?;
+    let Verdict::Verified(report) = &verdict else {
+        bail!("the demo's own bundle: {}", words::verdict(&verdict))
+    };
+    let quotes = report.attestation.as_ref();
+    let quotes = quotes.and_then(|said| said.quotes.as_ref());
+    let found = quotes.and_then(|quotes| {
+        let mut findings = quotes.findings.iter();
+        findings.find(|(_, code)| *code == "quote.pcrs")
+    });
+    Ok(Act {
+        name: "another boot loader measured into the running machine",
+        detected: found.is_some(),
+        place: found.map_or_else(String::new, |(seq, code)| {
+            format!("leaf {seq}: the TPM's quote shows other PCRs without a start ({code})")
+        }),
+    })
+}
+
 fn flip_a_byte(work: &Path, bundle: &Path, trust: &Trust) -> Result<Act> {
     let mut bytes = fs::read(bundle).context("reading the bundle")?;
     let wanted = b"\"action\":\"";
@@ -495,11 +545,10 @@ fn rewrite_history(
     enrolment: &Enrolment,
     ca: &str,
 ) -> Result<Act> {
-    let name = "history rewritten and signed anew with the stolen device key";
-    let key = SoftwareKey::log(
-        &Secret::load(host, &state.join("keys/log.key"))?,
-        &enrolment.origin,
-    )?;
+    let name = "history rewritten and signed anew with the device's own key";
+    let mut keys = jurat_agent::log_keys(host, state, enrolment)?;
+    // Root can read the file, and can ask a TPM on this machine to sign.
+    let key = keys.pop().context("the device has no key")?;
     let (mut reader, front) = BundleReader::open(BufReader::new(File::open(bundle)?))?;
     let mut forged: Vec<(Vec<u8>, Option<([u8; 32], Vec<u8>)>)> = Vec::new();
     while let Some(Part { records, .. }) = reader.next_part()? {
@@ -540,7 +589,7 @@ fn rewrite_history(
         size: frontier.size(),
         root: frontier.root(),
     };
-    let note = checkpoint.sign(&key)?.encode();
+    let note = checkpoint.sign(key.as_ref())?.encode();
     let path = work.join("forged.jurat");
     let mut writer = BundleWriter::new(
         File::create(&path)?,

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use jurat_agent::Erased;
+use jurat_attest::Status;
 use jurat_collector::{
-    Address, AdminError, DeviceReport, Done, EpochReport, EraseError, EraseOrder, Order, Standing,
-    carry_out, devices, erase_folder,
+    Address, AdminError, AttestationReport, DeviceReport, Done, EpochReport, EraseError,
+    EraseOrder, Order, Standing, carry_out, devices, erase_folder,
 };
 use jurat_disk::Host;
 use jurat_key::tls;
@@ -203,8 +204,17 @@ fn line(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
         epoch.epoch,
         words::number(epoch.size),
         words::ago(epoch.heard_at),
-        standing(epoch),
+        standing(epoch) + &machine(epoch),
     )
+}
+
+/// Of a machine that speaks of itself: the one word, when it is not the good one.
+fn machine(epoch: &EpochReport) -> String {
+    let status = epoch.attestation.as_ref().map(|machine| machine.status);
+    match status {
+        None | Some(Status::Affirming) => String::new(),
+        Some(status) => format!(", machine {}", status.name().to_uppercase()),
+    }
 }
 
 fn details(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
@@ -221,9 +231,32 @@ fn details(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
         writeln!(out, "  enrolled {}", words::ago(epoch.enrolled_at))?;
         writeln!(out, "  heard    {}", words::ago(epoch.heard_at))?;
         writeln!(out, "  archived {} leaves", words::number(epoch.size))?;
+        if let Some(machine) = &epoch.attestation {
+            writeln!(out, "  machine  {}", attested(machine))?;
+        }
         writeln!(out, "  state    {}", standing(epoch))?;
     }
     Ok(())
+}
+
+/// What the newest quote of a TPM makes of its machine.
+fn attested(machine: &AttestationReport) -> String {
+    let age = match machine.age_s {
+        Some(age_s) => format!("made at most {age_s} s before"),
+        None => "nothing says when it was made".into(),
+    };
+    let findings = machine.findings.iter();
+    let findings = findings.fold(String::new(), |said, finding| {
+        format!("{said}; {}: {}", finding.code(), finding.text())
+    });
+    format!(
+        "{} by the quote in leaf {}, which came {} and was {age}; {} quotes count, {} do not{findings}",
+        machine.status.name(),
+        machine.seq,
+        words::ago(machine.at),
+        machine.good,
+        machine.bad
+    )
 }
 
 fn standing(epoch: &EpochReport) -> String {

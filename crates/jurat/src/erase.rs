@@ -1,11 +1,12 @@
 //! Removing payloads, and revealing what a leaf commits to.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use jurat_agent::EraseRequest;
+use jurat_agent::{Enrolment, EraseRequest, home_of};
 use jurat_collector::EraseOrder;
-use jurat_disk::Mode;
+use jurat_disk::{Host, Mode};
 
 use crate::cli::{EraseArgs, Global, RevealArgs};
 use crate::commands::set_up;
@@ -31,7 +32,10 @@ pub(crate) fn erase(global: &Global, args: &EraseArgs) -> Result<u8> {
         _ => {
             let (host, config, state_dir) = set_up(global)?;
             let patience = Duration::from_secs(REQUEST_S);
-            jurat_agent::erase(&host, &config, &state_dir, &request, patience)?
+            let erased = jurat_agent::erase(&host, &config, &state_dir, &request, patience);
+            // Whether it was found there or not: who asks must not think that it is gone everywhere.
+            say_earlier_epochs(&host, &state_dir);
+            erased?
         }
     };
     if args.json {
@@ -42,9 +46,26 @@ pub(crate) fn erase(global: &Global, args: &EraseArgs) -> Result<u8> {
     Ok(exit::YES)
 }
 
+/// Says which logs of this device an erasure does not reach, as long as they are here.
+fn say_earlier_epochs(host: &Host, state_dir: &Path) {
+    let Ok(enrolment) = Enrolment::load(host, state_dir) else {
+        return;
+    };
+    for epoch in 0..enrolment.epoch() {
+        let ledger = home_of(state_dir, epoch).join("ledger");
+        if let (true, Some(origin)) = (ledger.exists(), enrolment.origin_of(epoch)) {
+            eprintln!(
+                "jurat: not reached: epoch {epoch}, whose log is closed. At the collector: `jurat erase --collector DIR \
+                 --device {origin} ...`; here: when that log is archived, remove the folder {}",
+                ledger.display()
+            );
+        }
+    }
+}
+
 pub(crate) fn reveal(global: &Global, args: &RevealArgs) -> Result<u8> {
     let (host, _, state_dir) = set_up(global)?;
-    let revealed = jurat_agent::reveal(&host, &state_dir, args.seq, args.raw)?;
+    let revealed = jurat_agent::reveal(&host, &state_dir, args.epoch, args.seq, args.raw)?;
     match &args.output {
         Some(path) => {
             let writing = || format!("writing {}", path.display());

@@ -8,9 +8,11 @@
 mod cli;
 mod commands;
 mod demo;
+mod demo_tpm;
 mod devices;
 mod erase;
 mod exit;
+mod since;
 mod statements;
 mod witness;
 mod words;

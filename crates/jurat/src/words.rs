@@ -78,7 +78,9 @@ fn reason_text(reason: &Reason) -> String {
         Reason::NoTrust => {
             "no trust file was given; name whom you believe with --trust FILE".into()
         }
-        Reason::NotABundle { what, .. } => what.clone(),
+        Reason::NotABundle { what, .. } if what.starts_with("not a bundle") => what.clone(),
+        // A file that is none is mostly found to be too short for one.
+        Reason::NotABundle { what, .. } => format!("not a bundle, or not a whole one: {what}"),
         Reason::UnknownOrigin { origin } => {
             format!("the trust file does not name the log {origin}")
         }
@@ -133,7 +135,7 @@ fn key_text(report: &Report) -> String {
 /// What the quotes of a TPM say of its machine.
 fn quotes_text(quotes: &Quotes) -> String {
     let made = match quotes.window_s {
-        Some(window_s) => format!("each made within {window_s} s that witnesses bound"),
+        Some(window_s) => format!("each made within {window_s} s by the clocks of who cosigned"),
         None => "nothing says when they were made".to_owned(),
     };
     let first = quotes.findings.first();

@@ -5,6 +5,7 @@
 //! verdicts say `software`. It is created once, readable by its owner only, and wiped from memory
 //! when dropped.
 
+pub mod enclave;
 pub mod external;
 mod held;
 mod os;

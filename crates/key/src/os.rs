@@ -1,10 +1,15 @@
-//! What differs between operating systems: who may read a file, sockets that are files, and how a program
-//! ends with all that it started.
+//! What differs between operating systems: who may read a file, sockets that are files, the way to a TPM, and how a
+//! program ends with all that it started.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
+
+use crate::tpm::Transport;
+
+#[cfg(windows)]
+mod tbs;
 
 /// The permission bits of a file, when others than its owner may do anything with it.
 #[cfg(unix)]
@@ -36,6 +41,18 @@ pub(crate) fn connect(
 #[cfg(not(unix))]
 pub(crate) fn connect(_: &Path, _: Duration) -> io::Result<impl Read + Write + Send + use<>> {
     Err::<io::Cursor<Vec<u8>>, _>(io::ErrorKind::Unsupported.into())
+}
+
+/// A way to the TPM through the TPM Base Services.
+#[cfg(windows)]
+pub(crate) fn tbs() -> io::Result<Box<dyn Transport>> {
+    Ok(Box::new(tbs::Tbs::open()?))
+}
+
+/// There are none.
+#[cfg(not(windows))]
+pub(crate) fn tbs() -> io::Result<Box<dyn Transport>> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Starts the program in a group of its own: what a terminal sends to ours does not end it before the last

@@ -12,4 +12,6 @@ pub use chip::{Chip, ChipError, ChipKey, Quoter, Role};
 pub use command::{Auth, Blob, NvKind, Tpm, TpmError};
 pub use jurat_attest::tpm::Challenge;
 pub use keys::{EK_RSA_HANDLE, Endorsement, Quote, TpmKey, Use, ak_template, log_key_template};
+#[cfg(windows)]
+pub(crate) use transport::RESPONSE_BYTES_MAX;
 pub use transport::{Address, AddressError, Transport};

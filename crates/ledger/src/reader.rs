@@ -9,6 +9,7 @@ use crate::format::{
     KIND_OWN, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentId, parse_segment_header,
     segment_base, segment_name,
 };
+use crate::ledger::{damage_after, scan};
 use crate::{LedgerError, RECORD_BYTES_MAX};
 
 /// A record that was read.
@@ -34,6 +35,8 @@ pub struct Reader {
     current: Option<Segment>,
     position: u64,
     limit: u64,
+    /// What stands at the limit is damage: no reader may take it for the end.
+    damaged: Option<(PathBuf, u64)>,
 }
 
 impl Reader {
@@ -56,23 +59,48 @@ impl Reader {
             current: None,
             position,
             limit,
+            damaged: None,
         })
     }
 
     /// A reader from this position to the last whole group, for a process that does not have the
-    /// ledger open. Changes nothing.
+    /// ledger open. Changes nothing. Where damage begins in the last segment, with good groups after it,
+    /// [`Reader::next_record`] gives all that stands before, and then the error that names the place.
     ///
     /// # Errors
     /// [`LedgerError::Io`], or [`LedgerError::Corrupt`] when the last segment cannot be read.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, from: u64) -> Result<Self, LedgerError> {
-        let limit = match segments(&*disk, dir)?.last() {
+        let (limit, damaged) = match segments(&*disk, dir)?.last() {
             Some(base) => {
                 let mut segment = Segment::open(&*disk, dir, *base)?;
-                base + crate::ledger::scan(&mut segment)?.0
+                let (committed, damaged_at) = scan_beside_the_writer(&mut segment)?;
+                (base + committed, damaged_at.map(|at| (segment.path, at)))
             }
-            None => 0,
+            None => (0, None),
         };
-        Self::new(disk, dir, from, limit)
+        Ok(Self {
+            damaged,
+            ..Self::new(disk, dir, from, limit)?
+        })
+    }
+
+    /// Likewise, and damage in the last segment counts as the end: for who saves what is left.
+    ///
+    /// # Errors
+    /// Those of [`Reader::open`].
+    pub fn salvage(disk: Arc<dyn Disk>, dir: &Path, from: u64) -> Result<Self, LedgerError> {
+        Ok(Self {
+            damaged: None,
+            ..Self::open(disk, dir, from)?
+        })
+    }
+
+    /// Whether damage begins where reading ends: for who wants no more than [`Reader::limit`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] names the place.
+    pub fn check(&self) -> Result<(), LedgerError> {
+        self.end::<()>().map(|_| ())
     }
 
     /// Where reading ends.
@@ -112,7 +140,7 @@ impl Reader {
     /// Moves past the next record of any kind.
     fn advance(&mut self) -> Result<Option<(u64, RecordHeader)>, LedgerError> {
         if self.position >= self.limit {
-            return Ok(None);
+            return self.end();
         }
         loop {
             if self.current.is_none() {
@@ -156,10 +184,32 @@ impl Reader {
                     }
                     self.current = None;
                     if self.position >= self.limit {
-                        return Ok(None);
+                        return self.end();
                     }
                 }
             }
+        }
+    }
+
+    fn end<T>(&self) -> Result<Option<T>, LedgerError> {
+        match self.damaged.clone() {
+            Some((path, offset)) => Err(LedgerError::Corrupt { path, offset }),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Where the last whole group of the last segment ends, and where damage begins.
+fn scan_beside_the_writer(segment: &mut Segment) -> Result<(u64, Option<u64>), LedgerError> {
+    loop {
+        let (committed, stopped) = scan(segment)?;
+        if damage_after(segment, stopped)?.is_none() {
+            return Ok((committed, None));
+        }
+        // Perhaps it was being written just now. What stands before a whole group was whole before it.
+        segment.window.clear();
+        if segment.record(segment.base + stopped)?.is_none() {
+            return Ok((committed, Some(stopped)));
         }
     }
 }

@@ -1118,13 +1118,13 @@ impl Sealer {
 }
 
 /// The head that was signed last in the ledger in this folder: size and root. Of a ledger without one, the
-/// empty tree's. Reads checkpoints only, so that it works where entries are damaged.
+/// empty tree's. Reads checkpoints only, and up to where damage begins, so that it works in a damaged ledger.
 ///
 /// # Errors
 /// [`LedgerError`].
 pub fn last_signed(host: &Host, dir: &Path) -> Result<(u64, Digest), LedgerError> {
     let mut last = (0, Frontier::default().root());
-    let mut reader = Reader::open(host.disk.clone(), dir, 0)?;
+    let mut reader = Reader::salvage(host.disk.clone(), dir, 0)?;
     while let Some(item) = reader.next_record()? {
         if item.kind != kind::CHECKPOINT {
             continue;

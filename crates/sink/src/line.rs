@@ -1,4 +1,4 @@
-//! A line in a SIEM: `device, seq, leaf_hash, chain_hash, prev_chain_hash, sink_seq, batch, judged`,
+//! A line in a SIEM: `device, leaf_hash, chain_hash, prev_chain_hash, sink_seq, batch, judged`,
 //! then the entry's own fields as they were sealed, then `full_context`.
 //!
 //! The entry's bytes stand in the line unchanged, so the line alone is enough to compute its leaf
@@ -14,9 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct Proof {
     /// The log.
     pub device: String,
-    /// The leaf.
-    pub seq: u64,
-    /// Its hash.
+    /// The leaf's hash; its number is the entry's own `seq`.
     pub leaf_hash: Digest,
     /// The chain after it.
     pub chain_hash: Digest,
@@ -195,8 +193,12 @@ impl Audit {
         if proof.device != self.origin {
             return;
         }
+        let Some(seq) = seq(body) else {
+            self.altered.insert(number);
+            return;
+        };
         // A line of a leaf outside of what was verified cannot be judged.
-        let at = proof.seq.checked_sub(self.from).map(|at| at as usize);
+        let at = seq.checked_sub(self.from).map(|at| at as usize);
         let Some((at, expected)) = at.and_then(|at| Some((at, self.expected.get(at)?))) else {
             return;
         };
@@ -211,9 +213,8 @@ impl Audit {
             } = &proof;
             says(leaf_hash, chain_hash, prev_chain_hash, body)
         };
-        let covered = proof.batch > proof.seq
-            && self.ends.contains(&proof.batch)
-            && proof.judged == "verified";
+        let covered =
+            proof.batch > seq && self.ends.contains(&proof.batch) && proof.judged == "verified";
         let as_sent = match expected {
             Expected::Line(digest) => *digest == says(body),
             Expected::Bare(digest) => *digest == says(&[bare(body), b"}"].concat()),
@@ -250,9 +251,24 @@ impl Audit {
     }
 }
 
+/// The leaf that the entry in a line says it is.
+fn seq(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Place {
+        seq: u64,
+    }
+    let place: Place = serde_json::from_slice(&entry(body)).ok()?;
+    Some(place.seq)
+}
+
 /// The leaf hash of the entry that stands in a line.
 fn entry_hash(body: &[u8]) -> Digest {
-    leaf_hash(&[b"{", bare(body), b"}"].concat())
+    leaf_hash(&entry(body))
+}
+
+/// The entry that stands in a line.
+fn entry(body: &[u8]) -> Vec<u8> {
+    [b"{", bare(body), b"}"].concat()
 }
 
 /// The entry's fields of a line, without what closes them.
@@ -279,6 +295,32 @@ mod tests {
     const ENTRY: &[u8] =
         br#"{"v":1,"salt":"s","seq":0,"kind":"batch.sealed","object":"a,\"full_context\":b"}"#;
 
+    /// The names of an object, in order.
+    struct Names(Vec<String>);
+
+    impl<'de> Deserialize<'de> for Names {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visitor;
+            impl<'de> serde::de::Visitor<'de> for Visitor {
+                type Value = Names;
+                fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    to.write_str("an object")
+                }
+                fn visit_map<A: serde::de::MapAccess<'de>>(
+                    self,
+                    mut map: A,
+                ) -> Result<Names, A::Error> {
+                    let mut names = Vec::new();
+                    while let Some((name, _)) = map.next_entry::<_, serde::de::IgnoredAny>()? {
+                        names.push(name);
+                    }
+                    Ok(Names(names))
+                }
+            }
+            deserializer.deserialize_map(Visitor)
+        }
+    }
+
     fn audited(change: impl Fn(&str) -> String, payload: Option<&[u8]>) -> AuditReport {
         let origin = "o/jurat/d/0";
         let mut chain = Chain::new(origin);
@@ -297,7 +339,6 @@ mod tests {
         };
         let proof = Proof {
             device: origin.into(),
-            seq: 0,
             leaf_hash: hash,
             chain_hash: chain.0,
             prev_chain_hash: prev_chain,
@@ -307,7 +348,9 @@ mod tests {
         };
         let mut line = Vec::new();
         write(&proof, ENTRY, payload, &mut line);
-        assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
+        let Names(names) = serde_json::from_slice(&line).unwrap();
+        let once: BTreeSet<_> = names.iter().collect();
+        assert_eq!(once.len(), names.len(), "a name stands twice: {names:?}");
         let mut audit = Audit::default();
         audit.leaf(&leaf);
         audit.line(change(&String::from_utf8(line).unwrap()).as_bytes());
@@ -315,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_as_written_is_clean_and_one_with_any_byte_changed_is_not() {
+    fn a_line_as_written_is_clean_without_a_name_twice_and_one_with_any_byte_changed_is_not() {
         for payload in [
             None,
             Some(&br#"{"full_context":1}"#[..]),

@@ -3,6 +3,7 @@
 
 pub mod claude_cli;
 pub mod foreign_witness;
+pub mod ima;
 mod messages_api;
 pub mod need;
 mod os;

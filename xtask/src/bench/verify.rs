@@ -86,15 +86,21 @@ fn run(dir: &Path, events: u64) -> Result<(f64, u64)> {
         .arg(dir.join("case.jurat"))
         .stdout(Stdio::piped())
         .spawn()?;
+    // Somebody reads while it writes: a verdict may be larger than a pipe.
+    let mut verdict = child.stdout.take().context("no standard output")?;
+    let verdict = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        verdict.read_to_end(&mut bytes).map(|_| bytes)
+    });
     // The peak only grows: what was seen last is right but for the last moments.
     let mut peak = 0;
     while child.try_wait()?.is_none() {
         peak = usage(child.id()).map_or(peak, |(_, now)| peak.max(now));
         std::thread::sleep(Duration::from_millis(5));
     }
-    let out = child.wait_with_output()?;
     let took = children()? - before;
-    let verdict: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+    let verdict = verdict.join().ok().context("reading the verdict")??;
+    let verdict: serde_json::Value = serde_json::from_slice(&verdict)?;
     if verdict["verdict"] != "verified" || verdict["payloads"]["here"] != events {
         bail!("the bundle does not verify: {verdict}");
     }

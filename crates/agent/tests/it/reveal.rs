@@ -40,7 +40,7 @@ fn a_leaf_is_revealed_as_it_was_committed_and_not_when_its_file_changed_or_it_wa
     device.append("a.jsonl", &telling("first"));
     device.append("a.jsonl", &telling("second"));
     device.run();
-    let reveal = |seq, raw| jurat_agent::reveal(&device.host, &state, seq, raw);
+    let reveal = |seq, raw| jurat_agent::reveal(&device.host, &state, None, seq, raw);
     let leaves = redacted(&device);
     assert_eq!(leaves.len(), 2);
     let mut salts = Vec::new();

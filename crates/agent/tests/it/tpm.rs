@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use jurat_agent::{Finish, KeyPlace};
 use jurat_attest::Offline;
@@ -10,7 +11,7 @@ use jurat_key::tpm::{Address, Tpm};
 use jurat_proof::{
     KeyAxis, NotProven, Quotes, Report, Selection, Trust, Verdict, Withhold, verify_with,
 };
-use jurat_testkit::swtpm::Swtpm;
+use jurat_testkit::swtpm::{Slow, Swtpm};
 
 use crate::{Device, prompt};
 
@@ -24,7 +25,9 @@ fn roots(swtpm: &Swtpm, dir: &Path) -> std::path::PathBuf {
 
 impl Device {
     fn report(&self) -> DeviceReport {
-        let mut devices = self.collector.with_archive(|archive| archive.devices());
+        let mut devices = self
+            .collector
+            .with_archive(jurat_collector::Archive::devices);
         devices.remove(0)
     }
 
@@ -183,4 +186,70 @@ fn a_tpm_that_nobody_certified_is_taken_and_labelled_or_refused_as_the_operator_
     let place: KeyPlace = format!("tpm:{}", swtpm.address()).parse().unwrap();
     let device = Device::enrolled_with(place, |_| {});
     assert_eq!(device.report().key_kind, "tpm-untrusted");
+}
+
+/// Waits for something that another thread brings about.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < Duration::from_secs(120), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_tpm_that_goes_away_and_comes_back_stops_nothing_and_the_log_says_when() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut swtpm) = Swtpm::start("tpm::a_tpm_that_goes_away", dir.path()) else {
+        return;
+    };
+    let place: KeyPlace = format!("tpm:{}", swtpm.address()).parse().unwrap();
+    let device = Device::enrolled_with(place, |_| {});
+    device.append("a.jsonl", &prompt("one"));
+    device.run_until(Finish::WhenDelivered);
+    swtpm.power_off();
+    device.append("a.jsonl", &prompt("two"));
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| device.run_until(Finish::WhenDelivered));
+        until("it says so", || {
+            !device.sealed("key.unavailable").is_empty()
+        });
+        // What is written meanwhile is sealed, and waits for its signature.
+        device.append("a.jsonl", &prompt("three"));
+        until("it is sealed", || device.sealed("prompt.").len() == 3);
+        swtpm.power_on();
+        running.join().unwrap();
+    });
+    assert!(!device.sealed("key.available").is_empty());
+    let epoch = &device.report().epochs[0];
+    assert_eq!(
+        device.sealed("").len() as u64,
+        epoch.size,
+        "all of it is with the collector"
+    );
+    let [report, _] = verdicts(&device);
+    assert_eq!(report.axes.key, KeyAxis::TpmUntrusted);
+}
+
+#[test]
+fn a_tpm_that_is_stuck_holds_up_neither_reading_nor_sealing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(swtpm) = Swtpm::start("tpm::a_tpm_that_is_stuck", dir.path()) else {
+        return;
+    };
+    let slow = Slow::before(&swtpm, dir.path(), Duration::ZERO);
+    let place: KeyPlace = format!("tpm:{}", slow.address()).parse().unwrap();
+    let device = Device::enrolled_with(place, |_| {});
+    slow.set(Duration::from_secs(3_600));
+    device.append("a.jsonl", &prompt("one"));
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| device.run_until(Finish::WhenDelivered));
+        until("it is sealed", || device.sealed("prompt.").len() == 1);
+        device.append("a.jsonl", &prompt("two"));
+        until("so is this", || device.sealed("prompt.").len() == 2);
+        slow.set(Duration::ZERO);
+        running.join().unwrap();
+    });
+    let epoch = &device.report().epochs[0];
+    assert_eq!(device.sealed("").len() as u64, epoch.size);
 }

@@ -1,5 +1,7 @@
 //! Public areas of keys (Part 2, 12.2.4 `TPMT_PUBLIC`), their names, and what they must be.
 
+use std::fmt;
+
 use aws_lc_rs::rsa::PublicKeyComponents;
 
 use super::wire::{Hash, Malformed, Reader};
@@ -11,9 +13,12 @@ const TYPE_ECC: u16 = 0x0023;
 const TYPE_SYMCIPHER: u16 = 0x0025;
 pub(super) const CURVE_P256: u16 = 0x0003;
 pub(super) const CURVE_P384: u16 = 0x0004;
-const SCHEME_ECDAA: u16 = 0x001a;
+const ALG_AES: u16 = 0x0006;
+const MODE_CFB: u16 = 0x0043;
+const SCHEME_HMAC: u16 = 0x0005;
 const SCHEME_RSAES: u16 = 0x0015;
-const SCHEME_XOR: u16 = 0x000a;
+/// RSASSA, RSAPSS, OAEP, ECDSA: each has a hash.
+const SCHEMES: [u16; 4] = [0x0014, 0x0016, 0x0017, 0x0018];
 
 /// One bit of an object's attributes (Part 2, 8.3 `TPMA_OBJECT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +97,12 @@ pub enum Parameters {
 /// The name of an object or an index: the algorithm and the digest of its public area (Part 1, 16).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(pub Vec<u8>);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 /// The public area of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,13 +229,13 @@ fn parameters(reader: &mut Reader<'_>, kind: u16) -> Result<Parameters, Malforme
             let symmetric = symmetric(reader)?;
             let scheme = scheme(reader)?;
             let curve = reader.u16()?;
-            // The key derivation of the key, and its hash.
+            // No command uses the key derivation of a key.
             if reader.u16()? != ALG_NULL {
-                reader.u16()?;
+                return Err(reader.malformed());
             }
             let (x, y) = (reader.sized()?, reader.sized()?);
-            let size = coordinate(curve);
-            if size.is_some_and(|size| x.len() > size || y.len() > size) {
+            let size = coordinate(curve).ok_or(reader.malformed())?;
+            if x.len() > size || y.len() > size {
                 return Err(reader.malformed());
             }
             Ok(Parameters::Ecc {
@@ -238,12 +249,10 @@ fn parameters(reader: &mut Reader<'_>, kind: u16) -> Result<Parameters, Malforme
         TYPE_KEYEDHASH => {
             match reader.u16()? {
                 ALG_NULL => {}
-                SCHEME_XOR => {
-                    reader.take(4)?;
+                SCHEME_HMAC => {
+                    Hash::from_alg(reader.u16()?).ok_or(reader.malformed())?;
                 }
-                _ => {
-                    reader.u16()?;
-                }
+                _ => return Err(reader.malformed()),
             }
             reader.sized()?;
             Ok(Parameters::Other)
@@ -257,14 +266,19 @@ fn parameters(reader: &mut Reader<'_>, kind: u16) -> Result<Parameters, Malforme
     }
 }
 
-/// `TPMT_SYM_DEF_OBJECT`.
+/// `TPMT_SYM_DEF_OBJECT`: AES in CFB mode, the only one that a parent may have.
 fn symmetric(reader: &mut Reader<'_>) -> Result<Option<u16>, Malformed> {
-    if reader.u16()? == ALG_NULL {
-        return Ok(None);
+    match reader.u16()? {
+        ALG_NULL => Ok(None),
+        ALG_AES => {
+            let (bits, mode) = (reader.u16()?, reader.u16()?);
+            if mode != MODE_CFB {
+                return Err(reader.malformed());
+            }
+            Ok(Some(bits))
+        }
+        _ => Err(reader.malformed()),
     }
-    let bits = reader.u16()?;
-    reader.u16()?;
-    Ok(Some(bits))
 }
 
 /// `TPMT_RSA_SCHEME` and `TPMT_ECC_SCHEME`.
@@ -272,13 +286,11 @@ fn scheme(reader: &mut Reader<'_>) -> Result<Option<(u16, Option<Hash>)>, Malfor
     match reader.u16()? {
         ALG_NULL => Ok(None),
         scheme @ SCHEME_RSAES => Ok(Some((scheme, None))),
-        scheme => {
-            let hash = Hash::from_alg(reader.u16()?);
-            if scheme == SCHEME_ECDAA {
-                reader.u16()?;
-            }
-            Ok(Some((scheme, hash)))
+        scheme if SCHEMES.contains(&scheme) => {
+            let hash = Hash::from_alg(reader.u16()?).ok_or(reader.malformed())?;
+            Ok(Some((scheme, Some(hash))))
         }
+        _ => Err(reader.malformed()),
     }
 }
 

@@ -4,7 +4,7 @@ use jurat_attest::eventlog::{EventLog, LogError};
 use jurat_attest::tpm::Hash;
 use jurat_testkit::need;
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

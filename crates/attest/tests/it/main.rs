@@ -3,4 +3,8 @@
 
 mod ek;
 mod eventlog;
+mod ima;
+mod oracle;
+#[cfg(feature = "tee")]
+mod tee;
 mod vectors;

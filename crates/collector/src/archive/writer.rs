@@ -827,6 +827,12 @@ impl Writer {
             let message = format!("the device has no such key; it has {}", keys.join("; "));
             return Ok(Done::Refused(Refused::new(404, "no_such_key", message)));
         };
+        // Whoever was allowed to enrol again before may not do so any more.
+        let mut allowed = self.life(round, &newest.row.origin);
+        if std::mem::take(&mut allowed.reenrolment_allowed) {
+            let origin = newest.row.origin.as_str().into();
+            round.lives.insert(origin, Arc::new(allowed));
+        }
         let origin = &device.row.origin;
         let mut life = self.life(round, origin);
         let known = life.revoked.iter().chain(&life.revoked_before);

@@ -12,7 +12,7 @@ use jurat_proof::{Checkpoint, Digest, Note, Record, TileWriteError, TileWriter, 
 use super::{TilesError, records, unpack};
 use crate::ArchiveError;
 use crate::archive::{kind, split_upload};
-use crate::export::upload_at;
+use crate::export::{the_one, upload_at};
 
 /// Why no folder could be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum TilesExportError {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     /// No log, or several, bear this name.
-    #[error("not the name of one log: {0}")]
+    #[error("{0}")]
     Unknown(String),
     /// A file could not be written, or the leaves are not those of the head.
     #[error(transparent)]
@@ -97,20 +97,16 @@ pub fn export_tiles(
         let late = HashMap::new();
         logs.insert(own_origin.clone(), Found { note, late });
     }
-    // No name is the only device's.
-    let named =
-        |origin: &String| origin.contains(name) && (*origin != own_origin || !name.is_empty());
-    let mut fitting = logs.iter().filter(|(origin, _)| named(origin));
-    let (Some((origin, found)), None) = (fitting.next(), fitting.next()) else {
-        let known: Vec<_> = logs.into_keys().take(20).collect();
-        let what = format!("{name:?} (there is: {})", known.join(", "));
-        return Err(TilesExportError::Unknown(what));
-    };
+    // The collector's own is meant only by its name.
+    let named = |origin: &&String| **origin != own_origin || !name.is_empty();
+    let origins = logs.keys().filter(named).cloned().collect();
+    let origin = the_one(&origins, name).map_err(TilesExportError::Unknown)?;
+    let found = &logs[origin];
     let size = head(&found.note)?.size;
     let mut writer = TileWriter::new(write);
     let mut raw = Vec::new();
     let mut at = 0;
-    let mut own = *origin == own_origin && size > 0;
+    let mut own = origin == own_origin && size > 0;
     let mut reader = Reader::new(disk.clone(), &dir, 0, end)?;
     while let Some(item) = reader.next_record()? {
         if item.kind == kind::OWN_ENTRY && own {
@@ -122,7 +118,7 @@ pub fn export_tiles(
             continue;
         }
         let (header, body) = split_upload(item.body)?;
-        if header.origin != *origin || header.late {
+        if header.origin != origin || header.late {
             continue;
         }
         let late = found.late.get(&header.from).copied();

@@ -483,16 +483,18 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
     let first = bench.log.batch(2, "a");
     bench.upload(&first).await.unwrap();
     let device = || DEVICE.to_owned();
-    let reason = "stolen".to_owned();
+    let revoke = || Order::Revoke {
+        device: device(),
+        reason: "stolen".to_owned(),
+        epoch: None,
+        key: None,
+    };
+    // What was allowed before is not any more.
     bench
-        .order(Order::Revoke {
-            device: device(),
-            reason,
-            epoch: None,
-            key: None,
-        })
+        .order(Order::AllowReenrolment { device: device() })
         .await
         .unwrap();
+    bench.order(revoke()).await.unwrap();
     let new = key(20, "unnamed");
     let consent = bench.log.key.consent_to(&new.public_key()).unwrap();
     let refused = bench
@@ -503,7 +505,15 @@ async fn the_consent_of_a_revoked_key_counts_no_more_and_the_operators_counts_on
         .order(Order::AllowReenrolment { device: device() })
         .await
         .unwrap();
-    assert_eq!(bench.said("reenrolment.allowed").len(), 1);
+    // Nor when it is said of a key that is revoked already.
+    bench.order(revoke()).await.unwrap();
+    let refused = bench.enrol_again(&new, bench.head(), None).await;
+    assert_eq!(code(refused), "not_allowed");
+    bench
+        .order(Order::AllowReenrolment { device: device() })
+        .await
+        .unwrap();
+    assert_eq!(bench.said("reenrolment.allowed").len(), 3);
     let bench = bench.restart().await;
     bench
         .enrol_again(&new, bench.head(), Some(consent))

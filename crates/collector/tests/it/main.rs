@@ -446,7 +446,7 @@ async fn an_enrolment_is_refused_by_its_token_before_its_body_counts() {
             .http
             .post(format!("{}/v1/enroll", bench.url))
             .bearer_auth(token)
-            .body(vec![b' '; 100_000]);
+            .body(vec![b' '; 200_000]);
         assert_eq!(request.send().await.unwrap().status().as_u16(), status);
     }
     let again = bench.enroll(&token, DEVICE).await.unwrap_err();

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::Host;
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{
-    BundleReader, Checkpoint, Digest, Note, Record, RecordReader, Signer as _, VerifierKey,
+    BundleReader, Checkpoint, Digest, Note, Record, RecordReader, Reveal, Signer as _, VerifierKey,
     leaf_hash, parse_entries, root_of, sha256,
 };
 use serde_json::{Value, json};
@@ -271,6 +271,103 @@ fn a_state_folder_that_was_set_back_goes_on_in_the_next_epoch_and_both_logs_veri
     let show = ["devices", "show", device, "--collector"];
     let shown = fleet.says(&[&show[..], &[&fleet.collector()]].concat());
     assert!(shown.contains("closed by epoch 1"), "{shown}");
+}
+
+#[cfg(unix)]
+#[test]
+fn after_enrolling_again_an_earlier_log_is_read_only_when_it_is_named_and_never_by_mistake() {
+    let fleet = Fleet::start("");
+    fleet.append("p/a.jsonl", &prompt("s1", "apricot"));
+    fleet.run_once();
+    let before = fleet.status()["origin"].as_str().unwrap().to_owned();
+    let url = format!("https://localhost:{}", fleet.port);
+    let token = fleet.path("collector/enroll.token");
+    let token = ["--token-file", token.to_str().unwrap(), "--again"];
+    fleet.says(&[&["enroll", &url], &token[..]].concat());
+    fleet.append("p/a.jsonl", &prompt("s1", "quince"));
+    fleet.run_once();
+    // The leaf of the one prompt in each of the logs.
+    let leaf = |epoch: &[&str]| {
+        let asked = ["log", "--json", "--kind", "prompt.submitted"];
+        let entry: Value = serde_json::from_str(&fleet.says(&[&asked, epoch].concat())).unwrap();
+        entry["seq"].to_string()
+    };
+    let reveal = |leaf: &str, epoch: &[&str]| {
+        let said = fleet.says(&[&["reveal", leaf], epoch].concat());
+        text(Reveal::parse(said.as_bytes()).unwrap().bytes)
+    };
+    let (then, now) = (leaf(&["--epoch", "0"]), leaf(&[]));
+    assert!(reveal(&now, &[]).contains("quince"));
+    assert!(reveal(&then, &["--epoch", "0"]).contains("apricot"));
+    fleet.refuses(&["reveal", "0", "--epoch", "7"], "no epoch 7");
+
+    let (bundle, trust) = (fleet.path("then.jurat"), fleet.path("device/trust.txt"));
+    let (bundle, trust) = (bundle.to_str().unwrap(), trust.to_str().unwrap());
+    let export = ["export", "--epoch", "0", "--session", "s", "-o", bundle];
+    fleet.says(&export);
+    let verdict = fleet.json(&["verify", bundle, "--trust", trust]);
+    assert_eq!(verdict["origin"], *before, "{verdict}");
+    assert!(fleet.payloads("then.jurat").contains("apricot"));
+    let nowhere = fleet.path("nowhere.jurat");
+    let export = ["export", "--epoch", "7", "-o", nowhere.to_str().unwrap()];
+    fleet.refuses(&export, "epoch 7");
+    assert!(!nowhere.exists());
+    // At the collector a device's id is its newest log, and it is said which.
+    let device = before.split('/').nth(2).unwrap();
+    let dir = fleet.collector();
+    let newest = fleet.path("newest.jurat");
+    let export = ["export", "--collector", &dir, "--device", device, "-o"];
+    let said = fleet.says(&[&export[..], &[newest.to_str().unwrap()]].concat());
+    let origin = fleet.status()["origin"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("of {origin} in ")), "{said}");
+
+    // An erasure here says what it does not reach, whether it finds something or not.
+    let ledger = fleet.path("device/ledger");
+    for asked in [["--seq", &*now], ["--session", "nobody"]] {
+        let erase = [&["erase", "--reason", "asked for"], &asked[..]].concat();
+        let said = text(fleet.jurat(&erase).stderr);
+        for word in ["epoch 0", &before, ledger.to_str().unwrap()] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+    fleet.refuses(&["reveal", &now], "not here any more");
+    // What it says to do is sound: the newest log needs nothing of the folder.
+    fs::remove_dir_all(&ledger).unwrap();
+    fleet.append("p/a.jsonl", &prompt("s1", "medlar"));
+    fleet.run_once();
+    let verdict = fleet.verdict("now.jurat", &["--device", device]);
+    assert_eq!(verdict["verdict"], "verified", "{verdict}");
+    assert_eq!(verdict["origin"], *origin);
+    let erase = ["erase", "--reason", "asked for", "--session", "s1"];
+    assert_eq!(text(fleet.jurat(&erase).stderr), "");
+}
+
+#[test]
+fn run_once_ends_with_an_error_when_the_collector_refuses_the_device_or_is_away() {
+    let mut fleet = Fleet::start(QUICK);
+    fleet.append("p/a.jsonl", &prompt("s1", "one"));
+    fleet.run_once();
+    assert_eq!(fleet.status()["state"], "stopped");
+    let gives_up = |fleet: &Fleet, args: &[&str], words: &[&str]| {
+        let out = fleet.jurat(&[&["run", "--once"], args].concat());
+        let said = text(out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        for word in [&["leaves wait in the ledger"], words].concat() {
+            assert!(said.contains(word), "{said}");
+        }
+    };
+    fleet.kill_serve();
+    fleet.append("p/a.jsonl", &prompt("s1", "two"));
+    gives_up(&fleet, &["--wait", "1"], &["did not answer"]);
+    // What waited is delivered by the next one.
+    fleet.start_serve();
+    fleet.run_once();
+    assert_eq!(fleet.status()["queue"]["len"], 0);
+    let dir = fleet.collector();
+    let id = fleet.json(&["devices", "--collector", &dir])[0]["device"].clone();
+    fleet.says(&revoke(id.as_str().unwrap(), &dir));
+    fleet.append("p/a.jsonl", &prompt("s1", "three"));
+    gives_up(&fleet, &[], &["revoked"]);
 }
 
 #[test]

@@ -72,6 +72,27 @@ fn the_demo_catches_every_act_and_leaves_no_secret_anywhere() {
     );
 }
 
+#[test]
+fn the_demo_with_a_tpm_says_what_holds_the_key_and_catches_a_changed_machine() {
+    let test = "user::the_demo_with_a_tpm";
+    // A real one is its owner's: no test makes keys in it.
+    if std::path::Path::new("/dev/tpmrm0").exists() {
+        return jurat_testkit::need::skip(test, "this machine has a TPM of its own");
+    }
+    if jurat_testkit::need::program(test, "swtpm", "swtpm").is_none() {
+        return;
+    }
+    let (code, out, err) = jurat(&["demo", "--tpm", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["verdict"]["key"], "tpm-pinned");
+    let acts = report["acts"].as_array().unwrap();
+    assert_eq!(acts.len(), 4);
+    for act in acts {
+        assert_eq!(act["detected"], true, "{act}");
+    }
+}
+
 fn collect(dir: &std::path::Path, out: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -117,21 +138,43 @@ fn errors_name_the_thing_and_the_fix() {
     check(
         &["status", "--state-dir", state],
         2,
-        &["never ran", "jurat run"],
+        &["never ran", "jurat enroll", "jurat run"],
     );
+    check(
+        &["log", "--state-dir", state],
+        2,
+        &["nothing was recorded", "jurat enroll"],
+    );
+    let out = dir.path().join("out.jurat");
+    let out = out.to_str().unwrap();
+    check(
+        &["export", "--state-dir", state, "-o", out],
+        1,
+        &["nothing was recorded", "jurat enroll"],
+    );
+    for url in ["http://localhost:1", "localhost:1", "https://"] {
+        check(&["enroll", url, "--token-file", "x"], 64, &["https://HOST"]);
+    }
+    for time in ["yesterday", "2026-11-31", "2026", ""] {
+        check(&["log", "--since", time], 64, &["2026-11-01T10:00:00Z"]);
+        check(&["export", "-o", out, "--since", time], 64, &["7d"]);
+    }
     check(&["verify", "/nowhere/x.jurat"], 2, &["/nowhere/x.jurat"]);
-    check(&["serve"], 1, &["--dev", "--config"]);
+    check(&["serve"], 64, &["--dev", "--config"]);
+    check(&["witness", "--dir", state], 64, &["needs a name"]);
     let config = dir.path().join("bad.toml");
     fs::write(&config, "[seal]\nbatch_evnts = 3\n").unwrap();
     check(
         &["run", "--config", config.to_str().unwrap()],
-        1,
+        64,
         &["bad.toml", "batch_evnts", "line 2"],
     );
+    let said = jurat(&["run", "--config", config.to_str().unwrap()]).2;
+    assert_eq!(said.matches("line 2").count(), 1, "{said}");
     fs::write(&config, "[redact]\npersonal = [\"shoe-size\"]\n").unwrap();
     check(
         &["run", "--config", config.to_str().unwrap()],
-        1,
+        64,
         &["shoe-size", "email"],
     );
     let trust = dir.path().join("trust");
@@ -164,6 +207,7 @@ fn a_bundle_that_is_none_or_is_cut_is_neither_verified_nor_tampered() {
             trust.to_str().unwrap(),
         ]);
         assert_eq!(code, 2, "{out}");
+        assert!(out.contains("not a bundle"), "{out}");
     }
 }
 
@@ -220,6 +264,16 @@ fn status_log_and_fsck_tell_what_is_there() {
         fleet.jurat(&["log", "--since", "2999-01-01"]).status.code(),
         Some(1)
     );
+    // The same instant in another offset, and a length of time.
+    let since = |time: &str| {
+        let log = fleet.jurat(&["log", "--kind", "tool.", "--since", time]);
+        String::from_utf8(log.stdout).unwrap().lines().count()
+    };
+    let entry = fleet.jurat(&["log", "--json", "--kind", "tool."]).stdout;
+    let entry: Value = serde_json::from_slice(&entry).unwrap();
+    let time = entry["time"].as_str().unwrap();
+    let same = format!("{}+00:00", time.strip_suffix('Z').unwrap());
+    assert_eq!([since(time), since(&same), since("1d")], [1, 1, 1]);
     fleet.kill_run();
     assert_eq!(
         fleet.jurat(&["status"]).status.code(),
@@ -230,6 +284,41 @@ fn status_log_and_fsck_tell_what_is_there() {
     assert_eq!(fsck.status.code(), Some(0));
     let report: Value = serde_json::from_slice(&fsck.stdout).unwrap();
     assert_eq!(report["clean"], true);
+}
+
+#[test]
+fn a_damaged_ledger_is_not_listed_as_if_it_ended_there() {
+    let fleet = Fleet::start("");
+    for index in 0..3 {
+        fleet.append(
+            "p/a.jsonl",
+            &format!("{{\"type\":\"summary\",\"n\":{index}}}\n"),
+        );
+        fleet.run_once();
+    }
+    let whole = fleet.jurat(&["log"]).stdout;
+    let segment = fleet.path("device/ledger/0000000000000000.jl");
+    let good = fs::read(&segment).unwrap();
+    let bundle = fleet.path("b.jurat");
+    let mut listed = Vec::new();
+    for at in [80, good.len() / 2] {
+        let mut bytes = good.clone();
+        bytes[at..at + 8].fill(0xa5);
+        fs::write(&segment, bytes).unwrap();
+        let log = fleet.jurat(&["log"]);
+        let said = String::from_utf8(log.stderr).unwrap();
+        assert_eq!(log.status.code(), Some(2), "{said}");
+        assert!(said.contains("damaged at byte"), "{said}");
+        assert!(said.contains("jurat ledger fsck"), "{said}");
+        assert!(whole.starts_with(&log.stdout) && whole != log.stdout);
+        listed.push(log.stdout.len());
+        let export = fleet.jurat(&["export", "-o", bundle.to_str().unwrap()]);
+        let said = String::from_utf8(export.stderr).unwrap();
+        assert_eq!(export.status.code(), Some(1), "{said}");
+        assert!(said.contains("damaged at byte"), "{said}");
+        assert!(!bundle.exists());
+    }
+    assert!(listed[0] == 0 && listed[1] > 0, "{listed:?}");
 }
 
 #[cfg(unix)]
@@ -296,6 +385,10 @@ fn sigterm_ends_it_in_an_orderly_way_with_a_sealed_goodbye() {
     wait_for("it stopped", || {
         fleet.status()["state"] == "stopped" && fleet.status()["alive"] == false
     });
+    // The goodbye, too, and the last status knows.
+    let status = fleet.status();
+    assert_eq!(status["delivered"], status["size"], "{status}");
+    assert_eq!(status["queue"]["len"], 0);
     assert_eq!(
         fleet
             .jurat(&["log", "--kind", "agent.stopped"])

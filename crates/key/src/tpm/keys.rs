@@ -148,24 +148,21 @@ fn ek_template(rsa: bool) -> Vec<u8> {
 
 impl Tpm {
     /// The vendor's key: the one that is there, or made again from its seed; RSA where it has a certificate,
-    /// else P-256 where that has one, else RSA without.
+    /// else P-256 where that has one, else what is there, else P-256.
     ///
     /// # Errors
     /// [`TpmError`].
     pub fn endorsement(&mut self) -> Result<Endorsement, TpmError> {
+        let stays = self.read_public(EK_RSA_HANDLE)?;
         let mut certificate = self.nv_read(EK_RSA_CERTIFICATE, Auth::Value(&[]))?;
-        let mut rsa = true;
+        let mut rsa = certificate.is_some() || stays.is_some();
         if certificate.is_none()
             && let Some(p256) = self.nv_read(EK_P256_CERTIFICATE, Auth::Value(&[]))?
         {
             (certificate, rsa) = (Some(p256), false);
         }
         let template = ek_template(rsa);
-        let stays = if rsa {
-            self.read_public(EK_RSA_HANDLE)?
-        } else {
-            None
-        };
+        let stays = stays.filter(|_| rsa);
         let (public, handle) = match stays {
             Some(public) => (public, Some(EK_RSA_HANDLE)),
             None => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::os;
 
 /// The longest response that is read (`TPM_PT_MAX_RESPONSE_SIZE` is 4,096 everywhere).
-const RESPONSE_BYTES_MAX: usize = 4096;
+pub(crate) const RESPONSE_BYTES_MAX: usize = 4096;
 /// A command that takes longer than this is given up: making an RSA key takes some chips a minute.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -100,7 +100,7 @@ impl Address {
                 let stream = os::connect(path, SOCKET_TIMEOUT)?;
                 Ok(Box::new(Socket(stream)))
             }
-            Self::Tbs => Err(io::ErrorKind::Unsupported.into()),
+            Self::Tbs => os::tbs(),
         }
     }
 }

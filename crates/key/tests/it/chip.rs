@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jurat_attest::tpm::{Hash, make_credential};
+use jurat_attest::ek::{EkError, check_certificate};
+use jurat_attest::tpm::{Attribute, Hash, KeyError, make_credential};
 use jurat_attest::{
     Base64, Evidence, EvidenceError, Finding, Heads, History, Judge, QuoteLeaf, SELECTION, Shown,
     Signed, quote_binding, write_pcrs,
@@ -168,6 +169,74 @@ fn a_chip_shows_its_keys_signs_heads_and_quotes_through_restarts_and_a_state_set
         findings == [Finding::Counter] || findings == [Finding::Clock],
         "{findings:?}"
     );
+}
+
+#[test]
+fn what_is_not_this_machines_word_on_this_head_is_refused_by_name() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let test = "chip::what_is_not_this_machines_word";
+    let started = Swtpm::start(test, dir.path()).zip(Swtpm::start(test, other.path()));
+    let Some((swtpm, others)) = started else {
+        return;
+    };
+    let host = Host::real();
+    let open = |swtpm: &Swtpm, dir: &std::path::Path| {
+        Chip::create(&host, &swtpm.address().parse().unwrap(), dir).unwrap()
+    };
+    let (chip, theirs) = (open(&swtpm, dir.path()), open(&others, other.path()));
+    let evidence = chip.evidence(DEVICE, LONG).unwrap();
+    let mut stranger = Stranger::new(&evidence);
+    stranger.heads.push(3, head(3).root);
+    let good = quote(&chip, &head(3), false);
+    assert_eq!(stranger.judge(&good), (true, vec![]));
+    assert_eq!(
+        stranger.judge(&good),
+        (false, vec![Finding::Clock]),
+        "once more"
+    );
+    let foreign = quote(&theirs, &head(3), false);
+    assert_eq!(stranger.judge(&foreign), (false, vec![Finding::Signature]));
+    let mut moved = quote(&chip, &head(3), false);
+    moved["size"] = 2.into();
+    assert_eq!(stranger.judge(&moved), (false, vec![Finding::Qualifying]));
+
+    // An attestation key that signs what it is given is none.
+    let mut loose = evidence.clone();
+    loose.ak = evidence.log.public.clone();
+    let refused = loose.check(DEVICE);
+    assert!(
+        matches!(
+            refused,
+            Err(EvidenceError::Ak(KeyError::Lacks(Attribute::Restricted)))
+        ),
+        "{refused:?}"
+    );
+    // Another device's keys under this device's attestation key.
+    let mut mixed = evidence.clone();
+    mixed.log = theirs.evidence(DEVICE, LONG).unwrap().log;
+    let refused = mixed.check(DEVICE);
+    assert!(matches!(
+        refused,
+        Err(EvidenceError::Signature { which: "log", .. })
+    ));
+
+    // A maker whom nobody named, and a certificate that is not valid yet.
+    let pem = |path: std::path::PathBuf| {
+        let bytes = std::fs::read(&path).unwrap();
+        jurat_key::tls::certificates(&path, &bytes).unwrap()
+    };
+    let ours = [pem(swtpm.root()), pem(swtpm.issuer())].concat();
+    let foreign = [pem(others.root()), pem(others.issuer())].concat();
+    let check = |roots: &[Vec<u8>], at_s| {
+        let leaf = &evidence.ek_certificates[0];
+        check_certificate(leaf, roots, roots, at_s, &stranger.shown.ek)
+    };
+    let now_s = host.clock.now().unix_s();
+    check(&ours, now_s).unwrap();
+    for (roots, at_s) in [(&foreign, now_s), (&ours, 1_000_000)] {
+        let refused = check(roots, at_s);
+        assert!(matches!(refused, Err(EkError::Chain(_))), "{refused:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,10 @@
-//! Keys that something else holds: the software TPM and the software token of Debian, and programs.
+//! Keys that something else holds: the software TPM and the software token of Debian, and programs; and quotes
+//! of enclaves, against folders.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod chip;
+#[cfg(unix)]
+mod enclave;
 mod external;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;

@@ -1,8 +1,10 @@
+use jurat_attest::ima::{Accepted, ImaError, List, PCR};
 use jurat_attest::tpm::{
     Attest, Attested, Expected, Hash, PcrSelection, QuoteError, Signature, Since, check_quote,
     is_ak, is_log_key, make_credential,
 };
 use jurat_key::tpm::{Address, Auth, Endorsement, NvKind, Tpm, TpmError, TpmKey, Use};
+use jurat_testkit::ima::{measured, old, violated};
 use jurat_testkit::swtpm::Swtpm;
 
 const SELECTION: [PcrSelection; 1] = [PcrSelection {
@@ -113,6 +115,51 @@ fn a_quote_shows_a_changed_pcr_and_a_reboot() {
     };
     let after = check_quote(&third.attest, &third.signature, &ak.public, &expected).unwrap();
     assert_eq!(after.since(&before), Ok(Since::Rebooted(1)));
+}
+
+#[test]
+fn a_measurement_list_counts_as_far_as_the_tpm_quotes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(swtpm) = Swtpm::start("swtpm::a_measurement_list", dir.path()) else {
+        return;
+    };
+    let mut tpm = open(&swtpm);
+    let ek = tpm.endorsement().unwrap();
+    let blob = tpm.make_key(&ek, Use::Attest, VALUE).unwrap();
+    let ak = tpm.load_key(&ek, Use::Attest, &blob, VALUE).unwrap();
+    let selection = [PcrSelection {
+        bank: Hash::Sha256,
+        pcrs: 1 << PCR,
+    }];
+    let qualifying = [1; 32];
+    let quoted = |tpm: &mut Tpm| {
+        let quote = tpm.quote_with(&ak, &qualifying, &selection).unwrap();
+        let expected = Expected {
+            qualifying: &qualifying,
+            selection: &selection,
+            values: &quote.values,
+        };
+        check_quote(&quote.attest, &quote.signature, &ak.public, &expected).unwrap();
+        quote.values.0[&(Hash::Sha256, PCR)].clone()
+    };
+    let lines = [
+        measured(&[1; 32], "boot_aggregate", None),
+        measured(&[2; 32], "/usr/bin/sh", Some(b"signed")),
+        violated("/var/log/wtmp"),
+        old(&[3; 20], "/usr/bin/env"),
+    ];
+    let bytes = lines.each_ref().map(|line| line.bytes.clone()).concat();
+    let list = List::parse(&bytes, 0).unwrap();
+    let mut accepted = Accepted::nothing(Hash::Sha256, PCR);
+    for (count, line) in (1..).zip(&lines) {
+        tpm.extend_pcr(PCR, &line.extended).unwrap();
+        accepted = accepted.advance(&list, &quoted(&mut tpm)).unwrap();
+        assert_eq!(accepted.entries, count);
+    }
+    // Something was extended that the list does not tell.
+    tpm.extend_pcr(PCR, &[9; 32]).unwrap();
+    let hidden = accepted.advance(&list, &quoted(&mut tpm));
+    assert_eq!(hidden, Err(ImaError::Quoted));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jurat_disk::Disk as _;
-use jurat_ledger::{Group, Ledger, LedgerError, Options, fsck};
+use jurat_disk::{Disk, Mode, RealDisk};
+use jurat_ledger::{Group, Ledger, LedgerError, Options, Reader, fsck};
 use jurat_testkit::{Repeatable, SimDisk};
 
 use crate::support::{Counter, DIR};
@@ -27,11 +27,7 @@ fn a_flipped_bit_before_good_groups_is_named_and_nothing_is_cut() {
         (0..3).for_each(|_| counter.append(1).unwrap());
     }
     let path = last_segment(&clean);
-    let len = clean
-        .open(&path, jurat_disk::Mode::Read)
-        .unwrap()
-        .len()
-        .unwrap();
+    let len = clean.open(&path, Mode::Read).unwrap().len().unwrap();
     let mut named = 0;
     for at in (0..len as usize).step_by(7) {
         let disk = SimDisk::new();
@@ -50,15 +46,94 @@ fn a_flipped_bit_before_good_groups_is_named_and_nothing_is_cut() {
             Ok(counter) => assert!(counter.state >= 2, "byte {at}: {}", counter.state),
             Err(error) => panic!("byte {at}: {error}"),
         }
-        assert!(
-            disk.open(&path, jurat_disk::Mode::Read)
-                .unwrap()
-                .len()
-                .unwrap()
-                >= 64
-        );
+        assert!(disk.open(&path, Mode::Read).unwrap().len().unwrap() >= 64);
     }
     assert!(named > 10);
+}
+
+/// The numbers that a reader finds that does not have the ledger open, and how it ended.
+fn read_beside(disk: Arc<dyn Disk>, dir: &Path) -> (Vec<u64>, Result<(), LedgerError>) {
+    let mut numbers = Vec::new();
+    let mut reader = match Reader::open(disk, dir, 0) {
+        Ok(reader) => reader,
+        Err(error) => return (numbers, Err(error)),
+    };
+    loop {
+        match reader.next_record() {
+            Ok(Some(item)) => numbers.push(u64::from_le_bytes(item.body[..8].try_into().unwrap())),
+            Ok(None) => return (numbers, Ok(())),
+            Err(error) => return (numbers, Err(error)),
+        }
+    }
+}
+
+#[test]
+fn a_reader_never_takes_damage_for_the_end_of_the_ledger() {
+    let disk = SimDisk::new();
+    {
+        let mut counter = Counter::open(&disk).unwrap();
+        (0..3).for_each(|_| counter.append(1).unwrap());
+    }
+    let (path, dir) = (last_segment(&disk), Path::new(DIR));
+    let (mut named, mut torn) = (0, 0);
+    let len = disk.open(&path, Mode::Read).unwrap().len().unwrap();
+    for at in (0..len as usize).step_by(7) {
+        disk.corrupt(&path, |bytes| bytes[at] ^= 0x10);
+        let damaged = !fsck(&disk, dir).unwrap().is_clean();
+        let (numbers, ended) = read_beside(Arc::new(disk.clone()), dir);
+        assert!((0..3).take(numbers.len()).eq(numbers.iter().copied()));
+        match ended {
+            Err(LedgerError::Corrupt { path: found, .. }) => {
+                assert!(damaged, "byte {at}");
+                assert_eq!(found, path);
+                named += 1;
+            }
+            // Of the very last group it cannot be said.
+            Ok(()) => {
+                assert!(!damaged, "byte {at}");
+                torn += usize::from(numbers.len() == 2);
+            }
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+        if let Ok(mut left) = Reader::salvage(Arc::new(disk.clone()), dir, 0) {
+            assert!(
+                numbers
+                    .iter()
+                    .all(|_| left.next_record().unwrap().is_some())
+            );
+            assert!(left.next_record().unwrap().is_none(), "byte {at}");
+        }
+        disk.corrupt(&path, |bytes| bytes[at] ^= 0x10);
+    }
+    assert!(named > 10 && torn > 1, "{named}, {torn}");
+}
+
+#[test]
+fn a_reader_beside_the_writer_never_calls_a_half_written_group_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ledger");
+    let rng = Arc::new(Repeatable::new(1));
+    let (options, disk) = (Options::default(), Arc::new(RealDisk));
+    let mut ledger = Ledger::open(disk, rng, &dir, options, b"", &mut |_| {}).unwrap();
+    let writer = std::thread::spawn(move || {
+        let mut group = Group::new();
+        for number in 0..150_u64 {
+            // Longer than a page many times over: it does not appear in the file at once.
+            let body = [number.to_le_bytes().to_vec(), vec![7; 200_000]].concat();
+            group.push(7, &[&body]).unwrap();
+            ledger.append(&mut group, b"", &mut Vec::new).unwrap();
+        }
+    });
+    loop {
+        let done = writer.is_finished();
+        let (numbers, ended) = read_beside(Arc::new(RealDisk), &dir);
+        ended.unwrap();
+        assert!((0..).zip(&numbers).all(|(at, number)| at == *number));
+        if done {
+            assert_eq!(numbers.len(), 150);
+            return writer.join().unwrap();
+        }
+    }
 }
 
 #[test]
