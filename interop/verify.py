@@ -461,7 +461,8 @@ def read_manifest(data):
 
 # --- What a TPM says -------------------------------------------------------------------------------------------------
 
-RSA, ECC, RSASSA, ECDSA_SCHEME, ECDAA, RSAES, NULL, SHA1, SHA256, P256, P384 = 1, 0x23, 0x14, 0x18, 0x1a, 0x15, 0x10, 4, 0xb, 3, 4
+RSA, ECC, AES, CFB, NULL, SHA1, SHA256, P256, P384 = 1, 0x23, 6, 0x43, 0x10, 4, 0xb, 3, 4
+RSASSA, RSAES, RSAPSS, OAEP, ECDSA_SCHEME = 0x14, 0x15, 0x16, 0x17, 0x18
 HASHES = {SHA1: hashlib.sha1, SHA256: hashlib.sha256, 0xc: hashlib.sha384, 0xd: hashlib.sha512}
 NV, CERTIFY, QUOTE, TIME = 0x8014, 0x8017, 0x8018, 0x8019
 FIXED_TPM, RESTRICTED, DECRYPT, SIGN = 1 << 1, 1 << 16, 1 << 17, 1 << 18
@@ -510,19 +511,18 @@ def read_public(data):
     wire, point = Wire(data), None
     kind, alg, attributes, _ = wire.number(2), wire.hash(), wire.number(4), wire.sized()
     need(kind in (RSA, ECC))
-    wire.take(4 if wire.number(2) != NULL else 0)  # the symmetric algorithm of a parent
+    symmetric = wire.number(2)  # of a parent
+    need(symmetric == NULL or symmetric == AES and wire.take(2) and wire.number(2) == CFB)
     scheme = [wire.number(2)]
     if scheme[0] not in (NULL, RSAES):
-        scheme.append(wire.number(2))
-        wire.take(2 if scheme[0] == ECDAA else 0)
+        need(scheme[0] in (RSASSA, RSAPSS, OAEP, ECDSA_SCHEME))
+        scheme.append(wire.hash())
     if kind == RSA:
         bits, _, modulus = wire.number(2), wire.number(4), wire.sized()
         need(len(modulus) * 8 == bits and 2048 <= bits <= 4096)
     else:
-        curve = wire.number(2)
-        wire.take(2 if wire.number(2) != NULL else 0)  # key derivation
-        x, y = wire.sized(), wire.sized()
-        need(max(len(x), len(y)) <= {P256: 32, P384: 48}.get(curve, 4096))
+        curve, derivation, x, y = wire.number(2), wire.number(2), wire.sized(), wire.sized()
+        need(derivation == NULL and max(len(x), len(y)) <= {P256: 32, P384: 48}.get(curve, -1))
         point = x.rjust(32, b"\0") + y.rjust(32, b"\0") if curve == P256 else None
     name = alg.to_bytes(2, "big") + HASHES[alg](data).digest()
     return wire.end(Public(name, attributes, scheme, point))

@@ -378,6 +378,11 @@ fn evidence() -> Vec<Case> {
             let text = shown["ek"].as_str().unwrap().trim_end_matches('=');
             shown["ek"] = text.into();
         }),
+        edit("attestation.ek_in_another_mode", |shown| {
+            let mut ek = BASE64.decode(shown["ek"].as_str().unwrap()).unwrap();
+            ek[47] ^= 1;
+            shown["ek"] = BASE64.encode(ek).into();
+        }),
         edit("attestation.nine_certificates", |shown| {
             shown["ek_certificates"] = json!(vec![""; 9])
         }),
@@ -526,6 +531,10 @@ fn quotes() -> Vec<Case> {
         ),
         set("quote.clock", |quote| quote.clock.resets = 1),
         set("quote.clock_behind", |quote| quote.clock.ms = 6_999),
+        set("quote.clock_stands_still", |quote| quote.clock.ms = 7_000),
+        fine("attested.clock_after_a_start", |quote| {
+            (quote.clock.resets, quote.clock.ms) = (3, 7_000);
+        }),
         set("quote.clock_restarts", |quote| quote.clock.restarts = 0),
         set("quote.clock_safe", |quote| {
             (quote.clock.resets, quote.clock.ms) = (3, 1);
