@@ -30,12 +30,12 @@ fn quoted(change: impl FnOnce(&mut Quote), spoil: impl FnOnce(&mut Value)) -> Lo
     let first = (log.size(), log.root());
     let log = log.head(&[hardware(), witness(1, 30)]);
     let mut quote = Quote::of(first);
-    quote.counter = counter(7);
+    quote.counter = Some(counter(7));
     let log = log.entry("attestation.quote", json!({ "detail": quote.detail() }));
     quote.counter = None;
     quote.clock.ms += 1_000;
     quote.clock.restarts += 1;
-    quote.after = cosigned(first, 1, 30);
+    quote.after = Some(cosigned(first, 1, 30));
     let log = log.entry("attestation.quote", json!({ "detail": quote.detail() }));
     let log = log.batch_with(json!({ "quote": 4 }));
     let second = (log.size(), log.root());
@@ -46,8 +46,8 @@ fn quoted(change: impl FnOnce(&mut Quote), spoil: impl FnOnce(&mut Value)) -> Lo
     quote.clock.ms += 2_000;
     quote.clock.resets += 1;
     quote.clock.restarts += 1;
-    quote.counter = counter(8);
-    quote.after = cosigned(second, 1, 60);
+    quote.counter = Some(counter(8));
+    quote.after = Some(cosigned(second, 1, 60));
     let log = log.entry("attestation.quote", json!({ "detail": quote.detail() }));
     quote.clock.ms += 1_000;
     quote.clock.restarts += 1;
@@ -511,7 +511,7 @@ fn quotes() -> Vec<Case> {
             quote.after.as_mut().unwrap().3 = 1;
         }),
         set("quote.after_of_nobody", |quote| {
-            quote.after = cosigned(quote.head, 3, 60)
+            quote.after = Some(cosigned(quote.head, 3, 60))
         }),
         fine("attested.after_of_the_archive", |quote| {
             quote.after.as_mut().unwrap().2 = archive(61);
@@ -535,22 +535,22 @@ fn quotes() -> Vec<Case> {
             quote.clock.restarts = 0;
             quote.pcrs.insert(4, sha256(&[]));
         }),
-        set("quote.counter", |quote| quote.counter = counter(8)),
+        set("quote.counter", |quote| quote.counter = Some(counter(8))),
         set("quote.counter_of_another_index", |quote| {
             quote.counter = Some((9_u64.to_be_bytes().to_vec(), 1));
         }),
         set("quote.counter_short", |quote| {
             quote.counter = Some((vec![9], 0x0180_0001))
         }),
-        fine("attested.counter", |quote| quote.counter = counter(9)),
+        fine("attested.counter", |quote| quote.counter = Some(counter(9))),
         found(
             "quote.counter_elsewhere",
             &quoted(
-                |quote| quote.counter = counter(9),
+                |quote| quote.counter = Some(counter(9)),
                 |detail| detail["counter"]["signature"] = detail["signature"].clone(),
             ),
         ),
-        set("quote.missed", |quote| quote.counter = counter(10)),
+        set("quote.missed", |quote| quote.counter = Some(counter(10))),
         set("quote.firmware", |quote| quote.clock.firmware = 8),
         set("quote.pcrs", |quote| {
             quote.pcrs.insert(14, sha256(&[]));

@@ -80,8 +80,8 @@ fn name_of(public: &[u8]) -> Vec<u8> {
 
 /// The name of the endorsement key, as the collector's leaf has it.
 pub(super) fn ek_name() -> String {
-    let name = name_of(&ek(FIXED_TPM | RESTRICTED | DECRYPT));
-    name.iter().map(|byte| format!("{byte:02x}")).collect()
+    // SHA-256 before its digest.
+    format!("000b{}", sha256(&[&ek(FIXED_TPM | RESTRICTED | DECRYPT)]))
 }
 
 /// `TPMS_CLOCK_INFO` and the firmware.
@@ -271,15 +271,12 @@ impl Quote {
 }
 
 /// A value of the counter.
-pub(super) fn counter(value: u64) -> Option<(Vec<u8>, u32)> {
-    Some((value.to_be_bytes().to_vec(), 0x0180_0001))
+pub(super) fn counter(value: u64) -> (Vec<u8>, u32) {
+    (value.to_be_bytes().to_vec(), 0x0180_0001)
 }
 
 /// A witness's cosignature of this head, so many seconds after leaf 0.
-pub(super) fn cosigned(
-    head: (u64, Digest),
-    number: usize,
-    after: u64,
-) -> Option<(u64, Digest, By, u8)> {
-    Some((head.0, head.1, (&KEYS.witnesses[number - 1], T0 + after), 0))
+pub(super) fn cosigned(head: (u64, Digest), number: usize, after: u64) -> (u64, Digest, By, u8) {
+    let by: By = (&KEYS.witnesses[number - 1], T0 + after);
+    (head.0, head.1, by, 0)
 }
