@@ -532,7 +532,7 @@ class Attested(unittest.TestCase):
             ("type", dict(kind=0x8017, selection=name_of(b""))), ("qualifying", dict(extra=sha(b""))),
             ("qualifying", dict(after=(W1, T0), edit=put(after=None))), ("selection", dict(selection=SELECTION[:-1] + b"\x80")),
             ("selection", dict(selection=SELECTION[:5] + b"\x0c" + SELECTION[6:])), ("head", dict(size=4)),
-            ("after", dict(after=(Signer("x", 4), T0))), ("clock", dict(ms=999)), ("clock", dict(resets=0)), ("clock", dict(restarts=0)),
+            ("after", dict(after=(Signer("x", 4), T0))), ("clock", dict(ms=999)), ("clock", dict(ms=1000)), ("clock", dict(resets=0)), ("clock", dict(restarts=0)),
             ("clock", dict(resets=2, ms=999)), ("counter", dict(counter=7)), ("counter", dict(counter=6)),
             ("missed", dict(counter=9)), ("firmware", dict(firmware=8)), ("pcrs", dict(pcrs={**PCRS, **first})),
             (None, dict(counter=8)), (None, dict(after=(ARCHIVE, T0))), (None, dict(resets=2, restarts=0, pcrs={**PCRS, **first})),
@@ -541,7 +541,7 @@ class Attested(unittest.TestCase):
         ]
         warnings = {"missed", "firmware", "pcrs"}
         for code, changes in cases:
-            log = started().quote(**{"size": 3, "restarts": 1, **changes}).batch()
+            log = started().quote(**{"size": 3, "restarts": 1, "ms": 1001, **changes}).batch()
             got = run(attested(log, shown), TPM_TRUST)
             with self.subTest(code=code, **changes):
                 self.assertEqual(got["verdict"], "verified")

@@ -526,6 +526,7 @@ fn quotes() -> Vec<Case> {
         ),
         set("quote.clock", |quote| quote.clock.resets = 1),
         set("quote.clock_behind", |quote| quote.clock.ms = 6_999),
+        set("quote.clock_again", |quote| quote.clock.ms = 7_000),
         set("quote.clock_restarts", |quote| quote.clock.restarts = 0),
         set("quote.clock_safe", |quote| {
             (quote.clock.resets, quote.clock.ms) = (3, 1);
