@@ -541,7 +541,7 @@ class Attested(unittest.TestCase):
         ]
         warnings = {"missed", "firmware", "pcrs"}
         for code, changes in cases:
-            log = started().quote(**{"size": 3, "restarts": 1, "ms": 1500, **changes}).batch()
+            log = started().quote(**{"size": 3, "restarts": 1, "ms": 1001, **changes}).batch()
             got = run(attested(log, shown), TPM_TRUST)
             with self.subTest(code=code, **changes):
                 self.assertEqual(got["verdict"], "verified")

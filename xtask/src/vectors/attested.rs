@@ -531,7 +531,7 @@ fn quotes() -> Vec<Case> {
         ),
         set("quote.clock", |quote| quote.clock.resets = 1),
         set("quote.clock_behind", |quote| quote.clock.ms = 6_999),
-        set("quote.clock_stands_still", |quote| quote.clock.ms = 7_000),
+        set("quote.clock_again", |quote| quote.clock.ms = 7_000),
         fine("attested.clock_after_a_start", |quote| {
             (quote.clock.resets, quote.clock.ms) = (3, 7_000);
         }),
