@@ -233,6 +233,7 @@ pub async fn enroll_again(
         value.store(host, &keys.join("tpm.key"))?;
     }
     let made = Made::new(host, &options.key, &keys, &known.device)?;
+    made.store(host, &keys)?;
     let ca = options.ca.clone().or_else(|| known.ca.clone());
     let collector = Collector::new(SetUp {
         url: options.url.clone(),
@@ -278,7 +279,6 @@ pub async fn enroll_again(
         return Err(EnrolError::Answer(what));
     }
     store_secrets(host, &keys, &answer)?;
-    made.store(host, &keys)?;
     let mut opening = json!({ "predecessor": predecessor });
     if undelivered > 0 {
         opening["undelivered"] = undelivered.into();

@@ -134,8 +134,8 @@ const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 const ROOM_S: u64 = 5;
 /// A key that has not signed within this time is said to be unavailable.
 const KEY_PATIENCE: Duration = Duration::from_secs(10);
-/// A key that refused is asked again after this time.
-const KEY_RETRY: Duration = Duration::from_secs(2);
+/// What a refusal counts as at least: a key that refuses at once is asked again after nine times this.
+const KEY_RETRY: Duration = Duration::from_millis(200);
 /// The longest pause that a slow key gets.
 const KEY_REST_MAX: Duration = Duration::from_secs(20);
 /// How long who stops, or erases, waits for the key.
@@ -773,8 +773,8 @@ impl Agent {
                 }
                 self.ring();
             }
-            Some((Err(error), _)) => {
-                self.key_at = Instant::now() + KEY_RETRY;
+            Some((Err(error), took)) => {
+                self.key_rests(took.max(KEY_RETRY));
                 self.key_is_silent(error.to_string())?;
             }
             None if signing.waiting().is_some_and(|for_| for_ > KEY_PATIENCE) => {
@@ -817,6 +817,9 @@ impl Agent {
             if left.is_zero() || self.key_silent.is_some() {
                 break;
             }
+            // It rests afterwards.
+            self.key_at = Instant::now();
+            self.sign_without_ring()?;
             self.take_signature(left)?;
         }
         Ok(())

@@ -190,6 +190,7 @@ pub async fn enroll(
     Secret::load_or_create(host, &keys.join("reveal.key"))?;
     let device = jurat_disk::random_uuid(&*host.rng);
     let made = Made::new(host, &options.key, &keys, &device)?;
+    made.store(host, &keys)?;
     let collector = Collector::new(SetUp {
         url: options.url.clone(),
         tls: tls::client(options.ca.as_deref().map(str::as_bytes))?,
@@ -209,7 +210,6 @@ pub async fn enroll(
         .enroll(&options.token, &asked, |challenged| made.answer(challenged))
         .await?;
     store_secrets(host, &keys, &answer)?;
-    made.store(host, &keys)?;
     let enrolment = Enrolment {
         device,
         origin: answer.origin,

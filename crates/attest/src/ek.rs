@@ -81,6 +81,18 @@ pub enum EkError {
     Key,
 }
 
+/// Whether each of these can be the root of a chain.
+///
+/// # Errors
+/// [`EkError::Root`] names the first that cannot, counted from 0.
+pub fn check_roots(roots: &[Vec<u8>]) -> Result<(), EkError> {
+    roots.iter().enumerate().try_for_each(|(index, root)| {
+        let der = CertificateDer::from(root.as_slice());
+        let anchor = anchor_from_trusted_cert(&der);
+        anchor.map(drop).map_err(|_| EkError::Root(index))
+    })
+}
+
 /// Checks that a vendor says, under one of these roots and at this time, that the key is in a TPM of its making.
 ///
 /// Behind the certificate other bytes may stand: an index of a TPM is often longer than what is in it.

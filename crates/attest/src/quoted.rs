@@ -232,6 +232,8 @@ pub struct Good {
     pub values: PcrValues,
     /// The machine was started since the quote before.
     pub rebooted: bool,
+    /// It has the next value of the counter of starts: the first one of a run.
+    pub counted: bool,
 }
 
 /// What is known of a device's quotes so far; small, and can be stored.
@@ -384,6 +386,7 @@ impl Judge<'_> {
             after_s,
             values,
             rebooted,
+            counted: leaf.counter.is_some(),
         })
     }
 

@@ -712,6 +712,11 @@ impl Archive {
         epochs.find(|device| device.row.origin == origin).cloned()
     }
 
+    fn is_in_a_tpm(&self, origin: &str) -> bool {
+        self.device_of(origin)
+            .is_some_and(|device| device.ak.is_some())
+    }
+
     /// What became of a log.
     pub(crate) fn life(&self, origin: &str) -> Option<Arc<Life>> {
         self.state().lives.get(origin).cloned()
@@ -869,6 +874,12 @@ impl Archive {
                 let upload =
                     self.prepare_late(origin, nonce, body, &known, before, &withheld, &judged)?;
                 Judgement::Store(Ask::Upload(Box::new(upload)))
+            }
+            // Its label would stay, and the next key is a file.
+            (Ok(Some(judged)), _) if !judged.rotations.is_empty() && self.is_in_a_tpm(origin) => {
+                let message =
+                    "the key of this log is in a TPM and is not rotated; begin another epoch";
+                Judgement::Answer(Err(Refused::new(422, "bad_rotation", message)))
             }
             (Ok(Some(judged)), before) => {
                 let upload = self.prepare(origin, key, nonce, body, &known, before, &judged)?;

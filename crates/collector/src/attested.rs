@@ -17,8 +17,8 @@ pub(crate) enum Said {
 
 /// The most quotes of one upload that are judged; those beyond do not count.
 pub(crate) const QUOTES_MAX: usize = 256;
-/// How many heads of the uploads before are remembered: a quote is of the head before it.
-const HEADS_KEPT: usize = 4;
+/// How many heads of the uploads before are remembered: a quote is of a head just before it.
+const HEADS_KEPT: usize = 16;
 /// A quote made so long after what it names, and what comes in an upload, is too old to say anything of now.
 const STALE_S: u64 = 600;
 
@@ -42,6 +42,9 @@ pub(crate) struct Attested {
     pub(crate) good: u64,
     #[serde(default)]
     pub(crate) bad: u64,
+    /// What the newest quote that names something was made after, in seconds since 1970.
+    #[serde(default)]
+    dated_s: u64,
     history: History,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     heads: Vec<(u64, Digest)>,
@@ -95,7 +98,15 @@ impl Attested {
             };
             let after_s = good.as_ref().and_then(|good| good.after_s);
             let age_s = after_s.map(|after_s| now_s.saturating_sub(after_s));
-            if age_s.is_some_and(|age_s| age_s > STALE_S) {
+            self.dated_s = self.dated_s.max(after_s.unwrap_or(0));
+            // Without a date, or of a head of long ago, it may have been kept for later, when the machine ran something
+            // else. The first one of a run can have none, and has the counter.
+            let kept = good.as_ref().is_some_and(|good| {
+                let undated = good.after_s.is_none() && !good.counted && self.dated_s > 0;
+                let unplaced = good.size.is_none() && !self.heads.is_empty();
+                (undated && self.dated_s + STALE_S < now_s) || unplaced
+            });
+            if kept || age_s.is_some_and(|age_s| age_s > STALE_S) {
                 findings.push(Finding::Stale);
             }
             let status = Status::of(&findings);
@@ -120,6 +131,19 @@ impl Attested {
             (self.age_s, self.findings) = (age_s, findings);
         }
         self.heads = heads.newest(HEADS_KEPT);
+        // It goes on, and says nothing of its machine any more.
+        let silent = judged == 0 && self.good > 0 && self.at + 2 * ASK_S < now_s;
+        if silent && !self.findings.contains(&Finding::Stale) {
+            let mut leaf = Map::new();
+            leaf.insert("origin".into(), device.row.origin.clone().into());
+            leaf.insert("seq".into(), self.seq.into());
+            leaf.insert("before".into(), json!(self.status));
+            self.findings.push(Finding::Stale);
+            self.status = Status::of(&self.findings);
+            leaf.insert("status".into(), json!(self.status));
+            leaf.insert("findings".into(), json!(self.findings));
+            leaves.push(leaf);
+        }
         leaves
     }
 }

@@ -10,7 +10,7 @@ use axum::extract::{Request as HttpRequest, State};
 use axum::{Json, http};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jurat_attest::ek::{Identity, check_certificate};
+use jurat_attest::ek::{Identity, check_certificate, check_roots};
 use jurat_attest::tpm::make_credential;
 use jurat_attest::{EVIDENCE_BYTES_MAX, Evidence};
 use jurat_disk::{Host, read};
@@ -79,6 +79,11 @@ impl EkRoots {
         };
         if let Some(path) = &settings.ek_roots {
             let found = certificates(path, &file(path)?)?;
+            // One that cannot be a root would silence all the others.
+            check_roots(&found).map_err(|error| ServeError::EkRoots {
+                path: path.clone(),
+                source: std::io::Error::other(error),
+            })?;
             roots.authorities = found;
         }
         if let Some(path) = &settings.ek_pins {

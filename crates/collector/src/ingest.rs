@@ -8,7 +8,7 @@ use jurat_proof::{
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
-use crate::attested::Said;
+use crate::attested::{QUOTES_MAX, Said};
 
 /// Why an upload is refused, with its HTTP status. Nothing of it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +183,7 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     // Under no head yet.
     let mut rotating: Option<Rotation> = None;
     let mut boots: Vec<String> = Vec::new();
-    let mut said = Vec::new();
+    let (mut said, mut quotes) = (Vec::new(), 0);
     let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
     let mut last: Option<(Note, Checkpoint, VerifierKey)> = None;
     if let Some(from) = begins_at(raw)?
@@ -236,7 +236,13 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                     erased = erased.union(&erased_by(&view));
                 }
                 if view.is(Kind::AttestationQuote) && said.len() < 2 * SAID_MAX {
-                    let detail = view.detail_map().into_iter().collect();
+                    quotes += 1;
+                    // Those beyond are not looked at.
+                    let detail = if quotes <= QUOTES_MAX {
+                        view.detail_map().into_iter().collect()
+                    } else {
+                        serde_json::Map::new()
+                    };
                     said.push(Said::Quote(view.seq, detail));
                 }
             }

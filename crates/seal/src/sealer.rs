@@ -870,7 +870,9 @@ impl Sealer {
             }
             last = Some(place);
         }
-        let head = self.unsigned.drain(..=last?).next_back()?;
+        // It stands for those below it: put back, it must not look smaller than it is.
+        let mut head = self.unsigned.get(last?)?.clone();
+        head.bytes = self.unsigned.drain(..=last?).map(|head| head.bytes).sum();
         let checkpoint = Checkpoint {
             origin: self.settings.origin.clone(),
             size: head.size,

@@ -222,6 +222,31 @@ fn a_key_that_was_silent_for_long_signs_heads_that_each_fit_into_an_upload() {
 }
 
 #[test]
+fn a_key_that_fails_again_and_again_still_signs_heads_that_each_fit_into_an_upload() {
+    let mut log = Log::new();
+    for _ in 0..40 {
+        for _ in 0..1_000 {
+            log.step(Step::Events(1));
+        }
+        log.step(Step::EndBatch);
+        // It is asked each time, and each time it refuses.
+        log.step(Step::Give);
+        log.answer = None;
+    }
+    // What waits is remembered over a restart.
+    log.step(Step::Restart);
+    let mut signed = 0;
+    while log.sealer.has_unsigned() {
+        log.step(Step::Give);
+        log.step(Step::Answer);
+        signed += 1;
+    }
+    assert!(signed > 1, "one head over all of it would not fit");
+    while log.upload(Take::Many) {}
+    assert_eq!(log.replay.frontier().size(), log.sealer.head().size);
+}
+
+#[test]
 fn an_answer_for_a_head_that_was_given_up_is_not_kept() {
     let mut log = Log::new();
     log.step(Step::EndBatch);

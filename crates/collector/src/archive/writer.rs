@@ -756,6 +756,8 @@ impl Writer {
             device.previous.clone_from(&newest.previous);
             device.row.leaf = newest.row.leaf;
             device.row.tpm.clone_from(&newest.row.tpm);
+            device.row.key_kind.clone_from(&newest.row.key_kind);
+            device.ak.clone_from(&newest.ak);
         } else {
             let archived = line.as_deref().and_then(Line::frontier).unwrap_or_default();
             let (size, root) = (archived.size(), archived.root());

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Address, Auth, Blob, Endorsement, NvKind, Quote, Tpm, TpmError, TpmKey, Use};
+use crate::held::is_signed;
 use crate::{HeldKey, KeyError, Secret, der_signature};
 
 /// The counter of starts: an index of the owner's, outside of those that vendors and operating systems use
@@ -217,13 +218,13 @@ impl Seat {
         })
     }
 
-    /// Does something; a TPM that could not be reached is opened anew the next time.
+    /// Does something; after a failure the TPM is opened anew, and its keys are loaded anew: a handle may be gone.
     fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, ChipError>,
     ) -> Result<T, ChipError> {
         let done = work(self);
-        if let Err(ChipError::Tpm(TpmError::Io { .. } | TpmError::Malformed { .. })) = &done {
+        if done.is_err() {
             self.open = None;
         }
         done
@@ -370,6 +371,16 @@ impl Chip {
         })
     }
 
+    /// Whether this is evidence of these very keys, for this device.
+    pub fn is_shown_by(&self, evidence: &[u8], device: &str) -> bool {
+        let shown = Evidence::parse(evidence).and_then(|evidence| evidence.check(device));
+        let point = |role: Role| self.points.iter().find(|(of, _)| *of == role);
+        shown.is_ok_and(|shown| {
+            point(Role::Log).is_some_and(|(_, point)| *point == shown.log)
+                && point(Role::Tls).is_some_and(|(_, point)| *point == shown.tls)
+        })
+    }
+
     /// The secret of a challenge that was made for this TPM and its attestation key.
     ///
     /// # Errors
@@ -402,28 +413,40 @@ impl Chip {
             let value = seat.value.clone();
             let ak = seat.key(Role::Attest, &[])?;
             let tpm = &mut seat.open()?.tpm;
-            let counter = if count {
-                let auth = Auth::Value(value.expose());
-                tpm.nv_define(COUNTER, NvKind::Counter, value.expose())?;
-                match tpm.nv_increment(COUNTER, auth) {
-                    // An installation before this one made it, and its value is gone. A counter that is made
-                    // anew begins above all that the TPM ever had (Part 3, 31.3.1).
-                    Err(TpmError::Refused { code, .. }) if is_wrong_value(code) => {
-                        tpm.nv_undefine(COUNTER)?;
-                        tpm.nv_define(COUNTER, NvKind::Counter, value.expose())?;
-                        tpm.nv_increment(COUNTER, auth)?;
-                    }
-                    done => done?,
-                }
-                let index = (COUNTER, NvKind::Counter, &value.expose()[..]);
-                Some(tpm.certify_index(&ak, index, &binding)?)
-            } else {
-                None
+            let counter = match count.then(|| counted(tpm, &ak, &value, &binding)) {
+                None => None,
+                Some(Ok(counter)) => Some(counter),
+                // No room for an index, or it is somebody else's: a quote without it says less, and is one.
+                Some(Err(TpmError::Refused { .. })) => None,
+                Some(Err(error)) => return Err(error.into()),
             };
             let quote = tpm.quote_with(&ak, &binding, selection)?;
             Ok((quote, counter))
         })
     }
+}
+
+/// The next value of the counter of starts, and the attestation key's word on it.
+fn counted(
+    tpm: &mut Tpm,
+    ak: &TpmKey,
+    value: &Secret,
+    binding: &[u8; 32],
+) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+    let auth = Auth::Value(value.expose());
+    tpm.nv_define(COUNTER, NvKind::Counter, value.expose())?;
+    match tpm.nv_increment(COUNTER, auth) {
+        // An installation before this one made it, and its value is gone. A counter that is made anew begins
+        // above all that the TPM ever had (Part 3, 31.3.1).
+        Err(TpmError::Refused { code, .. }) if is_wrong_value(code) => {
+            tpm.nv_undefine(COUNTER)?;
+            tpm.nv_define(COUNTER, NvKind::Counter, value.expose())?;
+            tpm.nv_increment(COUNTER, auth)?;
+        }
+        done => done?,
+    }
+    let index = (COUNTER, NvKind::Counter, &value.expose()[..]);
+    tpm.certify_index(ak, index, binding)
 }
 
 /// `TPM_RC_AUTH_FAIL` and `TPM_RC_BAD_AUTH` of the first session.
@@ -539,11 +562,17 @@ impl HeldKey for ChipKey {
             reason,
         };
         let signature = signed.map_err(|error| failed(chain(&error)))?;
-        match Signature::parse(&signature) {
-            Ok(Signature::Ecdsa { r, s, .. }) => Ok(der_signature(&r, &s)),
-            Ok(Signature::Rsa { .. }) => Err(failed("it signed with another algorithm".into())),
-            Err(error) => Err(failed(error.to_string())),
+        let signature = match Signature::parse(&signature) {
+            Ok(Signature::Ecdsa { r, s, .. }) => der_signature(&r, &s),
+            Ok(Signature::Rsa { .. }) => {
+                return Err(failed("it signed with another algorithm".into()));
+            }
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        if !is_signed(&self.point, &digest, &signature) {
+            return Err(failed("its signature does not verify".into()));
         }
+        Ok(signature)
     }
 }
 
