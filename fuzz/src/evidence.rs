@@ -29,17 +29,25 @@ pub fn entry(data: &[u8]) {
     assert_eq!(value["v"], 1);
     assert_eq!(value["session"].as_str(), view.session.as_deref());
     assert!(!data.contains(&b'\n'));
-    line_of(data);
+    line_of(data, view.seq);
 }
 
-/// The end of a batch, as an entry that can follow any other here.
-const SEALED: &[u8] = br#"{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":1,"boot":"b","time":"t","kind":"batch.sealed"}"#;
+/// The end of a batch, as an entry that follows the one before this number.
+fn sealed(seq: u64) -> String {
+    format!(
+        r#"{{"v":1,"salt":"c2FsdHNhbHRzYWx0c2FsdA","seq":{seq},"boot":"b","time":"t","kind":"batch.sealed"}}"#
+    )
+}
 
 /// The lines of a sink for a log of these entries, every one of the last batch.
 pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8> {
     let mut chain = Chain::new(ORIGIN);
     let (mut text, mut line) = (Vec::new(), Vec::new());
-    for (seq, (entry, payload)) in entries.iter().enumerate() {
+    // A line's number is its entry's own.
+    let first = entries.first();
+    let first = first.and_then(|(entry, _)| EntryView::parse(entry).ok());
+    let first = first.map_or(0, |view| view.seq);
+    for (seq, (entry, payload)) in (first..).zip(entries) {
         let (hash, prev_chain) = (leaf_hash(entry), chain.0);
         let content = Content {
             entry,
@@ -47,7 +55,6 @@ pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8
             chain: chain.push(&hash),
             prev_chain,
         };
-        let seq = seq as u64;
         let leaf = Leaf {
             origin: ORIGIN,
             seq,
@@ -60,8 +67,8 @@ pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8
             leaf_hash: hash,
             chain_hash: content.chain,
             prev_chain_hash: prev_chain,
-            sink_seq: seq,
-            batch: entries.len() as u64,
+            sink_seq: seq - first,
+            batch: first + entries.len() as u64,
             judged: "verified".into(),
         };
         line::write(&proof, entry, *payload, &mut line);
@@ -72,15 +79,25 @@ pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8
 }
 
 /// A line that was written for this entry is found unaltered, whatever stands in entry and payload.
-fn line_of(entry: &[u8]) {
+fn line_of(entry: &[u8], seq: u64) {
+    // No log has as many leaves.
+    if seq > 1 << 62 {
+        return;
+    }
+    let sealed = sealed(seq + 1);
     for payload in [None, Some(entry), Some(&b"{\"full_context\":2}"[..])] {
         let mut audit = Audit::default();
-        let text = lines_of(&[(entry, payload), (SEALED, None)], &mut audit);
+        let text = lines_of(&[(entry, payload), (sealed.as_bytes(), None)], &mut audit);
         let lines = text.strip_suffix(b"\n").expect("each line has its end");
         lines
             .split(|byte| *byte == b'\n')
             .for_each(|line| audit.line(line));
-        assert!(audit.finish().is_clean());
+        let report = audit.finish();
+        assert!(
+            report.is_clean(),
+            "{report:?} of {}",
+            String::from_utf8_lossy(entry)
+        );
     }
 }
 
