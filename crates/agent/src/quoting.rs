@@ -3,7 +3,7 @@
 //!
 //! At the start, with the counter of starts; again as soon as the collector has cosigned something in this run, which
 //! nobody could know before; then after `attest.quote_s` of activity, after each batch where it is so configured, and
-//! whenever the collector asks. Never for more than a tenth of the TPM's time.
+//! whenever the collector asks. Never for more than a tenth of the TPM's time, as long as a command takes less than 2 s.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
