@@ -51,6 +51,7 @@ impl Device {
         let token = fs::read_to_string(&settings.token_file).unwrap();
         let running = runtime.block_on(Builder::new(settings).start()).unwrap();
         let options = EnrolOptions {
+            pins: Vec::new(),
             key,
             url: format!("https://localhost:{}", running.address.port()),
             token: token.trim().to_owned(),
