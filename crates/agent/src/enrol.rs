@@ -238,7 +238,7 @@ pub async fn enroll(
     Ok(enrolment)
 }
 
-/// Keeps the receipt of the enrolment, which a device with a TPM shows in bundles. Where it does not come now, the
+/// Keeps the receipt of the enrolment, which a device whose keys are no files shows in bundles. Where it does not come now, the
 /// collector's bundles have it.
 pub(crate) async fn fetch_receipt(
     host: &Host,
@@ -246,7 +246,7 @@ pub(crate) async fn fetch_receipt(
     made: &Made,
     enrolment: &Enrolment,
 ) {
-    if !matches!(enrolment.key, KeyPlace::Tpm(_)) {
+    if enrolment.key == KeyPlace::Software {
         return;
     }
     let home = enrolment.home(state_dir);

@@ -4,6 +4,7 @@
 mod delivery;
 mod erase;
 mod keylife;
+mod keyplaces;
 mod late;
 mod past;
 mod reveal;

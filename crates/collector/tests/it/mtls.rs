@@ -296,7 +296,7 @@ async fn an_operator_s_own_authority_issues_what_counts_and_can_be_replaced_whil
     let script = dir.path().join("issue.sh");
     let set_command = |authority: &str| {
         let text = format!(
-            "#!/bin/sh\ncd {dir:?}\nexec openssl x509 -req -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 1 -extfile extensions\n",
+            "#!/bin/sh\ncd {dir:?}\nexec openssl x509 -req -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 1 -extfile extensions 2>/dev/null\n",
             dir = dir.path()
         );
         let new = dir.path().join("new.sh");
