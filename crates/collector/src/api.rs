@@ -39,7 +39,7 @@ pub(crate) struct Api {
     pub(crate) ek_roots: EkRoots,
     pub(crate) pending: Pending,
     /// `None`: devices show no certificates.
-    pub(crate) certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Arc<Certificates>>,
     /// Whether others cosign the own log.
     pub(crate) has_witnesses: bool,
     pub(crate) admin_token: Secret,
@@ -307,6 +307,21 @@ pub(crate) fn authenticate(
     body: &[u8],
 ) -> Result<(String, u64), Refused> {
     let id = &device.row.id;
+    let (nonce, timestamp) = check_signature(device, headers, method, path, body)?;
+    api.archive.take_nonce(id, nonce, timestamp)?;
+    api.archive.heard(&device.row.origin);
+    Ok((format!("{id}/{nonce}"), timestamp))
+}
+
+/// The nonce and the time of a request that this device signed.
+fn check_signature<'a>(
+    device: &Device,
+    headers: &'a HeaderMap,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(&'a str, u64), Refused> {
+    let id = &device.row.id;
     let timestamp: u64 = text(headers, header::TIMESTAMP).parse().map_err(|_| {
         Refused::new(
             401,
@@ -331,9 +346,7 @@ pub(crate) fn authenticate(
             "X-Siem-Signature does not belong to this request",
         ));
     }
-    api.archive.take_nonce(id, nonce, timestamp)?;
-    api.archive.heard(&device.row.origin);
-    Ok((format!("{id}/{nonce}"), timestamp))
+    Ok((nonce, timestamp))
 }
 
 async fn certificate(State(api): Ctx, request: HttpRequest) -> Result<Json<Certified>, Refused> {
@@ -353,11 +366,13 @@ async fn next_certificate(api: &Api, request: HttpRequest) -> Result<Certified, 
     }
     let body = read_body(body, REQUEST_BYTES_MAX).await?;
     let path = parts.uri.path();
-    authenticate(api, &device, &parts.headers, "POST", path, &body)?;
-    if requested(&body)? != device.tls {
+    let (nonce, timestamp) = check_signature(&device, &parts.headers, "POST", path, &body)?;
+    // Who has the token and the HMAC key alone uses up no nonce of the device, and is no sign of its life.
+    if requested(&body, &row.id)? != device.tls {
         let message = "this device enrolled with another key; a new one takes a new enrolment";
         return Err(Refused::new(403, "wrong_key", message));
     }
+    api.archive.take_nonce(&row.id, nonce, timestamp)?;
     let Some(certificates) = &api.certificates else {
         let message = "this collector asks for no certificates";
         return Err(Refused::new(404, "no_certificates", message));

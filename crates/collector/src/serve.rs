@@ -172,9 +172,13 @@ impl Builder {
         let fingerprint_key =
             Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
         let read_token = Secret::load_or_create(&host, &settings.dir.join("read.token"))?;
-        let tls = tls::server(&settings.certificate, &settings.key)?;
-        let pin = tls.pin();
         let certificates = Certificates::open(&host, &settings)?;
+        let ask = match certificates {
+            Some(_) => tls::Ask::Clients,
+            None => tls::Ask::Nobody,
+        };
+        let tls = tls::server(&settings.certificate, &settings.key, ask)?;
+        let pin = tls.pin();
         let listener =
             TcpListener::bind(settings.listen)
                 .await
@@ -249,7 +253,7 @@ impl Builder {
             enrol_token: token,
             ek_roots,
             pending: Pending::default(),
-            certificates,
+            certificates: certificates.map(Arc::new),
             has_witnesses: settings.witness_policy.is_some(),
             admin_token,
             fingerprint_key,

@@ -751,6 +751,12 @@ impl Writer {
                 return Ok(Done::Refused(Refused::new(403, "not_allowed", message)));
             }
         };
+        let epochs = || std::iter::successors(Some(&newest), |device| device.previous.as_ref());
+        let is_known = epochs().any(|epoch| epoch.key.key == device.key.key);
+        if !lost && is_known {
+            let message = "an epoch of this device had this key; the next one takes a new one";
+            return Ok(Done::Refused(Refused::new(409, "same_key", message)));
+        }
         life.reenrolment_allowed = false;
         if lost {
             device.previous.clone_from(&newest.previous);

@@ -177,9 +177,7 @@ impl Open {
             loaded: Vec::new(),
         })
     }
-}
 
-impl Open {
     fn make(&mut self, role: Role, value: &Secret) -> Result<Blob, TpmError> {
         self.tpm.make_key(&self.ek, role.what(), value.expose())
     }
