@@ -397,10 +397,8 @@ fn secure_boot_of(value: &[u8]) -> Vec<u8> {
 
 /// The command line in an event of GRUB, when its digest is over it.
 fn command_line(event: &Event<'_>, bank: Hash) -> Option<String> {
-    let names = COMMAND_LINES.iter();
-    let text = names
-        .filter_map(|name| event.data.strip_prefix(*name))
-        .next()?;
+    let mut names = COMMAND_LINES.iter();
+    let text = names.find_map(|name| event.data.strip_prefix(*name))?;
     let text = text.strip_suffix(b"\0").unwrap_or(text);
     let is_over = event.digest(bank)? == bank.digest(&[text]);
     is_over.then(|| printable(&String::from_utf8_lossy(text)))

@@ -58,6 +58,10 @@ pub struct Settings {
     /// is taken, and labelled.
     #[serde(default)]
     pub ek_needed: EkTrust,
+    /// Which states of machines are accepted: a file (`docs/formats/quotes.md`). It is read again when it changes.
+    /// None: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_policy: Option<PathBuf>,
     /// A device that is not heard of for this many seconds is said to be silent. Default 900; 0: never.
     #[serde(default = "default_silent")]
     pub silent_after_s: u64,
@@ -178,6 +182,7 @@ impl Settings {
             ek_roots: None,
             ek_pins: None,
             ek_needed: EkTrust::Untrusted,
+            machine_policy: None,
         })
     }
 }
