@@ -5,6 +5,7 @@ mod delivery;
 mod erase;
 mod keylife;
 mod late;
+mod measured;
 mod past;
 mod reveal;
 mod room;

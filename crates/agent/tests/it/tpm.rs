@@ -189,7 +189,7 @@ fn a_tpm_that_nobody_certified_is_taken_and_labelled_or_refused_as_the_operator_
 }
 
 /// Waits for something that another thread brings about.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let since = Instant::now();
     while !holds() {
         assert!(since.elapsed() < Duration::from_secs(120), "{what}");
