@@ -152,9 +152,8 @@ impl Agent {
             Ok(bytes) => bytes,
             Err(why) => {
                 let known = was.as_ref() == Some(&why);
-                let mut event = Event::own(Kind::SourceFailed)
-                    .severity(Severity::Medium)
-                    .detail("doing", "reading")
+                let mut event = Event::own(Kind::AttestationBootLog)
+                    .severity(Severity::Low)
                     .detail("error", why.as_str());
                 event.source = Some(boot_log.source(0));
                 boot_log.problem = Some(why);
@@ -166,12 +165,6 @@ impl Agent {
                 return Ok(());
             }
         };
-        if was.is_some() {
-            let mut event = Event::own(Kind::SourceRecovered).detail("doing", "reading");
-            event.source = Some(boot_log.source(0));
-            let redacted = self.pipeline.redactor.redact(event);
-            self.sealer.push(redacted, None)?;
-        }
         let Some(bytes) = bytes else {
             return Ok(());
         };

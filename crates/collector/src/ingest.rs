@@ -216,7 +216,11 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                     .map_err(|error| Refused::new(422, INCONSISTENT, error.to_string()))?;
                 open = view.context.map(|_| view.seq);
                 boot_log = None;
-                if view.is(Kind::AttestationBootLog) && said.len() < 2 * SAID_MAX {
+                // Without a payload it only says why there is none.
+                if view.is(Kind::AttestationBootLog)
+                    && view.context.is_some()
+                    && said.len() < 2 * SAID_MAX
+                {
                     boot_logs += 1;
                     // Another one than before, whatever becomes of its payload.
                     said.push(Said::BootLog(None));

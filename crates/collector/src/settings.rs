@@ -182,7 +182,8 @@ impl Settings {
             ek_roots: None,
             ek_pins: None,
             ek_needed: EkTrust::Untrusted,
-            machine_policy: None,
+            // What `jurat attest baseline` wrote before the start.
+            machine_policy: Some(dir.join("machines.toml")).filter(|path| path.exists()),
         })
     }
 }

@@ -217,18 +217,19 @@ fn a_log_that_is_not_there_changes_nothing_and_one_that_cannot_be_read_is_named_
     let report = machine.report();
     assert_eq!(report.attestation.status, Status::Affirming);
     assert_eq!((report.boot_log, report.facts), (None, None));
-    assert!(machine.device.sealed("source.failed").is_empty());
+    assert!(machine.device.sealed("attestation.boot_log").is_empty());
     // A folder in its place; a device starts twice.
     fs::create_dir(&machine.log).unwrap();
     let failed = machine.report();
     assert_eq!(failed.attestation.status, Status::Affirming);
-    let said = machine.device.sealed("source.failed");
+    let said = machine.device.sealed("attestation.boot_log");
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(said[0]["source"]["name"], "boot-log");
+    assert!(said[0]["detail"]["error"].is_string() && said[0]["context"].is_null());
     let status = machine.device.run_until(Finish::WhenDelivered);
     assert!(status.boot_log.unwrap().contains("directory"));
     let quotes = machine.device.sealed("attestation.quote").len();
-    assert!(quotes > machine.device.sealed("source.failed").len());
+    assert!(quotes > machine.device.sealed("attestation.boot_log").len());
 }
 
 /// What the operator writes into the file that the collector reads.
