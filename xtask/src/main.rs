@@ -23,7 +23,7 @@ cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
 cargo xtask bench build     the CPU time of a clean build: minutes, so only when asked for";
 
 /// Parts that are not built unless asked for.
-const OPTIONAL: &str = "jurat-key/pkcs11";
+const OPTIONAL: &str = "jurat-key/pkcs11,jurat-agent/pkcs11";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -90,9 +90,17 @@ fn test(slow: bool) -> Result<bool> {
     let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
     let more = slow.then_some([("JURAT_KILLS", "200"), ("PROPTEST_CASES", "5000")]);
     let (mut passed, mut failed, mut good) = (0, 0, true);
-    // What is shipped is tested without the optional parts; those then by themselves, with their crate alone.
+    // What is shipped is tested without the optional parts; those then by themselves, with their crates alone.
     let shipped = ["--workspace", "--no-fail-fast"];
-    let optional = ["-p", "jurat-key", "--features", OPTIONAL, "pkcs11::"];
+    let optional = [
+        "-p",
+        "jurat-key",
+        "-p",
+        "jurat-agent",
+        "--features",
+        OPTIONAL,
+        "pkcs11::",
+    ];
     let mut runs = vec![("tests", &shipped[..]), ("optional tests", &optional)];
     // Many crates that nothing else needs: minutes to build.
     let enclaves = ["-p", "jurat-attest", "--features", "tee", "tee::"];

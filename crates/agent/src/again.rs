@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
-use jurat_key::{Secret, Signer, tls};
+use jurat_key::{HeldKey, Secret, Signer, tls};
 use jurat_ledger::{LedgerError, Options, Reader};
 use jurat_seal::{SealError, Sealer, Settings, last_signed};
 use jurat_sink::{Collector, CollectorError, Predecessor, SetUp, Take, read_batch};
@@ -83,12 +83,15 @@ struct Old {
     sealer: Option<Sealer>,
     state: Vec<u8>,
     keys: Vec<Arc<dyn Signer>>,
+    /// `None`: the keys cannot be read.
+    tls: Option<Arc<dyn HeldKey>>,
 }
 
 impl Old {
     fn open(host: &Host, home: &Path, known: &Enrolment) -> Result<Self, EnrolError> {
-        let keys = Keys::load(host, home, known).map(|keys| keys.signers);
-        let keys = keys.unwrap_or_default();
+        let keys = Keys::load(host, home, known).ok();
+        let tls = keys.as_ref().map(|keys| keys.tls.clone());
+        let keys = keys.map(|keys| keys.signers).unwrap_or_default();
         let reveal = Secret::load(host, &home.join("keys/reveal.key"))?;
         let mut files = BTreeMap::new();
         let mut marks = Marks::new(*reveal.expose());
@@ -112,6 +115,7 @@ impl Old {
                 sealer: Some(sealer),
                 state: snapshot(&files, &marks),
                 keys,
+                tls,
             }),
             Err(SealError::Ledger(LedgerError::Locked { .. })) => Err(EnrolError::Running),
             // Damaged: this is the way out of it, and nothing of its state can be relied on.
@@ -121,6 +125,7 @@ impl Old {
                     sealer: None,
                     state: Vec::new(),
                     keys,
+                    tls,
                 })
             }
         }
@@ -202,8 +207,17 @@ pub async fn enroll_again(
     let known = Enrolment::load(host, state_dir)?;
     let home = known.home(state_dir);
     let old = Old::open(host, &home, &known)?;
-    let uplink = Uplink::open(host, state_dir, Duration::from_secs(30))?;
-    let (delivered, why) = deliver_rest(host, &home, &uplink).await;
+    let (delivered, why) = match &old.tls {
+        Some(tls) => {
+            let (tls, timeout) = (tls.clone(), Duration::from_secs(30));
+            let uplink = Uplink::with(host, &home, known.clone(), tls, timeout)?;
+            deliver_rest(host, &home, &uplink).await
+        }
+        None => {
+            let cursor = load_cursor(host, &home.join("cursors/collector.json"));
+            (cursor.size, Some("its keys cannot be read".into()))
+        }
+    };
     let ledger = home.join("ledger");
     let (size, root) =
         last_signed(host, &ledger).map_err(|error| EnrolError::Seal(SealError::Ledger(error)))?;
@@ -235,16 +249,22 @@ pub async fn enroll_again(
     let made = Made::new(host, &options.key, &keys, &known.device)?;
     made.store(host, &keys)?;
     let ca = options.ca.clone().or_else(|| known.ca.clone());
+    let pins = match &*options.pins {
+        [] => known.pins.clone(),
+        pins => pins.to_vec(),
+    };
     let collector = Collector::new(SetUp {
         url: options.url.clone(),
-        tls: tls::client(ca.as_deref().map(str::as_bytes))?,
+        tls: tls::device(ca.as_deref().map(str::as_bytes), &pins, None)?,
         timeout: Duration::from_secs(30),
     })?;
     let mut answer = None;
-    for proof in old.consents(made.public()) {
+    let csr = made.csr(&known.device)?;
+    for proof in old.consents(&made.public()?) {
         let asked = jurat_sink::Enrolment {
             device: known.device.clone(),
-            key: BASE64.encode(made.public()),
+            key: BASE64.encode(made.public()?),
+            csr: csr.clone(),
             key_kind: made.kind().into(),
             evidence: made.evidence(),
             machine: jurat_disk::machine_id(),
@@ -268,6 +288,7 @@ pub async fn enroll_again(
         origin: answer.origin.clone(),
         url: options.url.trim_end_matches('/').to_owned(),
         ca,
+        pins,
         witness: answer.witness.clone(),
         archive: answer.archive.clone(),
         log: answer.log.clone(),
@@ -278,7 +299,7 @@ pub async fn enroll_again(
         let what = format!("the log {} is not epoch {epoch}", enrolment.origin);
         return Err(EnrolError::Answer(what));
     }
-    store_secrets(host, &keys, &answer)?;
+    store_secrets(host, &keys, &made, &answer)?;
     let mut opening = json!({ "predecessor": predecessor });
     if undelivered > 0 {
         opening["undelivered"] = undelivered.into();
@@ -299,7 +320,7 @@ pub async fn enroll_again(
     }
     store_enrolment(host, state_dir, &made, &enrolment)?;
     drop(old.sealer);
-    fetch_receipt(host, state_dir, &enrolment).await;
+    fetch_receipt(host, state_dir, &made, &enrolment).await;
     Ok(Again {
         enrolment,
         predecessor: predecessor.origin,

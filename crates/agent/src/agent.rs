@@ -264,7 +264,7 @@ impl Agent {
         let load = |name: &str| Secret::load(host, &keys.join(name));
         let key_files = KeyFiles::new(&home);
         let loaded = Keys::load(host, &home, &enrolment)?;
-        let signers = loaded.signers;
+        let (signers, tls) = (loaded.signers, loaded.tls);
         let quoting = match &loaded.chip {
             Some(chip) => Some(Quoting::start(
                 chip,
@@ -356,9 +356,11 @@ impl Agent {
             host: host.clone(),
             ledger_dir: home.join("ledger"),
             cursor_path: cursor_path.clone(),
-            uplink: Uplink::open(
+            uplink: Uplink::with(
                 host,
-                state_dir,
+                &home,
+                enrolment.clone(),
+                tls,
                 Duration::from_secs(config.delivery.timeout_s),
             )?,
             letters: letters.clone(),

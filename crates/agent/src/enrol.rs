@@ -6,12 +6,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
+use jurat_key::tls::Pin;
 use jurat_key::tpm::ChipError;
 use jurat_key::{KeyError, Secret, tls};
 use jurat_sink::{Collector, CollectorError, SetUp};
 use serde::{Deserialize, Serialize};
 
-use crate::keys::{ENROLMENT_RECEIPT, KeyPlace, Made};
+use crate::keys::{ENROLMENT_RECEIPT, KeyPlace, Made, store_certificate};
 use crate::uplink::Uplink;
 
 /// What is known after enrolment; kept in `enrolment.json`. Secrets are in `keys/`.
@@ -25,6 +26,9 @@ pub struct Enrolment {
     pub url: String,
     /// The certificates that the collector is believed by; the system's when absent.
     pub ca: Option<String>,
+    /// The server's keys that count, beside what its certificate says; any when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Pin>,
     /// The collector's witness key.
     pub witness: String,
     /// The collector's archive key.
@@ -48,6 +52,8 @@ pub struct EnrolOptions {
     pub token: String,
     /// Certificates to believe instead of the system's, PEM.
     pub ca: Option<String>,
+    /// Believe only a server with one of these keys; with `enroll_again`, those of before when empty.
+    pub pins: Vec<Pin>,
     /// Where the device's keys are to be.
     pub key: KeyPlace,
 }
@@ -193,12 +199,17 @@ pub async fn enroll(
     made.store(host, &keys)?;
     let collector = Collector::new(SetUp {
         url: options.url.clone(),
-        tls: tls::client(options.ca.as_deref().map(str::as_bytes))?,
+        tls: tls::device(
+            options.ca.as_deref().map(str::as_bytes),
+            &options.pins,
+            None,
+        )?,
         timeout: Duration::from_secs(30),
     })?;
     let asked = jurat_sink::Enrolment {
         device: device.clone(),
-        key: BASE64.encode(made.public()),
+        key: BASE64.encode(made.public()?),
+        csr: made.csr(&device)?,
         key_kind: made.kind().into(),
         evidence: made.evidence(),
         machine: jurat_disk::machine_id(),
@@ -209,12 +220,13 @@ pub async fn enroll(
     let answer = collector
         .enroll(&options.token, &asked, |challenged| made.answer(challenged))
         .await?;
-    store_secrets(host, &keys, &answer)?;
+    store_secrets(host, &keys, &made, &answer)?;
     let enrolment = Enrolment {
         device,
         origin: answer.origin,
         url: options.url.trim_end_matches('/').to_owned(),
         ca: options.ca.clone(),
+        pins: options.pins.clone(),
         witness: answer.witness,
         archive: answer.archive,
         log: answer.log,
@@ -222,25 +234,29 @@ pub async fn enroll(
         key_kind: answer.key_kind,
     };
     store_enrolment(host, state_dir, &made, &enrolment)?;
-    fetch_receipt(host, state_dir, &enrolment).await;
+    fetch_receipt(host, state_dir, &made, &enrolment).await;
     Ok(enrolment)
 }
 
-/// Keeps the receipt of the enrolment, which a device with a TPM shows in bundles. Where it does not come now, the
+/// Keeps the receipt of the enrolment, which a device whose keys are no files shows in bundles. Where it does not come now, the
 /// collector's bundles have it.
-pub(crate) async fn fetch_receipt(host: &Host, state_dir: &Path, enrolment: &Enrolment) {
+pub(crate) async fn fetch_receipt(
+    host: &Host,
+    state_dir: &Path,
+    made: &Made,
+    enrolment: &Enrolment,
+) {
     if enrolment.key == KeyPlace::Software {
         return;
     }
-    let Ok(uplink) = Uplink::open(host, state_dir, Duration::from_secs(10)) else {
+    let home = enrolment.home(state_dir);
+    let (tls, timeout) = (made.tls.clone(), Duration::from_secs(10));
+    let Ok(uplink) = Uplink::with(host, &home, enrolment.clone(), tls, timeout) else {
         return;
     };
     for _ in 0..RECEIPT_TRIES {
         if let Ok(receipt) = uplink.enrolment_receipt(host).await {
-            let path = enrolment
-                .home(state_dir)
-                .join("keys")
-                .join(ENROLMENT_RECEIPT);
+            let path = home.join("keys").join(ENROLMENT_RECEIPT);
             if let Err(error) = replace(&*host.disk, &path, &receipt) {
                 tracing::warn!(%error, path = %path.display(), "the enrolment's receipt");
             }
@@ -256,12 +272,16 @@ pub(crate) async fn fetch_receipt(host: &Host, state_dir: &Path, enrolment: &Enr
 const RECEIPT_TRIES: u32 = 20;
 const RECEIPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Writes the secrets of an answer to their files.
+/// Writes the secrets of an answer, and the certificate, to their files.
 pub(crate) fn store_secrets(
     host: &Host,
     keys: &Path,
+    made: &Made,
     answer: &jurat_sink::Enrolled,
 ) -> Result<(), EnrolError> {
+    if let Some(pem) = &answer.certificate {
+        store_certificate(host, keys, &*made.tls, pem)?;
+    }
     for (text, what, name) in [
         (&answer.hmac_key, "hmac_key", "hmac.key"),
         (

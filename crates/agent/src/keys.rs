@@ -9,8 +9,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Host, read, replace};
+use jurat_key::external::{External, ExternalConfig, TIMEOUT};
+use jurat_key::tls::{self, CHAIN_BYTES_MAX, DeviceCertificate};
 use jurat_key::tpm::{Address, Challenge, Chip, ChipError, ChipKey, Role};
-use jurat_key::{HeldKey as _, HeldSigner, KeyError, Secret, Signer, SoftwareKey};
+use jurat_key::{HeldKey, HeldSigner, KeyError, P256Key, Secret, Signer, SoftwareKey};
 use jurat_seal::Enrolled;
 use jurat_sink::{Challenged, no_tpm};
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,10 @@ pub enum KeyPlace {
     Software,
     /// In the TPM at this address: `/dev/tpmrm0`, `swtpm:/SOCKET`, `swtpm:HOST:PORT`, `tbs`.
     Tpm(String),
+    /// In the token that this PKCS #11 URI names (RFC 7512); `docs/guides/keys.md`.
+    Pkcs11(String),
+    /// Behind this program, with its arguments; `docs/formats/signer.md`.
+    External(Vec<String>),
 }
 
 /// The resource manager of Linux' TPM driver, and the base services of Windows.
@@ -56,16 +62,23 @@ impl FromStr for KeyPlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "software" => Ok(Self::Software),
-            "tpm" => Ok(Self::system_tpm()),
-            _ => {
-                let at = text
-                    .strip_prefix("tpm:")
-                    .ok_or("expected software, tpm or tpm:ADDRESS")?;
+        match text.split_once(':').unwrap_or((text, "")) {
+            ("software", "") => Ok(Self::Software),
+            ("tpm", "") => Ok(Self::system_tpm()),
+            ("tpm", at) => {
                 let address: Address = at.parse().map_err(|error| format!("{error}"))?;
                 Ok(Self::Tpm(address.to_string()))
             }
+            ("pkcs11", _) => {
+                token::check(text)?;
+                Ok(Self::Pkcs11(text.to_owned()))
+            }
+            ("external", command) if !command.trim().is_empty() => Ok(Self::External(
+                command.split_whitespace().map(str::to_owned).collect(),
+            )),
+            _ => Err(
+                "expected software, tpm, tpm:ADDRESS, a PKCS #11 URI, or external:COMMAND".into(),
+            ),
         }
     }
 }
@@ -75,7 +88,140 @@ impl fmt::Display for KeyPlace {
         match self {
             Self::Software => f.write_str("a file"),
             Self::Tpm(at) => write!(f, "the TPM at {at}"),
+            Self::Pkcs11(uri) => write!(f, "the token of {uri}"),
+            // Its arguments may be nobody's business.
+            Self::External(command) => {
+                let program = command.first().map_or("", String::as_str);
+                write!(f, "the program {program}")
+            }
         }
+    }
+}
+
+/// Keys in PKCS #11 tokens, in builds that have them: the log's, and beside it that of the connections.
+#[cfg(feature = "pkcs11")]
+mod token {
+    use jurat_key::pkcs11::{Pkcs11Config, Pkcs11Key};
+
+    use super::{Arc, HeldKey, Host, KeyError, Points};
+
+    /// What stands at the end of the label of the connections' key.
+    const TLS: &str = "-tls";
+
+    pub(super) fn check(uri: &str) -> Result<(), String> {
+        Pkcs11Config::parse(uri).map(drop)
+    }
+
+    fn config(uri: &str) -> Result<Pkcs11Config, KeyError> {
+        Pkcs11Config::parse(uri).map_err(|what| KeyError::Held {
+            place: uri.to_owned(),
+            what,
+        })
+    }
+
+    pub(super) fn make(host: &Host, uri: &str) -> Result<[Arc<dyn HeldKey>; 2], KeyError> {
+        let log = config(uri)?;
+        let made = |config: &Pkcs11Config| Pkcs11Key::open_or_create(host, config);
+        Ok([Arc::new(made(&log)?), Arc::new(made(&log.beside(TLS))?)])
+    }
+
+    pub(super) fn load(
+        host: &Host,
+        uri: &str,
+        points: &Points,
+    ) -> Result<[Arc<dyn HeldKey>; 2], KeyError> {
+        let log = config(uri)?;
+        let tls = log.beside(TLS);
+        Ok([
+            Arc::new(Pkcs11Key::known(host, &log, points.log)),
+            Arc::new(Pkcs11Key::known(host, &tls, points.tls)),
+        ])
+    }
+}
+
+/// Builds without them.
+#[cfg(not(feature = "pkcs11"))]
+mod token {
+    use super::{Arc, HeldKey, Host, KeyError, Points};
+
+    const WITHOUT: &str =
+        "this build has no PKCS #11; build it with: cargo build --release --features pkcs11";
+
+    pub(super) fn check(_: &str) -> Result<(), String> {
+        Err(WITHOUT.to_owned())
+    }
+
+    pub(super) fn make(_: &Host, uri: &str) -> Result<[Arc<dyn HeldKey>; 2], KeyError> {
+        Err(KeyError::Held {
+            place: uri.to_owned(),
+            what: WITHOUT.to_owned(),
+        })
+    }
+
+    pub(super) fn load(
+        host: &Host,
+        uri: &str,
+        _: &Points,
+    ) -> Result<[Arc<dyn HeldKey>; 2], KeyError> {
+        make(host, uri)
+    }
+}
+
+/// A program, as it is started and waited for.
+fn program(command: &[String]) -> ExternalConfig {
+    ExternalConfig {
+        command: command.to_vec(),
+        timeout: TIMEOUT,
+    }
+}
+
+/// The public halves of keys that something else holds: known also while it cannot be asked.
+struct Points {
+    log: [u8; 65],
+    tls: [u8; 65],
+}
+
+#[derive(Serialize, Deserialize)]
+struct PointsFile {
+    log: String,
+    tls: String,
+}
+
+impl Points {
+    fn load(host: &Host, keys: &Path) -> Result<Self, KeyError> {
+        let path = keys.join(POINTS);
+        let bytes = read(&*host.disk, &path, EVIDENCE_BYTES_MAX);
+        let bytes = bytes.map_err(|source| KeyError::Io {
+            path: path.clone(),
+            doing: "reading the public keys",
+            source,
+        })?;
+        let point = |text: &str| BASE64.decode(text).ok()?.try_into().ok();
+        let file: Option<PointsFile> = serde_json::from_slice(&bytes).ok();
+        let points = file.and_then(|file| {
+            Some(Self {
+                log: point(&file.log)?,
+                tls: point(&file.tls)?,
+            })
+        });
+        points.ok_or(KeyError::Malformed {
+            path,
+            what: "pair of public keys of P-256",
+        })
+    }
+
+    fn store(&self, host: &Host, keys: &Path) -> Result<(), EnrolError> {
+        let file = PointsFile {
+            log: BASE64.encode(self.log),
+            tls: BASE64.encode(self.tls),
+        };
+        let path = keys.join(POINTS);
+        let json = serde_json::to_vec(&file).unwrap_or_default();
+        replace(&*host.disk, &path, &json).map_err(|source| EnrolError::Io {
+            path,
+            doing: "writing the public keys",
+            source,
+        })
     }
 }
 
@@ -86,6 +232,11 @@ const EVIDENCE_BYTES_MAX: u64 = 1024 * 1024;
 /// What stands in the keys' folder of a device with a TPM.
 pub(crate) const EVIDENCE: &str = "evidence.json";
 pub(crate) const ENROLMENT_RECEIPT: &str = "enrolment.receipt";
+/// The public halves of keys in a token or behind a program.
+const POINTS: &str = "held.json";
+/// The key of the connections, where it is a file; and the certificate for it, wherever it is.
+const TLS_KEY: &str = "tls.key";
+const CERTIFICATE: &str = "tls.pem";
 
 /// Opens the TPM at this address.
 pub(crate) fn address(text: &str) -> Result<Address, EnrolError> {
@@ -96,10 +247,22 @@ pub(crate) fn address(text: &str) -> Result<Address, EnrolError> {
 /// Keys for a new epoch: made, durable, and in nobody's table yet.
 pub(crate) struct Made {
     kind: &'static str,
-    public: Vec<u8>,
+    log: Log,
+    /// The key of the connections.
+    pub(crate) tls: Arc<dyn HeldKey>,
     chip: Option<Arc<Chip>>,
     evidence: Option<Vec<u8>>,
-    seed: Option<Secret>,
+}
+
+/// The key of a log that has no name yet.
+enum Log {
+    File(Secret),
+    Held(Arc<dyn HeldKey>),
+}
+
+/// The key of the connections in this file.
+fn tls_key(seed: Result<Secret, KeyError>) -> Result<Arc<dyn HeldKey>, KeyError> {
+    Ok(Arc::new(P256Key::new(&seed?)?))
 }
 
 impl Made {
@@ -110,42 +273,69 @@ impl Made {
         keys: &Path,
         device: &str,
     ) -> Result<Self, EnrolError> {
-        let KeyPlace::Tpm(at) = place else {
-            let seed = Secret::load_or_create(host, &keys.join("log.key"))?;
-            let public = SoftwareKey::log(&seed, "unnamed")?.public_key().to_vec();
-            return Ok(Self {
+        let held = |kind, log, tls| Self {
+            kind,
+            log: Log::Held(log),
+            tls,
+            chip: None,
+            evidence: None,
+        };
+        match place {
+            KeyPlace::Software => Ok(Self {
                 kind: "software",
-                public,
+                log: Log::File(Secret::load_or_create(host, &keys.join("log.key"))?),
+                tls: tls_key(Secret::load_or_create(host, &keys.join(TLS_KEY)))?,
                 chip: None,
                 evidence: None,
-                seed: Some(seed),
-            });
-        };
-        let chip = Arc::new(Chip::create(host, &address(at)?, keys)?);
-        let log = ChipKey::new(&chip, Role::Log);
-        // What was sent and may have been taken is sent again, byte for byte: the collector's log names its digest.
-        let path = keys.join(EVIDENCE);
-        let before = read(&*host.disk, &path, EVIDENCE_BYTES_MAX).ok();
-        let before = before.filter(|json| chip.is_shown_by(json, device));
-        let evidence = match before {
-            Some(json) => json,
-            None => serde_json::to_vec(&chip.evidence(device, MAKING)?).unwrap_or_default(),
-        };
-        Ok(Self {
-            kind: "tpm",
-            public: log.point().to_vec(),
-            evidence: Some(evidence),
-            chip: Some(chip),
-            seed: None,
-        })
+            }),
+            KeyPlace::Pkcs11(uri) => {
+                let [log, tls] = token::make(host, uri)?;
+                Ok(held("hsm", log, tls))
+            }
+            KeyPlace::External(command) => {
+                let log = Arc::new(External::start(program(command))?);
+                Ok(held(
+                    "external",
+                    log,
+                    tls_key(Secret::load_or_create(host, &keys.join(TLS_KEY)))?,
+                ))
+            }
+            KeyPlace::Tpm(at) => {
+                let chip = Arc::new(Chip::create(host, &address(at)?, keys)?);
+                // What was sent and may have been taken is sent again, byte for byte: the collector's log names its
+                // digest.
+                let path = keys.join(EVIDENCE);
+                let before = read(&*host.disk, &path, EVIDENCE_BYTES_MAX).ok();
+                let before = before.filter(|json| chip.is_shown_by(json, device));
+                let evidence = match before {
+                    Some(json) => json,
+                    None => serde_json::to_vec(&chip.evidence(device, MAKING)?).unwrap_or_default(),
+                };
+                Ok(Self {
+                    kind: "tpm",
+                    log: Log::Held(Arc::new(ChipKey::new(&chip, Role::Log))),
+                    tls: Arc::new(ChipKey::new(&chip, Role::Tls)),
+                    evidence: Some(evidence),
+                    chip: Some(chip),
+                })
+            }
+        }
     }
 
     pub(crate) fn kind(&self) -> &'static str {
         self.kind
     }
 
-    pub(crate) fn public(&self) -> &[u8] {
-        &self.public
+    pub(crate) fn public(&self) -> Result<Vec<u8>, KeyError> {
+        match &self.log {
+            Log::File(seed) => Ok(SoftwareKey::log(seed, "unnamed")?.public_key().to_vec()),
+            Log::Held(key) => Ok(key.point().to_vec()),
+        }
+    }
+
+    /// A request for the certificate of the connections' key, base64.
+    pub(crate) fn csr(&self, device: &str) -> Result<String, KeyError> {
+        Ok(BASE64.encode(tls::request(&self.tls, device)?))
     }
 
     pub(crate) fn evidence(&self) -> Option<serde_json::Value> {
@@ -154,16 +344,11 @@ impl Made {
 
     /// The verifier key under this name.
     pub(crate) fn verifier_text(&self, origin: &str) -> Result<String, KeyError> {
-        match (&self.chip, &self.seed) {
-            (Some(chip), _) => {
-                let key = Arc::new(ChipKey::new(chip, Role::Log));
-                Ok(HeldSigner::new(key, origin)?.verifier_key().to_string())
-            }
-            (None, Some(seed)) => Ok(SoftwareKey::log(seed, origin)?.verifier_text()),
-            (None, None) => Err(KeyError::Malformed {
-                path: origin.into(),
-                what: "key",
-            }),
+        match &self.log {
+            Log::File(seed) => Ok(SoftwareKey::log(seed, origin)?.verifier_text()),
+            Log::Held(key) => Ok(HeldSigner::new(key.clone(), origin)?
+                .verifier_key()
+                .to_string()),
         }
     }
 
@@ -181,8 +366,12 @@ impl Made {
             .map_err(|error: ChipError| error.to_string())
     }
 
-    /// Keeps the evidence beside the keys.
+    /// Keeps beside the keys what is public of them.
     pub(crate) fn store(&self, host: &Host, keys: &Path) -> Result<(), EnrolError> {
+        if let Log::Held(log) = &self.log {
+            let (log, tls) = (*log.point(), *self.tls.point());
+            Points { log, tls }.store(host, keys)?;
+        }
         let Some(evidence) = &self.evidence else {
             return Ok(());
         };
@@ -199,6 +388,8 @@ impl Made {
 pub(crate) struct Keys {
     /// Those that may sign heads.
     pub(crate) signers: Vec<Arc<dyn Signer>>,
+    /// That of the connections.
+    pub(crate) tls: Arc<dyn HeldKey>,
     /// The TPM, where one holds them.
     pub(crate) chip: Option<Arc<Chip>>,
 }
@@ -209,27 +400,82 @@ impl Keys {
         home: &Path,
         enrolment: &Enrolment,
     ) -> Result<Self, EnrolError> {
+        let keys = home.join("keys");
+        let signer = |key: Arc<dyn HeldKey>| -> Result<Vec<Arc<dyn Signer>>, KeyError> {
+            Ok(vec![Arc::new(HeldSigner::new(key, &enrolment.origin)?)])
+        };
         match &enrolment.key {
             KeyPlace::Software => {
                 let signers = KeyFiles::new(home).load(host, &enrolment.origin)?;
                 let signers = signers.into_iter().map(|key| Arc::new(key) as _);
                 Ok(Self {
                     signers: signers.collect(),
+                    tls: tls_key(Secret::load(host, &keys.join(TLS_KEY)))?,
                     chip: None,
                 })
             }
             KeyPlace::Tpm(at) => {
-                let chip = Chip::load(host, &address(at)?, &home.join("keys"))?;
-                let chip = Arc::new(chip);
-                let key = Arc::new(ChipKey::new(&chip, Role::Log));
-                let signer = HeldSigner::new(key, &enrolment.origin)?;
+                let chip = Arc::new(Chip::load(host, &address(at)?, &keys)?);
                 Ok(Self {
-                    signers: vec![Arc::new(signer)],
+                    signers: signer(Arc::new(ChipKey::new(&chip, Role::Log)))?,
+                    tls: Arc::new(ChipKey::new(&chip, Role::Tls)),
                     chip: Some(chip),
+                })
+            }
+            KeyPlace::Pkcs11(uri) => {
+                let points = Points::load(host, &keys)?;
+                let [log, tls] = token::load(host, uri, &points)?;
+                Ok(Self {
+                    signers: signer(log)?,
+                    tls,
+                    chip: None,
+                })
+            }
+            KeyPlace::External(command) => {
+                let points = Points::load(host, &keys)?;
+                let log = External::known(program(command), points.log);
+                Ok(Self {
+                    signers: signer(Arc::new(log))?,
+                    tls: tls_key(Secret::load(host, &keys.join(TLS_KEY)))?,
+                    chip: None,
                 })
             }
         }
     }
+}
+
+/// The certificate for the key of the connections, as the collector issued it last; `None` where there is none that can be
+/// used with this key.
+pub(crate) fn certificate(
+    host: &Host,
+    keys: &Path,
+    key: &dyn HeldKey,
+) -> Option<DeviceCertificate> {
+    let pem = read(&*host.disk, &keys.join(CERTIFICATE), CHAIN_BYTES_MAX as u64).ok()?;
+    let certificate = DeviceCertificate::parse(&pem).ok()?;
+    (certificate.point == *key.point()).then_some(certificate)
+}
+
+/// Keeps a certificate for this key.
+pub(crate) fn store_certificate(
+    host: &Host,
+    keys: &Path,
+    key: &dyn HeldKey,
+    pem: &str,
+) -> Result<DeviceCertificate, EnrolError> {
+    let unusable = |what: String| EnrolError::Answer(format!("its certificate: {what}"));
+    let certificate = DeviceCertificate::parse(pem.as_bytes())
+        .map_err(|problem| unusable(problem.to_string()))?;
+    if certificate.point != *key.point() {
+        return Err(unusable("it is about another key".into()));
+    }
+    let path = keys.join(CERTIFICATE);
+    replace(&*host.disk, &path, pem.as_bytes()).map_err(|source| EnrolError::Io {
+        path,
+        doing: "writing the device's certificate",
+        source,
+    })?;
+    Ok(certificate)
 }
 
 /// What a bundle of the epoch in this folder carries of its enrolment.

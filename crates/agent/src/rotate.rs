@@ -91,7 +91,7 @@ pub enum RotateError {
     TooMany,
     /// The key is not a file.
     #[error(
-        "not rotated: this log's key is in {place} and cannot be read by anybody; \
+        "not rotated: this log's key is held by {place}, which keeps it to itself; \
          `jurat enroll --again` begins the next epoch with a new one"
     )]
     Held {
@@ -270,8 +270,8 @@ pub fn rotate_key(
     wait: Duration,
 ) -> Result<Rotated, RotateError> {
     let enrolment = Enrolment::load(host, state_dir)?;
-    if let KeyPlace::Tpm(at) = &enrolment.key {
-        let place = format!("the TPM at {at}");
+    if enrolment.key != KeyPlace::Software {
+        let place = enrolment.key.to_string();
         return Err(RotateError::Held { place });
     }
     let home = enrolment.home(state_dir);

@@ -1,27 +1,45 @@
 //! Requests to the collector, as this endpoint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jurat_disk::Host;
-use jurat_key::{Secret, tls};
+use jurat_key::tls::DeviceCertificate;
+use jurat_key::{HeldKey, Secret, tls};
 use jurat_sink::{
     Accepted, Collector, CollectorError, FrontierAnswer, Identity, SetUp, check_accepted,
     check_receipt,
 };
 
 use crate::enrol::{EnrolError, Enrolment};
+use crate::keys::{Keys, certificate, store_certificate};
 use crate::receipts::{Accepted as Head, ReceiptStatus};
 use crate::uploader::describe;
 
 /// Who sends to the collector, and how.
 pub struct Uplink {
-    collector: Collector,
+    collector: Mutex<Reach>,
     enrolment: Enrolment,
+    keys: PathBuf,
+    tls: Arc<dyn HeldKey>,
+    timeout: Duration,
     token: String,
     hmac_key: Secret,
     boot: String,
 }
+
+/// How the collector is reached now: a new certificate takes a new client, for a session of before goes on with the old one.
+#[derive(Clone)]
+struct Reach {
+    client: Arc<Collector>,
+    certificate: Option<DeviceCertificate>,
+    /// Not before this is a certificate asked for again, seconds since 1970.
+    not_before_s: u64,
+}
+
+/// A collector that issued no certificate is asked for one again after this time.
+const ASK_AGAIN_S: u64 = 60;
 
 impl Uplink {
     /// The uplink of an enrolled endpoint; `timeout` is for one request.
@@ -30,27 +48,125 @@ impl Uplink {
     /// [`EnrolError`] when it is not enrolled or a key cannot be read.
     pub fn open(host: &Host, state_dir: &Path, timeout: Duration) -> Result<Self, EnrolError> {
         let enrolment = Enrolment::load(host, state_dir)?;
-        let keys = enrolment.home(state_dir).join("keys");
+        let home = enrolment.home(state_dir);
+        let tls = Keys::load(host, &home, &enrolment)?.tls;
+        Self::with(host, &home, enrolment, tls, timeout)
+    }
+
+    /// As [`Uplink::open`], for the epoch in this folder, with a key of the connections that is open already.
+    pub(crate) fn with(
+        host: &Host,
+        home: &Path,
+        enrolment: Enrolment,
+        tls: Arc<dyn HeldKey>,
+        timeout: Duration,
+    ) -> Result<Self, EnrolError> {
+        let keys = home.join("keys");
         let load = |name: &str| Secret::load(host, &keys.join(name));
+        let certificate = certificate(host, &keys, &*tls);
         Ok(Self {
-            collector: Collector::new(SetUp {
-                url: enrolment.url.clone(),
-                tls: tls::client(enrolment.ca.as_deref().map(str::as_bytes))?,
-                timeout,
-            })?,
+            collector: Mutex::new(Reach {
+                client: client(&enrolment, &tls, certificate.clone(), timeout)?,
+                certificate,
+                not_before_s: 0,
+            }),
             token: load("token.key")?.to_base64(),
             hmac_key: load("hmac.key")?,
             // Once: where the system names no boot, this process is one.
             boot: jurat_disk::boot_id(&*host.rng),
+            keys,
+            tls,
+            timeout,
             enrolment,
         })
     }
 
+    fn reach(&self) -> Reach {
+        let reach = self.collector.lock();
+        reach.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client to ask with: after a new certificate was asked for, where it is time for one. What is shown stays what it
+    /// was where none comes.
+    async fn current(&self, host: &Host) -> Arc<Collector> {
+        let reach = self.reach();
+        let now_s = host.clock.now().unix_s();
+        let is_due = |certificate: &DeviceCertificate| certificate.is_due(now_s);
+        if reach.certificate.as_ref().is_some_and(is_due) && now_s >= reach.not_before_s {
+            match self.certify(host).await {
+                Ok(client) => return client,
+                Err(what) => tracing::warn!(what, "the device's certificate stays as it was"),
+            }
+        }
+        reach.client
+    }
+
+    /// Asks for a certificate, keeps it, and uses it from now on.
+    async fn certify(&self, host: &Host) -> Result<Arc<Collector>, String> {
+        let not_before_s = host.clock.now().unix_s() + ASK_AGAIN_S;
+        {
+            let mut reach = self.collector.lock();
+            let reach = reach.as_deref_mut().map_err(|error| error.to_string())?;
+            reach.not_before_s = not_before_s;
+        }
+        let (key, device) = (self.tls.clone(), self.enrolment.device.clone());
+        // The key may take its time.
+        let request = tokio::task::spawn_blocking(move || tls::request(&key, &device));
+        let request = request.await.map_err(|error| error.to_string())?;
+        let request = request.map_err(|error| describe(&error))?;
+        // Without a certificate: the one that there is may be what is wrong.
+        let bare = client(&self.enrolment, &self.tls, None, self.timeout);
+        let bare = bare.map_err(|error| describe(&error))?;
+        let asked = bare.certificate(host, &self.identity(), request).await;
+        let pem = asked.map_err(|error| describe(&error))?.certificate;
+        let stored = store_certificate(host, &self.keys, &*self.tls, &pem);
+        let certificate = stored.map_err(|error| describe(&error))?;
+        let shown = Some(certificate.clone());
+        let client = client(&self.enrolment, &self.tls, shown, self.timeout);
+        let client = client.map_err(|error| describe(&error))?;
+        let reach = Reach {
+            client: client.clone(),
+            certificate: Some(certificate),
+            not_before_s,
+        };
+        *self
+            .collector
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = reach;
+        Ok(client)
+    }
+
+    /// Asks; where the certificate was what was wrong, asks for another one and then once more.
+    async fn ask<T>(
+        &self,
+        host: &Host,
+        what: impl AsyncFn(Arc<Collector>) -> Result<T, CollectorError>,
+    ) -> Result<T, CollectorError> {
+        let client = self.current(host).await;
+        let asked = what(client).await;
+        let wrong = match &asked {
+            Err(CollectorError::Identity(refusal)) => refusal.code.starts_with("certificate_"),
+            _ => false,
+        };
+        if !wrong || host.clock.now().unix_s() < self.reach().not_before_s {
+            return asked;
+        }
+        match self.certify(host).await {
+            Ok(client) => what(client).await,
+            Err(what) => {
+                tracing::warn!(what, "no certificate");
+                asked
+            }
+        }
+    }
+
     /// What the collector knows of this log.
     pub(crate) async fn frontier(&self, host: &Host) -> Result<FrontierAnswer, CollectorError> {
-        self.collector
-            .frontier(host, &self.identity(), &self.boot)
-            .await
+        let ask = async |collector: Arc<Collector>| {
+            let who = self.identity();
+            collector.frontier(host, &who, &self.boot).await
+        };
+        self.ask(host, ask).await
     }
 
     /// The receipt of an accepted head, checked.
@@ -58,8 +174,11 @@ impl Uplink {
     /// # Errors
     /// What is wrong with it, or why it did not come.
     pub(crate) async fn receipt(&self, host: &Host, head: &Head) -> Result<ReceiptStatus, String> {
-        let who = self.identity();
-        let asked = self.collector.receipt(host, &who, head.size).await;
+        let ask = async |collector: Arc<Collector>| {
+            let who = self.identity();
+            collector.receipt(host, &who, head.size).await
+        };
+        let asked = self.ask(host, ask).await;
         let receipt = asked.map_err(|error| describe(&error))?;
         let found = check_receipt(&receipt, &head.note, &self.enrolment.log)?;
         Ok(ReceiptStatus {
@@ -71,8 +190,11 @@ impl Uplink {
 
     /// The receipt of this device's enrolment.
     pub(crate) async fn enrolment_receipt(&self, host: &Host) -> Result<Vec<u8>, CollectorError> {
-        let who = self.identity();
-        self.collector.enrolment_receipt(host, &who).await
+        let ask = async |collector: Arc<Collector>| {
+            let who = self.identity();
+            collector.enrolment_receipt(host, &who).await
+        };
+        self.ask(host, ask).await
     }
 
     /// Sends the body of an upload; an answer counts only when the collector's keys signed it.
@@ -81,7 +203,11 @@ impl Uplink {
         host: &Host,
         body: Vec<u8>,
     ) -> Result<Accepted, CollectorError> {
-        let accepted = self.collector.upload(host, &self.identity(), body).await?;
+        let ask = async |collector: Arc<Collector>| {
+            let who = self.identity();
+            collector.upload(host, &who, body.clone()).await
+        };
+        let accepted = self.ask(host, ask).await?;
         self.check(&accepted)
             .map_err(|what| CollectorError::Protocol(format!("it does not count: {what}")))?;
         Ok(accepted)
@@ -119,4 +245,21 @@ impl Uplink {
             key: self.hmac_key.expose(),
         }
     }
+}
+
+/// A client that shows this certificate.
+fn client(
+    enrolment: &Enrolment,
+    key: &Arc<dyn HeldKey>,
+    certificate: Option<DeviceCertificate>,
+    timeout: Duration,
+) -> Result<Arc<Collector>, EnrolError> {
+    let shown = certificate.map(|certificate| (certificate, key.clone()));
+    let ca = enrolment.ca.as_deref().map(str::as_bytes);
+    let collector = Collector::new(SetUp {
+        url: enrolment.url.clone(),
+        tls: tls::device(ca, &enrolment.pins, shown)?,
+        timeout,
+    })?;
+    Ok(Arc::new(collector))
 }

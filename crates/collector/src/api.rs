@@ -8,18 +8,20 @@ use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header as http_header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use jurat_disk::Host;
 use jurat_event::{Erased, header};
 use jurat_key::Secret;
+use jurat_key::tls::{Presented, REQUEST_BYTES_MAX};
 use jurat_proof::{Digest, Request};
-use jurat_sink::{Accepted, UPLOAD_BYTES_MAX};
+use jurat_sink::{Accepted, Certified, UPLOAD_BYTES_MAX};
 use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
 use crate::admin::{self, AdminError, EraseOrder, Order};
 use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good};
+use crate::clients::{Certificates, requested};
 use crate::devices::Device;
 use crate::enrol::{self, EkRoots, Pending};
 use crate::erase::{EraseError, carry_out, origin_of};
@@ -38,6 +40,8 @@ pub(crate) struct Api {
     pub(crate) enrol_token: Secret,
     pub(crate) ek_roots: EkRoots,
     pub(crate) pending: Pending,
+    /// `None`: devices show no certificates.
+    pub(crate) certificates: Option<Certificates>,
     pub(crate) admin_token: Secret,
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
@@ -113,6 +117,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/stats", get(stats))
         .route("/v1/enroll", post(enrol::enroll))
         .route("/v1/enroll/activate", post(enrol::activate))
+        .route("/v1/certificate", post(certificate))
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
@@ -304,8 +309,22 @@ pub(crate) fn refuse(api: &Api, refused: Refused) -> Refused {
     refused
 }
 
+/// The device that a request names, when its bearer token is the right one and the connection is its own.
+pub(crate) fn admitted(
+    api: &Api,
+    headers: &HeaderMap,
+    presented: &Presented,
+) -> Result<Arc<Device>, Refused> {
+    let device = known_device(api, headers)?;
+    if let Some(certificates) = &api.certificates {
+        let now_s = api.host.clock.now().unix_s();
+        certificates.check(presented, &device, now_s)?;
+    }
+    Ok(device)
+}
+
 /// The device that a request names, when its bearer token is the right one.
-pub(crate) fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
+fn known_device(api: &Api, headers: &HeaderMap) -> Result<Arc<Device>, Refused> {
     let device = api.archive.device(text(headers, header::DEVICE));
     let epochs = std::iter::successors(device.as_ref(), |device| device.previous.as_ref());
     // Each epoch has a token of its own: one of before is told that it is over.
@@ -360,12 +379,50 @@ pub(crate) fn authenticate(
     Ok((format!("{id}/{nonce}"), timestamp))
 }
 
-async fn frontier(State(api): Ctx, uri: Uri, headers: HeaderMap) -> Result<Response, Refused> {
+async fn certificate(State(api): Ctx, request: HttpRequest) -> Result<Json<Certified>, Refused> {
+    let certified = next_certificate(&api, request).await;
+    certified.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+/// The next certificate of a device, for the key that it enrolled with. It needs none for this: who let one expire asks as
+/// whoever has one.
+async fn next_certificate(api: &Api, request: HttpRequest) -> Result<Certified, Refused> {
+    let (parts, body) = request.into_parts();
+    let device = known_device(api, &parts.headers)?;
+    let row = &device.row;
+    let life = api.archive.life(&row.origin);
+    if let Some(refused) = life.as_deref().and_then(refused_for_good) {
+        return Err(refused);
+    }
+    let body = read_body(body, REQUEST_BYTES_MAX).await?;
+    let path = parts.uri.path();
+    authenticate(api, &device, &parts.headers, "POST", path, &body)?;
+    if requested(&body)? != device.tls {
+        let message = "this device enrolled with another key; a new one takes a new enrolment";
+        return Err(Refused::new(403, "wrong_key", message));
+    }
+    let Some(certificates) = &api.certificates else {
+        let message = "this collector asks for no certificates";
+        return Err(Refused::new(404, "no_certificates", message));
+    };
+    let whom = (&*row.id, &*row.key_kind);
+    let issued = certificates.issue(&api.host, whom, &device.tls, &body);
+    let certificate = issued.await?;
+    tracing::info!(device = row.id, "certified again");
+    Ok(Certified { certificate })
+}
+
+async fn frontier(
+    State(api): Ctx,
+    Extension(presented): Extension<Presented>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
     // What follows the path is signed with it.
     let path = uri
         .path_and_query()
         .map_or("/v1/frontier", |path| path.as_str());
-    let device = known_device(&api, &headers)
+    let device = admitted(&api, &headers, &presented)
         .and_then(|device| {
             authenticate(&api, &device, &headers, "GET", path, b"")?;
             Ok(device)
@@ -436,9 +493,10 @@ const ROUNDS: usize = 4;
 
 async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Refused> {
     let (parts, body) = request.into_parts();
+    let presented = parts.extensions.get().cloned().unwrap_or_default();
     let headers = parts.headers;
     // Who we do not know does not get to fill our memory; who we know, no more than there is room.
-    let device = known_device(api, &headers)?;
+    let device = admitted(api, &headers, &presented)?;
     let life = api.archive.life(&device.row.origin);
     if let Some(refused) = life.as_deref().and_then(refused_for_good) {
         return Err(refused);
@@ -576,6 +634,7 @@ mod tests {
             enrol_token: secret(),
             ek_roots: EkRoots::default(),
             pending: Pending::default(),
+            certificates: None,
             admin_token: secret(),
             fingerprint_key: secret(),
             domain: "example.org".into(),

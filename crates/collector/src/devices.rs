@@ -46,6 +46,8 @@ pub(crate) struct Row {
     machine: Option<String>,
     /// Its host name, an attribute.
     pub(crate) hostname: Option<String>,
+    /// The key that it opens connections with: an uncompressed point of P-256.
+    tls: Base64,
     /// What is known of its TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tpm: Option<Tpm>,
@@ -92,6 +94,8 @@ pub(crate) struct Device {
     pub(crate) key: VerifierKey,
     /// The key of its requests.
     pub(crate) hmac: Secret,
+    /// The key of its connections.
+    pub(crate) tls: [u8; 65],
     /// The epoch before this one.
     pub(crate) previous: Option<Arc<Device>>,
     /// The attestation key of its TPM.
@@ -110,6 +114,7 @@ impl Device {
         host: &Host,
         domain: &str,
         enrolment: &Enrolment,
+        tls: [u8; 65],
         hardware: Option<Hardware>,
         epoch: u64,
     ) -> Result<(Self, String), Refused> {
@@ -151,6 +156,7 @@ impl Device {
             enrolled_at: host.clock.now().unix_s(),
             machine: short(&enrolment.machine),
             hostname: short(&enrolment.hostname),
+            tls: Base64(tls.to_vec()),
             tpm: hardware.map(|hardware| Tpm {
                 ek: hardware.ek,
                 evidence: Base64(hardware.evidence),
@@ -168,6 +174,7 @@ impl Device {
             row,
             key,
             hmac,
+            tls,
             previous: None,
         };
         Ok((device, token))
@@ -179,6 +186,7 @@ impl Device {
         let hmac = Secret::from_base64(&row.hmac_key)?;
         Some(Self {
             ak: ak_of(&row),
+            tls: (&*row.tls.0).try_into().ok()?,
             row,
             key,
             hmac,

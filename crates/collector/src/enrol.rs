@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::Refused;
 use crate::api::{Api, Ctx, bears, read_body, refuse};
 use crate::archive::{Again, Ask, Done};
+use crate::clients::requested;
 use crate::devices::{Device, Hardware, epoch_of};
 use crate::serve::ServeError;
 use crate::settings::Settings;
@@ -134,6 +135,8 @@ pub(crate) struct Pending(Mutex<HashMap<String, Waiting>>);
 struct Waiting {
     until_s: u64,
     proof: [u8; 32],
+    tls: [u8; 65],
+    request: Vec<u8>,
     enrolment: Enrolment,
     hardware: Hardware,
 }
@@ -184,8 +187,10 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolling, Re
     let body = body(api, request).await?;
     let enrolment: Enrolment = serde_json::from_slice(&body)
         .map_err(|error| Refused::new(400, "malformed", format!("not an enrolment: {error}")))?;
+    let request = BASE64.decode(&enrolment.csr).unwrap_or_default();
+    let tls = requested(&request)?;
     if enrolment.key_kind != "tpm" {
-        return finish(api, enrolment, None)
+        return finish(api, enrolment, (tls, &request), None)
             .await
             .map(|enrolled| Enrolling::Enrolled(Box::new(enrolled)));
     }
@@ -199,6 +204,11 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolling, Re
     if BASE64.encode(shown.log) != enrolment.key {
         return Err(refused(
             "the evidence is about another key than that of the log".into(),
+        ));
+    }
+    if tls != shown.tls {
+        return Err(refused(
+            "the evidence is about another key than that of the connections".into(),
         ));
     }
     let (trust, identity) = api.ek_roots.judge(&evidence, &shown.ek, now_s);
@@ -223,6 +233,8 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolling, Re
             evidence: serde_json::to_vec(&evidence).unwrap_or_default(),
             identity,
         },
+        tls,
+        request,
         enrolment,
     };
     api.pending.put(id.clone(), waiting, now_s)?;
@@ -247,12 +259,14 @@ async fn take_activation(api: &Api, request: HttpRequest) -> Result<Enrolled, Re
         let message = "the TPM did not answer its challenge: another TPM, or another enrolment";
         Refused::new(403, "not_activated", message)
     })?;
-    finish(api, waiting.enrolment, Some(waiting.hardware)).await
+    let tls = (waiting.tls, &*waiting.request);
+    finish(api, waiting.enrolment, tls, Some(waiting.hardware)).await
 }
 
 async fn finish(
     api: &Api,
     enrolment: Enrolment,
+    (tls, request): ([u8; 65], &[u8]),
     hardware: Option<Hardware>,
 ) -> Result<Enrolled, Refused> {
     let malformed = |what: &str| Refused::new(400, "malformed", what);
@@ -262,9 +276,17 @@ async fn finish(
             .and_then(|epoch| epoch.checked_add(1))
             .ok_or_else(|| malformed("the predecessor's origin names no epoch"))?,
     };
-    let (device, token) = Device::new(&api.host, &api.domain, &enrolment, hardware, epoch)?;
+    let (device, token) = Device::new(&api.host, &api.domain, &enrolment, tls, hardware, epoch)?;
     let (origin, hmac_key) = (device.row.origin.clone(), device.hmac.to_base64());
     let key_kind = device.row.key_kind.clone();
+    // Before anything counts: without it the device would be enrolled, and could send nothing.
+    let certificate = match &api.certificates {
+        Some(certificates) => {
+            let whom = (&*enrolment.device, &*key_kind);
+            Some(certificates.issue(&api.host, whom, &tls, request).await?)
+        }
+        None => None,
+    };
     let ask = match enrolment.predecessor {
         None => Ask::Enrol(Box::new(device)),
         Some(predecessor) => {
@@ -302,5 +324,6 @@ async fn finish(
         archive,
         log,
         key_kind,
+        certificate,
     })
 }

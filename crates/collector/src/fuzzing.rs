@@ -1,9 +1,12 @@
 //! What strangers send, without a socket: for the fuzz targets (`fuzz/`).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::Host;
 use jurat_proof::{Chain, Frontier, VerifierKey};
 use jurat_sink::Enrolment;
 
+use crate::clients::requested;
 use crate::devices::Device;
 use crate::ingest::{Known, Refused, decompress, judge};
 
@@ -33,7 +36,9 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
 /// # Panics
 /// When a row that was made cannot be read: what this is for.
 pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<(String, String), Refused> {
-    let (device, token) = Device::new(host, "example.org", enrolment, None, 0)?;
+    let request = BASE64.decode(&enrolment.csr).unwrap_or_default();
+    let tls = requested(&request).unwrap_or([4; 65]);
+    let (device, token) = Device::new(host, "example.org", enrolment, tls, None, 0)?;
     let row = serde_json::to_vec(&device.row).expect("a row can be written");
     let read = Device::read(&row).expect("a row that was written can be read");
     assert!(read.accepts_token(&token) && read.key == device.key);

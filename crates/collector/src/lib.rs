@@ -13,6 +13,7 @@ mod admin;
 mod api;
 mod archive;
 mod attested;
+mod clients;
 mod devices;
 mod enrol;
 mod erase;
@@ -45,5 +46,5 @@ pub use machine::{
     ArchivedBootLog, BootLogOrder, BootLogReport, MachineReport, PolicyFileError, PolicyReport,
 };
 pub use serve::{Builder, Running, ServeError};
-pub use settings::{Settings, SettingsError};
+pub use settings::{DeviceCertificates, Settings, SettingsError};
 pub use tiles::{Levels, TilesExportError, export_tiles};

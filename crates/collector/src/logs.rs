@@ -1,12 +1,14 @@
 //! Logs over HTTP as C2SP tiles, and receipts (`docs/formats/tiles.md`).
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use jurat_key::tls::Presented;
 use jurat_proof::{Digest, TilePath};
 
 use crate::Refused;
-use crate::api::{Ctx, authenticate, bearer, bug, known_device, refuse, text};
+use crate::api::{Ctx, admitted, authenticate, bearer, bug, refuse, text};
 use crate::tiles::TilesError;
 
 impl From<TilesError> for Refused {
@@ -95,11 +97,12 @@ fn accepts_zstd(headers: &HeaderMap) -> bool {
 /// `GET /v1/receipt?size=N` or `?enrolment`
 pub(crate) async fn receipt(
     State(api): Ctx,
+    Extension(presented): Extension<Presented>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let path = uri.path_and_query().map_or("", |path| path.as_str());
-    let device = known_device(&api, &headers)
+    let device = admitted(&api, &headers, &presented)
         .and_then(|device| {
             authenticate(&api, &device, &headers, "GET", path, b"")?;
             Ok(device)

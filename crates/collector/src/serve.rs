@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::thread;
 
 use jurat_disk::{Host, read};
+use jurat_key::tls::Pin;
 use jurat_key::{KeyError, Secret, tls};
 use jurat_witness::{LOGS_BYTES_MAX, Listening, Logs, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use crate::admin::Address;
 use crate::api::{Api, Room, fail, router};
+use crate::clients::Certificates;
 use crate::enrol::{EkRoots, Pending};
 use crate::gather::{Gatherer, WitnessPolicyError};
 use crate::machine::{PolicyFile, PolicyFileError};
@@ -104,6 +105,8 @@ pub struct Builder {
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Its key, for who pins it.
+    pub pin: Option<Pin>,
     archive: Arc<Archive>,
     siem: Option<watch::Receiver<Progress>>,
     stop: watch::Sender<bool>,
@@ -173,7 +176,9 @@ impl Builder {
         let fingerprint_key =
             Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
         let read_token = Secret::load_or_create(&host, &settings.dir.join("read.token"))?;
-        let tls = TlsAcceptor::from(Arc::new(tls::server(&settings.certificate, &settings.key)?));
+        let tls = tls::server(&settings.certificate, &settings.key)?;
+        let pin = tls.pin();
+        let certificates = Certificates::open(&host, &settings)?;
         let listener =
             TcpListener::bind(settings.listen)
                 .await
@@ -248,9 +253,10 @@ impl Builder {
             enrol_token: token,
             ek_roots,
             pending: Pending::default(),
+            certificates,
             admin_token,
             fingerprint_key,
-            domain: settings.domain,
+            domain: settings.domain.clone(),
             room: Room::new(),
             tiles,
             read_token,
@@ -276,7 +282,11 @@ impl Builder {
                 socket: listener,
                 tls: Some(tls),
             };
-            let served = serve(listening, router(Arc::new(api)), stop).await;
+            let api = Arc::new(api);
+            let served = tokio::select! {
+                served = serve(listening, router(api.clone()), stop) => served,
+                () = follow(&api, &settings) => unreachable!("it goes on for ever"),
+            };
             let ended = tokio::task::spawn_blocking(move || end(&queue, threads)).await;
             let ended = ended.unwrap_or_else(|error| Err(ServeError::Stopped(error.to_string())));
             // What ended the server first is why it stopped.
@@ -284,11 +294,20 @@ impl Builder {
         });
         Ok(Running {
             address,
+            pin,
             archive,
             siem: siem_progress,
             stop,
             task,
         })
+    }
+}
+
+/// Follows the files of settings that may change while the collector runs.
+async fn follow(api: &Api, settings: &Settings) {
+    match (&api.certificates, &settings.device_ca) {
+        (Some(certificates), Some(_)) => certificates.follow(&api.host, settings).await,
+        _ => std::future::pending().await,
     }
 }
 

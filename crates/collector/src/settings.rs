@@ -62,9 +62,39 @@ pub struct Settings {
     /// None: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_policy: Option<PathBuf>,
+    /// Whether devices show a certificate with every connection: `required`, or `off` where a proxy in front ends TLS.
+    /// Default `required`.
+    #[serde(default)]
+    pub device_certificates: DeviceCertificates,
+    /// For how long a device's certificate is issued, in seconds; it asks for the next when a third is left. Default
+    /// 604800: a week. At least 60.
+    #[serde(default = "default_certificate")]
+    pub device_certificate_s: u64,
+    /// Other authorities whose certificates of devices count, PEM. Needed with `csr_command`. Read again when it changes.
+    #[serde(default)]
+    pub device_ca: Option<PathBuf>,
+    /// Who issues the certificates of devices in place of the collector: a program and its arguments. It reads a request
+    /// (PKCS #10, PEM) and writes the chain (PEM), within 30 s.
+    #[serde(default)]
+    pub csr_command: Vec<String>,
     /// A device that is not heard of for this many seconds is said to be silent. Default 900; 0: never.
     #[serde(default = "default_silent")]
     pub silent_after_s: u64,
+}
+
+/// Whether devices show certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceCertificates {
+    /// Each request of a device comes over a connection that it opened with its own key.
+    #[default]
+    Required,
+    /// Its token and its HMAC key are all that tells it.
+    Off,
+}
+
+fn default_certificate() -> u64 {
+    7 * 24 * 3_600
 }
 
 fn default_silent() -> u64 {
@@ -113,6 +143,12 @@ pub enum SettingsError {
     /// A certificate could not be made.
     #[error(transparent)]
     Key(#[from] jurat_key::KeyError),
+    /// Nothing that the command issues would count.
+    #[error("{path}: csr_command needs device_ca, the authority that it issues for")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl Settings {
@@ -125,10 +161,15 @@ impl Settings {
             path: path.to_path_buf(),
             source,
         })?;
-        toml::from_str(&text).map_err(|source| SettingsError::Syntax {
+        let settings: Self = toml::from_str(&text).map_err(|source| SettingsError::Syntax {
             path: path.to_path_buf(),
             source: Box::new(source),
-        })
+        })?;
+        if !settings.csr_command.is_empty() && settings.device_ca.is_none() {
+            let path = path.to_path_buf();
+            return Err(SettingsError::Authority { path });
+        }
+        Ok(settings)
     }
 
     /// The digest of everything that is set: a leaf of the collector's log names it.
@@ -175,6 +216,10 @@ impl Settings {
             siem_file: Some(dir.join("siem.jsonl")),
             next_upload_s: 2,
             silent_after_s: default_silent(),
+            device_certificates: DeviceCertificates::Required,
+            device_certificate_s: default_certificate(),
+            device_ca: None,
+            csr_command: Vec::new(),
             public_logs: false,
             foreign_logs: None,
             witness_policy: None,

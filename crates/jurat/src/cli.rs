@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use jurat_agent::KeyPlace;
+use jurat_key::tls::Pin;
 
 use crate::since::since;
 use crate::statements::StatementArgs;
@@ -228,9 +229,14 @@ pub(crate) struct EnrollArgs {
     /// Believe only these certificates (PEM) [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Believe only a server with this key, beside what its certificate says: sha256/BASE64, as `jurat serve` prints it;
+    /// may be given more than once
+    #[arg(long = "pin", value_name = "PIN")]
+    pub(crate) pins: Vec<Pin>,
     /// Where the device's keys are to be: software (a file), tpm (this machine's), tpm:/dev/tpm0,
-    /// tpm:swtpm:/SOCKET, tpm:swtpm:HOST:PORT, tpm:tbs [default: this machine's TPM where it may be used, else a
-    /// file; with --again where they were]
+    /// tpm:swtpm:/SOCKET, tpm:swtpm:HOST:PORT, tpm:tbs, a PKCS #11 URI (pkcs11:token=T;object=O?module-path=/M&pin-source=/P),
+    /// external:COMMAND (a signer) [default: this machine's TPM where it may be used, else a file; with --again where
+    /// they were]
     #[arg(long, value_name = "PLACE")]
     pub(crate) key: Option<KeyPlace>,
     /// Begin this device's next epoch: a new key and a new log that names the last head of the old one

@@ -199,6 +199,9 @@ pub(crate) fn serve(global: &Global, args: &ServeArgs) -> Result<u8> {
         );
         let [_, _, log] = running.with_archive(jurat_collector::Archive::verifier_keys);
         eprintln!("its own log, for outside witnesses: {log}");
+        if let Some(pin) = running.pin {
+            eprintln!("its key, for enrolments that pin it: {pin}");
+        }
         if args.dev.is_some() {
             eprintln!(
                 "enrol with: jurat enroll https://localhost:{} --token-file {} --ca {}",
@@ -250,6 +253,7 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
         url: args.url.clone(),
         token: read(&args.token_file)?.trim().to_owned(),
         ca: args.ca.as_deref().map(read).transpose()?,
+        pins: args.pins.clone(),
     };
     let enrolment = if args.again {
         let again = jurat_agent::enroll_again(&host, &state_dir, &options);
@@ -270,7 +274,7 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
     let keys = enrolment.home(&state_dir).join("keys");
     match &enrolment.key {
         KeyPlace::Software => println!("key         software: a file in {}", keys.display()),
-        KeyPlace::Tpm(at) => println!("key         {}: in the TPM at {at}", enrolment.key_kind),
+        held => println!("key         {}: {held}", enrolment.key_kind),
     }
     println!("trust file  {}", state_dir.join("trust.txt").display());
     println!("next        jurat run");

@@ -171,6 +171,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
             .trim()
             .to_owned(),
         ca: Some(ca.clone()),
+        pins: Vec::new(),
     };
     let enrolment = runtime.block_on(jurat_agent::enroll(&host, &state, &options))?;
     let trust = commands::read_trust(&state.join("trust.txt"))?;

@@ -41,6 +41,74 @@ pub struct Pkcs11Config {
     pub pin_file: PathBuf,
 }
 
+impl Pkcs11Config {
+    /// Reads a PKCS #11 URI (RFC 7512) with the attributes `token`, `object`, `module-path` and `pin-source`, all of them
+    /// needed: `pkcs11:token=T;object=O?module-path=/M&pin-source=file:/P`.
+    ///
+    /// # Errors
+    /// What is missing or unknown, in words.
+    pub fn parse(uri: &str) -> Result<Self, String> {
+        let rest = uri.strip_prefix("pkcs11:");
+        let rest = rest.ok_or_else(|| format!("{uri} does not begin with pkcs11:"))?;
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut found = BTreeMap::new();
+        for part in path.split(';').chain(query.split('&')) {
+            if part.is_empty() {
+                continue;
+            }
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if !ATTRIBUTES.contains(&name) {
+                let known = ATTRIBUTES.join(", ");
+                return Err(format!("{name} is none of {known}"));
+            }
+            let value = percent(value).ok_or_else(|| format!("the value of {name}"))?;
+            if found.insert(name, value).is_some() {
+                return Err(format!("{name} stands there twice"));
+            }
+        }
+        let mut take = |name: &str| {
+            let value = found.remove(name).filter(|value| !value.is_empty());
+            value.ok_or_else(|| format!("{name} is missing"))
+        };
+        let [token, label, module, pin] = ATTRIBUTES.map(&mut take);
+        let pin = pin?;
+        Ok(Self {
+            token: token?,
+            label: label?,
+            module: module?.into(),
+            pin_file: pin.strip_prefix("file:").unwrap_or(&pin).into(),
+        })
+    }
+
+    /// As this one, for the key whose label has this at its end.
+    #[must_use]
+    pub fn beside(&self, suffix: &str) -> Self {
+        Self {
+            label: format!("{}{suffix}", self.label),
+            ..self.clone()
+        }
+    }
+}
+
+/// Those of a URI that are read.
+const ATTRIBUTES: [&str; 4] = ["token", "object", "module-path", "pin-source"];
+
+/// What percent-encoded text says (RFC 3986, 2.1).
+fn percent(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
+        bytes.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// A key that a token uses for us. Labelled `hsm`, unattested: that it never left is the vendor's word.
 pub struct Pkcs11Key {
     host: Host,
@@ -71,6 +139,16 @@ impl Pkcs11Key {
     /// As [`Pkcs11Key::open`].
     pub fn open_or_create(host: &Host, config: &Pkcs11Config) -> Result<Self, KeyError> {
         Self::new(host, config, Missing::Create)
+    }
+
+    /// The key of this point, which the token will have to have; it is opened when it is needed.
+    pub fn known(host: &Host, config: &Pkcs11Config, point: [u8; 65]) -> Self {
+        Self {
+            host: host.clone(),
+            config: config.clone(),
+            point,
+            open: Mutex::new(None),
+        }
     }
 
     fn new(host: &Host, config: &Pkcs11Config, missing: Missing) -> Result<Self, KeyError> {
@@ -400,7 +478,7 @@ fn read_pin(host: &Host, path: &Path) -> Result<Pin, KeyError> {
 
 #[cfg(test)]
 mod tests {
-    use super::point_of;
+    use super::{Pkcs11Config, point_of};
     use crate::{HeldKey as _, P256Key, Secret};
 
     #[test]
@@ -420,6 +498,31 @@ mod tests {
             &off_curve,
         ] {
             assert_eq!(point_of(wrong), None);
+        }
+    }
+
+    #[test]
+    fn a_uri_names_module_token_key_and_pin_and_nothing_that_is_not_understood() {
+        let uri = "pkcs11:object=laptop%207;token=jurat?pin-source=file:/etc/pin&module-path=/m.so";
+        let read = Pkcs11Config::parse(uri).expect("a whole one");
+        assert_eq!((&*read.token, &*read.label), ("jurat", "laptop 7"));
+        assert_eq!(read.module.to_str(), Some("/m.so"));
+        assert_eq!(read.pin_file.to_str(), Some("/etc/pin"));
+        for (wrong, why) in [
+            ("token=a", "pkcs11:"),
+            ("pkcs11:token=a;object=b?module-path=/m", "pin-source"),
+            (
+                "pkcs11:token=a;object=b;serial=1?module-path=/m&pin-source=/p",
+                "serial",
+            ),
+            (
+                "pkcs11:token=a;token=b;object=b?module-path=/m&pin-source=/p",
+                "twice",
+            ),
+            ("pkcs11:token=%zz", "token"),
+        ] {
+            let refused = Pkcs11Config::parse(wrong).expect_err(wrong);
+            assert!(refused.contains(why), "{refused}");
         }
     }
 }

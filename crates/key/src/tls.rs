@@ -1,16 +1,34 @@
-//! TLS configurations: aws-lc-rs, TLS 1.2 and 1.3, HTTP/2 first.
+//! TLS configurations: aws-lc-rs, TLS 1.2 and 1.3, HTTP/2 first, certificates on both sides.
+
+mod authority;
+mod clients;
+mod device;
+mod pin;
+mod server;
+
+pub use authority::Authority;
+pub use clients::{Clients, Presented};
+pub use device::{
+    CHAIN_BYTES_MAX, CertificateProblem, DeviceCertificate, REQUEST_BYTES_MAX, check_request,
+    request, request_pem,
+};
+pub use pin::Pin;
+pub use server::{Server, server};
 
 use std::path::Path;
 use std::sync::Arc;
 
+use pin::Pinned;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 
-use crate::KeyError;
+use crate::{HeldKey, KeyError};
 
 fn wrong(path: &Path, what: impl ToString) -> KeyError {
     KeyError::Tls {
@@ -23,11 +41,29 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+/// HTTP/2 first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
 /// Whom a client believes: these certificates alone when given, else the system's store.
 ///
 /// # Errors
 /// [`KeyError::Tls`] when no usable certificate is found.
 pub fn client(ca_pem: Option<&[u8]>) -> Result<ClientConfig, KeyError> {
+    device(ca_pem, &[], None)
+}
+
+/// As [`client`], for a device: the server's key must also be one of these, where any are named, and this certificate is
+/// shown, with the key that it is about.
+///
+/// Sessions are resumed. A new certificate needs a new configuration: a session of before goes on with the old one.
+///
+/// # Errors
+/// As [`client`].
+pub fn device(
+    ca_pem: Option<&[u8]>,
+    pins: &[Pin],
+    shown: Option<(DeviceCertificate, Arc<dyn HeldKey>)>,
+) -> Result<ClientConfig, KeyError> {
     let mut roots = RootCertStore::empty();
     if let Some(pem) = ca_pem {
         let path = Path::new("pinned certificate");
@@ -45,12 +81,29 @@ pub fn client(ca_pem: Option<&[u8]>) -> Result<ClientConfig, KeyError> {
             "none found; name one with --ca FILE",
         ));
     }
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+    let chains = chains
+        .build()
+        .map_err(|error| wrong(Path::new("trusted certificates"), error))?;
+    let verifier: Arc<dyn ServerCertVerifier> = match pins {
+        [] => chains,
+        pins => Arc::new(Pinned {
+            chains,
+            pins: pins.to_vec(),
+        }),
+    };
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(Path::new("TLS"), error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match shown {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            config.with_client_cert_resolver(Arc::new(device::Shown::new(certificate, key)))
+        }
+    };
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(config)
 }
 
@@ -67,25 +120,6 @@ pub fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, KeyError> {
         return Err(wrong(path, "no certificate in it"));
     }
     Ok(found)
-}
-
-/// A server's configuration from its certificate chain and key, both PEM.
-///
-/// # Errors
-/// [`KeyError::Tls`] names the file and what is wrong with it.
-pub fn server(certificate: &Path, key: &Path) -> Result<ServerConfig, KeyError> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(certificate, error))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(certificate, error))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key_der)
-        .map_err(|error| wrong(certificate, error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 /// A certificate authority and a server certificate made by it, all PEM.

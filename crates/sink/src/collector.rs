@@ -10,11 +10,12 @@ use jurat_event::header;
 use jurat_proof::{
     Checkpoint, Cosignature, Digest, Note, Receipt, Received, Request, VerifierKey, sha256,
 };
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 /// What a device says when it enrols.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Enrolment {
     /// Its random id.
     pub device: String,
@@ -37,6 +38,9 @@ pub struct Enrolment {
     /// The old log key's signature over the new key (`docs/formats/upload.md`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
+    /// A request for the certificate that the device opens connections with (PKCS #10), base64.
+    #[serde(default)]
+    pub csr: String,
 }
 
 /// The last head of the log before.
@@ -119,6 +123,16 @@ pub struct Enrolled {
     /// What holds the key, as the collector sees it.
     #[serde(default)]
     pub key_kind: String,
+    /// The certificate that the device opens connections with: a chain in PEM. Absent where none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+/// The next certificate of a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Certified {
+    /// A chain in PEM.
+    pub certificate: String,
 }
 
 /// What a collector knows of a log.
@@ -323,12 +337,11 @@ impl Collector {
         body: Vec<u8>,
     ) -> Result<T, CollectorError> {
         let request = self.http.post(format!("{}{path}", self.url));
-        let sent = request
+        let request = request
             .bearer_auth(token)
             .header("content-type", "application/json")
-            .body(body)
-            .send()
-            .await;
+            .body(body);
+        let sent = send(request).await;
         read_answer(self.answered(sent)?).await
     }
 
@@ -342,6 +355,21 @@ impl Collector {
         who: &Identity<'_>,
     ) -> Result<Vec<u8>, CollectorError> {
         self.text(host, who, "/v1/receipt?enrolment").await
+    }
+
+    /// Asks for the next certificate of this device. No certificate is needed for it: the last one may have expired.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn certificate(
+        &self,
+        host: &Host,
+        who: &Identity<'_>,
+        request: Vec<u8>,
+    ) -> Result<Certified, CollectorError> {
+        let path = "/v1/certificate";
+        let sent = self.signed(host, who, "POST", path, "", request).await;
+        read_answer(self.answered(sent)?).await
     }
 
     /// Asks what the collector knows of this device's log, and says which boot asks.
@@ -410,7 +438,7 @@ impl Collector {
                 request.header("content-type", "application/json")
             }
         };
-        let sent = request.bearer_auth(token).send().await;
+        let sent = send(request.bearer_auth(token)).await;
         let (status, retry_after_s, body) =
             read_up_to(self.answered(sent)?, LIST_BYTES_MAX).await?;
         understand(status, retry_after_s, &body)
@@ -468,14 +496,13 @@ impl Collector {
                 .header("content-encoding", encoding)
                 .header("content-type", "application/octet-stream");
         }
-        request
+        let request = request
             .bearer_auth(who.token)
             .header(header::DEVICE, who.device)
             .header(header::TIMESTAMP, timestamp.to_string())
             .header(header::NONCE, nonce)
-            .header(header::SIGNATURE, signature)
-            .send()
-            .await
+            .header(header::SIGNATURE, signature);
+        send(request).await
     }
 
     fn answered(&self, sent: reqwest::Result<Response>) -> Result<Response, CollectorError> {
@@ -483,6 +510,21 @@ impl Collector {
             url: self.url.clone(),
             source,
         })
+    }
+}
+
+/// Sends a request from a task of its own. The key of a connection signs inside of it, and may take its time: on a runtime
+/// with another thread who waits for the answer can still give up.
+async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
+    let mut task = JoinSet::new();
+    task.spawn(request.send());
+    match task.join_next().await.expect("there is one task") {
+        Ok(sent) => sent,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and who waits here with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -15,8 +15,8 @@ pub use batch::{
     without_payloads,
 };
 pub use collector::{
-    Accepted, Activation, Challenged, Collector, CollectorError, Enrolled, Enrolling, Enrolment,
-    FrontierAnswer, Identity, Predecessor, Refusal, SetUp, activation_proof, check_accepted,
-    check_receipt, no_tpm, understand,
+    Accepted, Activation, Certified, Challenged, Collector, CollectorError, Enrolled, Enrolling,
+    Enrolment, FrontierAnswer, Identity, Predecessor, Refusal, SetUp, activation_proof,
+    check_accepted, check_receipt, no_tpm, understand,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

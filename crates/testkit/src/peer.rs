@@ -81,11 +81,12 @@ impl Peer {
     /// # Errors
     /// When no socket can be opened.
     pub fn start(
-        mut server: ServerConfig,
+        server: Arc<ServerConfig>,
         mut client: ClientConfig,
         collector: SocketAddr,
         script: Script,
     ) -> io::Result<Self> {
+        let mut server = ServerConfig::clone(&server);
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

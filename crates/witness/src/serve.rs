@@ -13,7 +13,6 @@ use jurat_ledger::LedgerError;
 use jurat_proof::{Digest, VerifierKey};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 
 use crate::server::{Listening, serve};
 use crate::{Answer, LOGS_BYTES_MAX, Logs, LogsError, Seen, Store, StoreError, Witness, router};
@@ -128,10 +127,7 @@ impl Builder {
     /// [`ServeError`] names what cannot be used.
     pub async fn start(self) -> Result<Running, ServeError> {
         let tls = match &self.transport {
-            Transport::Tls { certificate, key } => {
-                let config = tls::server(certificate, key)?;
-                Some(TlsAcceptor::from(Arc::new(config)))
-            }
+            Transport::Tls { certificate, key } => Some(tls::server(certificate, key)?),
             Transport::PlainOnLoopback if !self.listen.ip().is_loopback() => {
                 return Err(ServeError::Plain(self.listen));
             }

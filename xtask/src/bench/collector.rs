@@ -15,7 +15,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use jurat_collector::Settings;
 use jurat_disk::{Host, RealDisk};
-use jurat_key::{Secret, tls};
+use jurat_key::tls::DeviceCertificate;
+use jurat_key::{HeldKey, P256Key, Secret, tls};
 use jurat_ledger::Reader;
 use jurat_proof::{EntryView, Note, Record, RecordReader, VerifierKey};
 use jurat_sink::{Batch, Collector, Identity, SetUp, read_batch};
@@ -38,10 +39,18 @@ struct Device {
     token: Secret,
     hmac: Secret,
     key: VerifierKey,
+    certificate: DeviceCertificate,
+    tls: Arc<dyn HeldKey>,
     uploads: Vec<Batch>,
 }
 
 impl Device {
+    /// How it opens connections.
+    fn client(&self, ca: &[u8]) -> Result<rustls::ClientConfig> {
+        let shown = (self.certificate.clone(), self.tls.clone());
+        Ok(tls::device(Some(ca), &[], Some(shown))?)
+    }
+
     fn cut(&self, which: &Range<usize>) -> &[Batch] {
         let len = self.uploads.len();
         &self.uploads[which.start.min(len)..which.end.min(len)]
@@ -248,6 +257,8 @@ fn device(state: &Path) -> Result<Device> {
         token: secret("token.key")?,
         hmac: secret("hmac.key")?,
         key: VerifierKey::parse(key)?,
+        certificate: DeviceCertificate::parse(&fs::read(state.join("keys/tls.pem"))?)?,
+        tls: Arc::new(P256Key::new(&secret("tls.key")?)?),
         uploads,
     })
 }
@@ -319,7 +330,7 @@ fn send_all(
 async fn send(url: &str, ca: &[u8], device: &Device, uploads: &[Batch]) -> Result<()> {
     let collector = Collector::new(SetUp {
         url: url.to_owned(),
-        tls: tls::client(Some(ca))?,
+        tls: device.client(ca)?,
         timeout: Duration::from_secs(30),
     })?;
     let (host, token) = (Host::real(), device.token.to_base64());
@@ -343,15 +354,14 @@ fn lines(path: &Path) -> Result<u64> {
 /// collector, and do with each the least that the protocol asks for. No HTTP, no JSON, no tree, no
 /// disk, no signature of its own.
 fn least(settings: &Settings, devices: &[Device], which: Range<usize>) -> Result<f64> {
-    let server = Arc::new(tls::server(&settings.certificate, &settings.key)?);
+    let server = tls::server(&settings.certificate, &settings.key)?.config;
     let ca = fs::read(settings.dir.join("ca.pem"))?;
-    let client = Arc::new(tls::client(Some(&ca))?);
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for device in devices {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let address = listener.local_addr()?;
-            let (server, client) = (server.clone(), client.clone());
+            let (server, client) = (server.clone(), Arc::new(device.client(&ca)?));
             let uploads = device.cut(&which);
             threads.push(scope.spawn(move || take(&listener, server, device, uploads.len())));
             threads.push(scope.spawn(move || give(address, client, device, uploads)));

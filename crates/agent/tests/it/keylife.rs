@@ -82,6 +82,7 @@ impl Site {
         let collector = self.dir.path().join("collector");
         let token = fs::read_to_string(collector.join("enroll.token")).unwrap();
         let options = EnrolOptions {
+            pins: Vec::new(),
             key: jurat_agent::KeyPlace::Software,
             url: self.enrolment.url.clone(),
             token: token.trim().to_owned(),

@@ -4,6 +4,7 @@
 mod delivery;
 mod erase;
 mod keylife;
+mod keyplaces;
 mod late;
 mod measured;
 mod past;
@@ -52,6 +53,7 @@ impl Device {
         let token = fs::read_to_string(&settings.token_file).unwrap();
         let running = runtime.block_on(Builder::new(settings).start()).unwrap();
         let options = EnrolOptions {
+            pins: Vec::new(),
             key,
             url: format!("https://localhost:{}", running.address.port()),
             token: token.trim().to_owned(),

@@ -32,7 +32,7 @@ fn endpoint(disk: &SimDisk, state: &Path) -> Host {
         rng: Arc::new(Repeatable::new(4)),
     };
     let keys = state.join("keys");
-    for name in ["log", "reveal", "hmac", "fingerprint", "token"] {
+    for name in ["log", "reveal", "hmac", "fingerprint", "tls", "token"] {
         let secret = jurat_key::Secret::random(&host);
         secret
             .store(&host, &keys.join(format!("{name}.key")))

@@ -10,7 +10,7 @@ use jurat_agent::{
     AgentError, Config, DeadLetterError, DeadLetters, DeliveryConfig, EnrolOptions, Enrolment,
     Finish, Input, Inputs, SourceConfig, Status, Uplink, enroll, run,
 };
-use jurat_collector::{Archive, Builder, Running, Settings, export};
+use jurat_collector::{Archive, Builder, DeviceCertificates, Running, Settings, export};
 use jurat_disk::{Host, Rng as _};
 use jurat_key::tls;
 use jurat_proof::{
@@ -56,16 +56,21 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::real();
         let collector = dir.path().join("collector");
-        let settings =
+        let mut settings =
             Settings::dev(&host, &collector, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        // The peer ends TLS, as a proxy does.
+        settings.device_certificates = DeviceCertificates::Off;
         let token = std::fs::read_to_string(&settings.token_file).unwrap();
-        let server = tls::server(&settings.certificate, &settings.key).unwrap();
+        let server = tls::server(&settings.certificate, &settings.key)
+            .unwrap()
+            .config;
         let ca = std::fs::read_to_string(collector.join("ca.pem")).unwrap();
         let client = tls::client(Some(ca.as_bytes())).unwrap();
         let running = runtime.block_on(Builder::new(settings).start()).unwrap();
         let script = Box::new(|_| Answer::Pass);
         let peer = Peer::start(server, client, running.address, script).unwrap();
         let options = EnrolOptions {
+            pins: Vec::new(),
             key: jurat_agent::KeyPlace::Software,
             url: format!("https://localhost:{}", peer.port()),
             token: token.trim().to_owned(),

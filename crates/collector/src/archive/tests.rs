@@ -132,13 +132,10 @@ fn device(host: &Host, id: &str) -> Device {
         device: id.into(),
         key: BASE64.encode(key().public_key()),
         key_kind: "software".into(),
-        evidence: None,
-        machine: None,
         hostname: Some("host".into()),
-        predecessor: None,
-        proof: None,
+        ..Enrolment::default()
     };
-    Device::new(host, "example.org", &enrolment, None, 0)
+    Device::new(host, "example.org", &enrolment, [4; 65], None, 0)
         .unwrap()
         .0
 }

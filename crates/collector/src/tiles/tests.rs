@@ -230,13 +230,10 @@ fn what_does_not_exist_is_not_there() {
             key().public_key(),
         ),
         key_kind: "software".into(),
-        evidence: None,
-        machine: None,
-        hostname: None,
-        predecessor: None,
-        proof: None,
+        ..jurat_sink::Enrolment::default()
     };
-    let (row, _) = crate::devices::Device::new(&host, "example.org", &enrolment, None, 0).unwrap();
+    let (row, _) =
+        crate::devices::Device::new(&host, "example.org", &enrolment, [4; 65], None, 0).unwrap();
     open.writer.commit(vec![Ask::Enrol(Box::new(row))]).unwrap();
     assert_eq!(size(&open), before);
     let next = Tile::new(0, 0, before as u16 + 1).unwrap();

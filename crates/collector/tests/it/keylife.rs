@@ -17,7 +17,7 @@ use jurat_sink::{Accepted, CollectorError, Enrolled, Enrolment, Identity, Predec
 use serde_json::{Value, json};
 
 use crate::withheld::only_hashes;
-use crate::{Bench, DEVICE, Log, compressed, send};
+use crate::{Bench, DEVICE, Log, compressed, csr, send};
 
 fn key(seed: u8, origin: &str) -> SoftwareKey {
     SoftwareKey::log(&Secret::from_bytes([seed; 32]), origin).unwrap()
@@ -68,7 +68,7 @@ impl Bench {
         self.collector.operate(token.trim(), path, order).await
     }
 
-    async fn order(&self, order: Order) -> Result<u64, CollectorError> {
+    pub(crate) async fn order(&self, order: Order) -> Result<u64, CollectorError> {
         let done: Value = self.operate("/v1/admin/orders", Some(&order)).await?;
         Ok(done["leaf"].as_u64().unwrap())
     }
@@ -92,11 +92,11 @@ impl Bench {
             device: DEVICE.into(),
             key: BASE64.encode(new.public_key()),
             key_kind: "software".into(),
-            evidence: None,
-            machine: None,
             hostname: Some("h".into()),
             predecessor: Some(predecessor),
             proof,
+            csr: csr(DEVICE),
+            ..Enrolment::default()
         };
         self.collector
             .enroll(token.trim(), &enrolment, jurat_sink::no_tpm)
@@ -123,7 +123,7 @@ impl Bench {
     }
 }
 
-fn code<T: std::fmt::Debug>(done: Result<T, CollectorError>) -> String {
+pub(crate) fn code<T: std::fmt::Debug>(done: Result<T, CollectorError>) -> String {
     match done {
         Err(CollectorError::Identity(refusal) | CollectorError::Refused { refusal, .. }) => {
             refusal.code

@@ -3,11 +3,13 @@
 
 mod erase;
 mod keylife;
+mod mtls;
 mod tiles;
 mod withheld;
 mod witness;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,10 +17,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_collector::{Archive, Builder, Running, Settings, export};
 use jurat_disk::Host;
 use jurat_event::header;
-use jurat_key::{Secret, SoftwareKey, tls};
+use jurat_key::tls::DeviceCertificate;
+use jurat_key::{HeldKey, P256Key, Secret, SoftwareKey, tls};
 use jurat_proof::{
     Chain, Checkpoint, Frontier, Record, Request, Selection, Signer as _, Trust, Verdict, Withhold,
-    WitnessAxis, leaf_hash, verify, write_record,
+    WitnessAxis, leaf_hash, sha256, verify, write_record,
 };
 use jurat_sink::{
     Accepted, Collector, CollectorError, Enrolled, Enrolment, Identity, Refusal, SetUp,
@@ -101,17 +104,24 @@ fn compressed(raw: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(raw, 1).unwrap()
 }
 
+/// The key that a device opens connections with.
+fn tls_key(device: &str) -> Arc<dyn HeldKey> {
+    let seed = sha256(&[device.as_bytes()]).0;
+    Arc::new(P256Key::new(&Secret::from_bytes(seed)).unwrap())
+}
+
+fn csr(device: &str) -> String {
+    BASE64.encode(tls::request(&tls_key(device), device).unwrap())
+}
+
 fn enrolment(device: &str) -> Enrolment {
     let unnamed = SoftwareKey::log(&Secret::from_bytes([5; 32]), "unnamed").unwrap();
     Enrolment {
         device: device.into(),
         key: BASE64.encode(unnamed.public_key()),
         key_kind: "software".into(),
-        evidence: None,
-        machine: None,
-        hostname: None,
-        predecessor: None,
-        proof: None,
+        csr: csr(device),
+        ..Enrolment::default()
     }
 }
 
@@ -129,6 +139,13 @@ async fn send(
         key: key.expose(),
     };
     collector.upload(host, &who, body).await
+}
+
+/// How this device opens connections.
+fn shown(ca: &[u8], device: &str, enrolled: &Enrolled) -> rustls::ClientConfig {
+    let pem = enrolled.certificate.as_ref().unwrap();
+    let certificate = DeviceCertificate::parse(pem.as_bytes()).unwrap();
+    tls::device(Some(ca), &[], Some((certificate, tls_key(device)))).unwrap()
 }
 
 struct Bench {
@@ -181,10 +198,6 @@ impl Bench {
             timeout: Duration::from_secs(10),
         };
         let collector = Collector::new(set_up).unwrap();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .build()
-            .unwrap();
         let enrolment = enrolment(DEVICE);
         let wrong = collector
             .enroll("wrong", &enrolment, jurat_sink::no_tpm)
@@ -198,7 +211,12 @@ impl Bench {
             .await
             .unwrap();
         let log = Log::new(&enrolled.origin);
-        Self {
+        let tls = shown(&ca, DEVICE, &enrolled);
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .build()
+            .unwrap();
+        let mut bench = Self {
             dir,
             host,
             running,
@@ -207,7 +225,9 @@ impl Bench {
             url,
             enrolled,
             log,
-        }
+        };
+        bench.collector = bench.client();
+        bench
     }
 
     async fn enroll(&self, token: &str, device: &str) -> Result<Enrolled, CollectorError> {
@@ -219,13 +239,25 @@ impl Bench {
 
     /// Another client, with a connection of its own.
     fn client(&self) -> Collector {
-        let ca = std::fs::read(self.dir.path().join("ca.pem")).unwrap();
+        self.client_of(DEVICE, &self.enrolled)
+    }
+
+    /// One of this device.
+    fn client_of(&self, device: &str, enrolled: &Enrolled) -> Collector {
+        self.client_with(shown(&self.ca(), device, enrolled))
+    }
+
+    fn client_with(&self, tls: rustls::ClientConfig) -> Collector {
         Collector::new(SetUp {
             url: self.url.clone(),
-            tls: tls::client(Some(&ca)).unwrap(),
+            tls,
             timeout: Duration::from_secs(10),
         })
         .unwrap()
+    }
+
+    fn ca(&self) -> Vec<u8> {
+        std::fs::read(self.dir.path().join("ca.pem")).unwrap()
     }
 
     fn key(&self) -> [u8; 32] {
@@ -313,7 +345,10 @@ impl Bench {
 
     fn siem_lines(&self) -> usize {
         let path = self.dir.path().join("siem.jsonl");
-        std::fs::read_to_string(path).unwrap().lines().count()
+        let lines = std::fs::read_to_string(path).unwrap();
+        // Not those of the collector's own log.
+        let own = "{\"device\":\"dev.invalid/jurat/collector/0\"";
+        lines.lines().filter(|line| !line.starts_with(own)).count()
     }
 
     fn leaves(&self) -> u64 {
@@ -407,7 +442,7 @@ async fn devices_that_send_at_once_are_all_archived_and_of_one_log_only_one_hist
     }
     let mut all = tokio::task::JoinSet::new();
     for (device, mut log, enrolled) in devices {
-        let (collector, host) = (bench.client(), bench.host.clone());
+        let (collector, host) = (bench.client_of(&device, &enrolled), bench.host.clone());
         all.spawn(async move {
             for round in 1..=5 {
                 let body = compressed(&log.batch(3, "x"));

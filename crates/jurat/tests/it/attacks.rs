@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use jurat_disk::Host;
-use jurat_key::{Secret, SoftwareKey, tls};
+use jurat_key::{Secret, SoftwareKey};
 use jurat_ledger::{Group, Ledger, Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, Digest, Front, Note, Receipt, Record, Rotation, Signer as _,
@@ -19,7 +19,7 @@ use jurat_sink::{Collector, CollectorError, Identity, SetUp};
 use jurat_testkit::need;
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, JURAT, copy, wait_for};
+use crate::fleet::{Fleet, JURAT, copy, shown, wait_for};
 use crate::mutate::{Case, Owned, entry_of, load, replaced};
 
 const TEST: &str =
@@ -1158,7 +1158,7 @@ impl Line {
         let runtime = runtime.enable_all().build().unwrap();
         let set_up = SetUp {
             url: text("url"),
-            tls: tls::client(Some(text("ca").as_bytes())).unwrap(),
+            tls: shown(&state, text("ca").as_bytes()),
             timeout: Duration::from_secs(30),
         };
         Self {

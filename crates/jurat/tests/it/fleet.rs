@@ -5,11 +5,25 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jurat_disk::Host;
+use jurat_key::tls::DeviceCertificate;
+use jurat_key::{P256Key, Secret, tls};
 use serde_json::Value;
 
 pub(crate) const JURAT: &str = env!("CARGO_BIN_EXE_jurat");
+
+/// How the device in this folder opens connections, when its key is a file.
+pub(crate) fn shown(state: &Path, ca: &[u8]) -> rustls::ClientConfig {
+    let keys = state.join("keys");
+    let certificate = fs::read(keys.join("tls.pem")).unwrap();
+    let certificate = DeviceCertificate::parse(&certificate).unwrap();
+    let key = Secret::load(&Host::real(), &keys.join("tls.key")).unwrap();
+    let key = Arc::new(P256Key::new(&key).unwrap());
+    tls::device(Some(ca), &[], Some((certificate, key))).unwrap()
+}
 
 pub(crate) struct Fleet {
     pub(crate) dir: tempfile::TempDir,

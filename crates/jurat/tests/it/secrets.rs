@@ -13,7 +13,7 @@ use jurat_redact::{Mode, Redactor, Rules};
 use jurat_testkit::{Answer, Peer};
 use serde_json::{Value, json};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, shown};
 use crate::template::{Draw, expand};
 
 /// A text with a secret in it, and the part that must be found nowhere.
@@ -147,9 +147,15 @@ fn a_secret_of_every_rule_is_nowhere_outside_of_the_agents_own_files() {
         &fleet.path("collector/server.key"),
     );
     let ca = fs::read(fleet.path("collector/ca.pem")).unwrap();
-    let client = tls::client(Some(&ca)).unwrap();
+    let client = shown(&fleet.path("device"), &ca);
     let address = ([127, 0, 0, 1], fleet.port).into();
-    let peer = Peer::start(server.unwrap(), client, address, Box::new(|_| Answer::Pass)).unwrap();
+    let peer = Peer::start(
+        server.unwrap().config,
+        client,
+        address,
+        Box::new(|_| Answer::Pass),
+    )
+    .unwrap();
     let enrolment = fleet.path("device/enrolment.json");
     let text = fs::read_to_string(&enrolment).unwrap();
     let through_peer = text.replace(

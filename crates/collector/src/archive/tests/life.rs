@@ -71,13 +71,9 @@ fn next_epoch(host: &Host, public: [u8; 32]) -> Device {
         device: ID.into(),
         key: BASE64.encode(public),
         key_kind: "software".into(),
-        evidence: None,
-        machine: None,
-        hostname: None,
-        predecessor: None,
-        proof: None,
+        ..Enrolment::default()
     };
-    Device::new(host, "example.org", &enrolment, None, 1)
+    Device::new(host, "example.org", &enrolment, [4; 65], None, 1)
         .unwrap()
         .0
 }
