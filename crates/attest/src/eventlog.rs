@@ -37,10 +37,12 @@ const COMMAND_LINES: [&[u8]; 2] = [b"kernel_cmdline: ", b"grub_kernel_cmdline "]
 const SECURE_BOOT: u8 = 7;
 const STARTED: u8 = 4;
 const COMMANDS: u8 = 8;
-/// The most images and command lines that are told, and the most characters of a name.
-const IMAGES_MAX: usize = 64;
+/// The most images and command lines that are told, and the most characters of a line and of a path: a collector keeps them
+/// for each device.
+const IMAGES_MAX: usize = 32;
 const COMMAND_LINES_MAX: usize = 4;
 const TEXT_CHARS_MAX: usize = 1_024;
+const PATH_CHARS_MAX: usize = 200;
 /// The first event of a log that knows more than SHA-1.
 const SPEC_ID: &[u8] = b"Spec ID Event03\0";
 const OLD_SPEC_IDS: [&[u8]; 2] = [b"Spec ID Event00\0", b"Spec ID Event02\0"];
@@ -105,7 +107,7 @@ pub struct Facts {
     #[serde(default)]
     pub separated: bool,
     /// Everything in PCR 4 that is none of the firmware's own words: boot loaders, kernels. Empty also when there are
-    /// more than 64.
+    /// more than 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boot_loaders: Vec<Image>,
     /// Kernel command lines, as GRUB logged them. That the text was measured is sure; that it was a command line is
@@ -401,7 +403,7 @@ fn command_line(event: &Event<'_>, bank: Hash) -> Option<String> {
     let text = names.find_map(|name| event.data.strip_prefix(*name))?;
     let text = text.strip_suffix(b"\0").unwrap_or(text);
     let is_over = event.digest(bank)? == bank.digest(&[text]);
-    is_over.then(|| printable(&String::from_utf8_lossy(text)))
+    is_over.then(|| printable(&String::from_utf8_lossy(text), TEXT_CHARS_MAX))
 }
 
 /// The file path in a `UEFI_IMAGE_LOAD_EVENT`: of the nodes of its device path those that name a file.
@@ -424,12 +426,12 @@ fn image_path(data: &[u8]) -> Option<String> {
         }
         nodes = after;
     }
-    Some(printable(&path)).filter(|path| !path.is_empty())
+    Some(printable(&path, PATH_CHARS_MAX)).filter(|path| !path.is_empty())
 }
 
-fn printable(text: &str) -> String {
+fn printable(text: &str, max: usize) -> String {
     let text = text.chars().filter(|letter| !letter.is_control());
-    text.take(TEXT_CHARS_MAX).collect()
+    text.take(max).collect()
 }
 
 /// Types of events, with the names of the profile.

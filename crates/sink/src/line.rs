@@ -362,6 +362,28 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_device_without_its_chain_is_altered_and_one_of_the_collectors_own_log_is_nobody_elses()
+     {
+        let bare = |line: &str| {
+            let (from, to) = (
+                line.find(",\"chain_hash\"").unwrap(),
+                line.find(",\"sink_seq\"").unwrap(),
+            );
+            line[..from].to_owned() + &line[to..]
+        };
+        let report = audited(bare, None);
+        assert_eq!((report.foreign, report.altered), (0, vec![0]));
+        let own = audited(
+            |line| bare(line).replace("o/jurat/d/0", "o/jurat/collector/0"),
+            None,
+        );
+        assert_eq!(
+            (own.foreign, own.altered.len(), own.missing.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
     fn a_line_as_written_is_clean_without_a_name_twice_and_one_with_any_byte_changed_is_not() {
         for payload in [
             None,
