@@ -329,3 +329,29 @@ fn a_machine_in_no_accepted_state_is_contraindicated_until_the_operator_adopts_i
             .all(|policy| policy.as_str().is_some_and(|hex| hex.len() == 64))
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn a_boot_log_whose_reading_does_not_end_keeps_no_quote_from_coming() {
+    let test = "measured::a_boot_log_whose_reading_does_not_end";
+    let Some(mut machine) = Measured::start(test, "rhel8-uefi.bin", |_| {}) else {
+        return;
+    };
+    fs::remove_file(&machine.log).unwrap();
+    // Nobody ever writes into it.
+    let made = std::process::Command::new("mkfifo")
+        .arg(&machine.log)
+        .status();
+    assert!(made.unwrap().success());
+    let report = machine.report();
+    assert_eq!(report.attestation.status, Status::Affirming);
+    assert!(report.quote.is_some());
+    let said = machine.device.sealed("attestation.boot_log");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0]["detail"]["error"]
+            .as_str()
+            .unwrap()
+            .contains("does not end")
+    );
+}
