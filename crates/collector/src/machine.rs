@@ -216,6 +216,13 @@ struct Seen {
     problem: Option<String>,
 }
 
+impl Seen {
+    /// The file could not be read the last time.
+    fn is_gone(&self) -> bool {
+        self.problem.is_some() && sha256(&[&self.bytes]) == self.in_force.sha256
+    }
+}
+
 /// The operator's file of accepted states. What is wrong with a changed one leaves the one before in force.
 pub(crate) struct PolicyFile {
     disk: Arc<dyn Disk>,
@@ -262,7 +269,7 @@ impl PolicyFile {
         let found = read_policy(&*self.disk, &self.path);
         let mut seen = self.seen();
         let parsed = match found {
-            Ok(bytes) if bytes == seen.bytes && !self.is_gone(&seen) => return false,
+            Ok(bytes) if bytes == seen.bytes && !seen.is_gone() => return false,
             Ok(bytes) => {
                 let parsed = parse(&self.path, &bytes);
                 seen.bytes = bytes;
@@ -276,11 +283,6 @@ impl PolicyFile {
             Err(error) => seen.problem = Some(words(&error)),
         }
         seen.in_force.sha256 != before || seen.problem != was
-    }
-
-    /// The file could not be read the last time.
-    fn is_gone(&self, seen: &Seen) -> bool {
-        seen.problem.is_some() && sha256(&[&seen.bytes]) == seen.in_force.sha256
     }
 }
 
@@ -305,7 +307,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<InForce, PolicyFileError> {
 /// An error with its causes, in one line.
 fn words(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    let words: Vec<String> = causes.map(|error| error.to_string()).collect();
+    let words: Vec<String> = causes.map(ToString::to_string).collect();
     let text = words.join(": ").replace(char::is_control, " ");
     text.chars().take(WORDS_MAX).collect()
 }

@@ -28,7 +28,7 @@ struct Device {
     dir: tempfile::TempDir,
     host: Host,
     config: Config,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     collector: Running,
 }
 
@@ -77,7 +77,7 @@ impl Device {
             dir,
             host,
             config,
-            _runtime: runtime,
+            runtime,
             collector: running,
         }
     }

@@ -157,7 +157,7 @@ fn a_boot_log_that_leads_to_the_pcrs_is_affirmed_sealed_once_a_boot_and_a_runnin
         codes(&changed).contains(&"boot_log.mismatch"),
         "{changed:?}"
     );
-    let runtime = &machine.device._runtime;
+    let runtime = &machine.device.runtime;
     runtime
         .block_on(machine.device.collector.siem_caught_up())
         .unwrap();
@@ -309,7 +309,7 @@ fn a_machine_in_no_accepted_state_is_contraindicated_until_the_operator_adopts_i
     until("it is in force", || in_force(&machine).sha256 != before);
     assert_eq!(machine.report().attestation.status, Status::Affirming);
     // What the collector says of it.
-    let runtime = &machine.device._runtime;
+    let runtime = &machine.device.runtime;
     runtime
         .block_on(machine.device.collector.siem_caught_up())
         .unwrap();
