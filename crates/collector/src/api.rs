@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request as HttpRequest, State};
+use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header as http_header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,14 +19,16 @@ use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
-use crate::admin::{self, EraseOrder, Order};
+use crate::admin::{self, AdminError, EraseOrder, Order};
 use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good};
 use crate::clients::{Certificates, requested};
 use crate::devices::Device;
 use crate::enrol::{self, EkRoots, Pending};
 use crate::erase::{EraseError, carry_out, origin_of};
+use crate::export::archived_boot_log;
 use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
+use crate::machine::{ArchivedBootLog, BootLogOrder};
 use crate::queue::Queue;
 use crate::tiles::TileStore;
 
@@ -121,6 +123,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
+        .route("/v1/admin/machines/{device}", get(admin_machine))
+        .route("/v1/admin/boot-logs", post(admin_boot_log))
         .route("/v1/admin/orders", post(admin_order))
         .route("/v1/admin/erasures", post(admin_erase))
         .route("/v1/receipt", get(logs::receipt))
@@ -189,6 +193,47 @@ pub(crate) fn bears(headers: &HeaderMap, token: &Secret, what: &str) -> Result<(
 async fn admin_devices(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refused> {
     bears(&headers, &api.admin_token, "admin").map_err(|refused| refuse(&api, refused))?;
     Ok(Json(api.archive.devices()).into_response())
+}
+
+async fn admin_machine(
+    State(api): Ctx,
+    Path(device): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    bears(&headers, &api.admin_token, "admin").map_err(|refused| refuse(&api, refused))?;
+    let report = api.archive.machine(&device).ok_or_else(|| {
+        let message = AdminError::Mute(device).to_string();
+        refuse(&api, Refused::new(404, "unknown_machine", message))
+    })?;
+    Ok(Json(report).into_response())
+}
+
+async fn admin_boot_log(
+    State(api): Ctx,
+    request: HttpRequest,
+) -> Result<Json<ArchivedBootLog>, Refused> {
+    let found = find_boot_log(&api, request).await;
+    found.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+async fn find_boot_log(api: &Arc<Api>, request: HttpRequest) -> Result<ArchivedBootLog, Refused> {
+    let (parts, body) = request.into_parts();
+    bears(&parts.headers, &api.admin_token, "admin")?;
+    let body = read_body(body, ORDER_BYTES_MAX).await?;
+    let order: BootLogOrder = serde_json::from_slice(&body)
+        .map_err(|error| Refused::new(400, "malformed", format!("not an order: {error}")))?;
+    let reading = api.room.reading.clone().try_acquire_owned();
+    let reading = reading.map_err(|_| Refused::busy("too much is being read"))?;
+    let archive = api.archive.clone();
+    // It reads the archive through.
+    let found = tokio::task::spawn_blocking(move || {
+        let _reading = reading;
+        archived_boot_log(&archive, &order)
+    });
+    match found.await {
+        Ok(found) => found.map_err(|error| ill(api, &error)),
+        Err(error) => Err(bug(&error)),
+    }
 }
 
 async fn admin_order(State(api): Ctx, request: HttpRequest) -> Result<Json<admin::Done>, Refused> {

@@ -58,6 +58,10 @@ pub struct Settings {
     /// is taken, and labelled.
     #[serde(default)]
     pub ek_needed: EkTrust,
+    /// Which states of machines are accepted: a file (`docs/formats/quotes.md`). It is read again when it changes.
+    /// None: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_policy: Option<PathBuf>,
     /// Whether devices show a certificate with every connection: `required`, or `off` where a proxy in front ends TLS.
     /// Default `required`.
     #[serde(default)]
@@ -239,6 +243,8 @@ impl Settings {
             ek_roots: None,
             ek_pins: None,
             ek_needed: EkTrust::Untrusted,
+            // What `jurat attest baseline` wrote before the start.
+            machine_policy: Some(dir.join("machines.toml")).filter(|path| path.exists()),
         })
     }
 }

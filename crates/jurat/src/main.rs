@@ -5,6 +5,7 @@
     reason = "a command-line program speaks to its user"
 )]
 
+mod attest;
 mod cli;
 mod commands;
 mod demo;
