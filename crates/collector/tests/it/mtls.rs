@@ -139,7 +139,7 @@ async fn who_has_token_and_hmac_key_alone_uses_up_no_nonce_and_is_no_sign_of_lif
     };
     let bench = Bench::start_with(host, |settings| settings.device_certificate_s = 86_400).await;
     assert_eq!(bench.asked_over(&bench.client()).await.unwrap(), 0);
-    let heard = bench.device().await.heard_at;
+    let heard = bench.device().await.epochs[0].heard_at;
     clock.advance_s(1_000);
     for _ in 0..20 {
         let rubbish = bench.next_certificate(b"rubbish".to_vec()).await;
@@ -147,7 +147,7 @@ async fn who_has_token_and_hmac_key_alone_uses_up_no_nonce_and_is_no_sign_of_lif
         let bare = bench.asked_over(&bench.bare()).await;
         assert_eq!(code(bare), "certificate_needed");
     }
-    assert_eq!(bench.device().await.heard_at, heard);
+    assert_eq!(bench.device().await.epochs[0].heard_at, heard);
     assert_eq!(bench.asked_over(&bench.client()).await.unwrap(), 0);
 }
 
