@@ -101,11 +101,10 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
     };
     let believed = roots(&swtpm, dir.path());
     let place: KeyPlace = format!("tpm:{}", swtpm.address()).parse().unwrap();
-    let mut device = Device::enrolled_with(place, |settings: &mut Settings| {
+    let device = Device::enrolled_with(place, |settings: &mut Settings| {
         settings.ek_roots = Some(believed);
         settings.ek_needed = EkTrust::Verified;
     });
-    device.config.seal.batch_events = 4;
     assert_eq!(device.report().key_kind, "tpm-verified");
     device.append("a.jsonl", &prompt("one"));
     device.run_until(Finish::WhenDelivered);
@@ -138,22 +137,20 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
 
     // Twenty batches, in the middle of which the TPM is away for a while.
     let batches = device.sealed("batch.sealed").len();
-    for round in 0..10 {
-        for line in 0..5 {
-            device.append("a.jsonl", &prompt(&format!("line {round} {line}")));
+    for round in 0..20 {
+        device.append("a.jsonl", &prompt(&format!("round {round}")));
+        if round != 10 {
+            device.run_until(Finish::WhenDelivered);
+            continue;
         }
+        swtpm.power_off();
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| device.run_until(Finish::WhenDelivered));
+            until("it is sealed", || device.sealed("prompt.").len() == 12);
+            swtpm.power_on();
+            running.join().unwrap();
+        });
     }
-    device.run_until(Finish::WhenDelivered);
-    swtpm.power_off();
-    for line in 0..40 {
-        device.append("a.jsonl", &prompt(&format!("away {line}")));
-    }
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| device.run_until(Finish::WhenDelivered));
-        until("all is sealed", || device.sealed("prompt.").len() == 91);
-        swtpm.power_on();
-        running.join().unwrap();
-    });
     let made = device.sealed("batch.sealed").len() - batches;
     assert!(made >= 20, "{made}");
     assert_eq!(device.codes(), Vec::<&str>::new());
