@@ -10,7 +10,7 @@ mod peers;
 mod texts;
 mod witness;
 
-pub use attest::{boot_log, ima, tpm};
+pub use attest::{boot_log, ima, machine_policy, tpm};
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
 pub use peers::{ACCEPTED, answer, certificate, enrolment, receipt, request, signer};
@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("fork", fork),
     ("ima", ima),
     ("ledger", ledger),
+    ("machine_policy", machine_policy),
     ("note", note),
     ("policy", policy),
     ("receipt", receipt),

@@ -266,7 +266,14 @@ impl Agent {
         let loaded = Keys::load(host, &home, &enrolment)?;
         let (signers, tls) = (loaded.signers, loaded.tls);
         let quoting = match &loaded.chip {
-            Some(chip) => Some(Quoting::start(chip, &enrolment, inputs)?),
+            Some(chip) => Some(Quoting::start(
+                chip,
+                &enrolment,
+                &config.attest,
+                &home,
+                host,
+                inputs,
+            )?),
             None => None,
         };
         let signing = if signers.iter().any(|signer| signer.is_slow()) {
@@ -653,7 +660,7 @@ impl Agent {
     }
 
     /// Makes what is pending durable. When the disk is full, what is pending is kept and reading pauses.
-    fn commit(&mut self) -> Result<(), AgentError> {
+    pub(crate) fn commit(&mut self) -> Result<(), AgentError> {
         let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
@@ -1302,6 +1309,7 @@ impl Agent {
             erased: self.sealer.erased(),
             ledger_bytes: ledger.len().unwrap_or(0),
             receipt: self.receipt.map(|(status, _)| status),
+            boot_log: self.quoting.as_ref().and_then(Quoting::boot_log_problem),
             receipt_missing: self.receipt_missing.clone(),
         }
     }

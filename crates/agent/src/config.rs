@@ -184,6 +184,9 @@ pub struct AttestConfig {
     pub quote: QuoteWhen,
     /// After so many seconds of activity, at the latest.
     pub quote_s: u64,
+    /// What the machine's firmware measured. Default: where Linux shows it for the TPM that is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_log: Option<PathBuf>,
 }
 
 impl Default for AttestConfig {
@@ -191,6 +194,7 @@ impl Default for AttestConfig {
         Self {
             quote: QuoteWhen::Interval,
             quote_s: 60,
+            boot_log: None,
         }
     }
 }

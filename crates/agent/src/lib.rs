@@ -8,6 +8,7 @@
 
 mod again;
 mod agent;
+mod boot_log;
 mod config;
 mod dead_letters;
 mod dry_run;

@@ -84,6 +84,9 @@ pub struct Status {
     /// The newest accepted head that was found in the collector's log.
     #[serde(default)]
     pub receipt: Option<ReceiptStatus>,
+    /// Why the machine's boot log cannot be read, while it is so.
+    #[serde(default)]
+    pub boot_log: Option<String>,
     /// Why an accepted head was not found there, while it is so.
     #[serde(default)]
     pub receipt_missing: Option<String>,

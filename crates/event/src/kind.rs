@@ -113,6 +113,8 @@ kinds! {
     AttestationQuote = 6301 "attestation.quote",
     /// A collector makes something else of a device's quotes than before.
     AttestationJudged = 6302 "attestation.judged",
+    /// What the firmware of a machine says it measured at its start.
+    AttestationBootLog = 6303 "attestation.boot_log",
     /// A person's approval is required.
     ApprovalRequired = 7001 "approval.required",
     /// A scheduled job ran.

@@ -459,6 +459,9 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
             number(receipt.leaf)
         );
     }
+    if let Some(why) = &status.boot_log {
+        let _ = writeln!(out, "boot log   cannot be read: {}", plain(why));
+    }
     if let Some(why) = &status.receipt_missing {
         let _ = writeln!(out, "receipt    MISSING: {}", plain(why));
     }

@@ -13,7 +13,7 @@ pub use device::{
     request, request_pem,
 };
 pub use pin::Pin;
-pub use server::{Server, server};
+pub use server::{Ask, Server, server};
 
 use std::path::Path;
 use std::sync::Arc;

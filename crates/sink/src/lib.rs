@@ -20,6 +20,6 @@ pub use batch::{
 pub use collector::{
     Accepted, Activation, Certified, Challenged, Collector, CollectorError, Enrolled, Enrolling,
     Enrolment, FrontierAnswer, Identity, Predecessor, Refusal, SetUp, activation_proof,
-    check_accepted, check_receipt, no_tpm, understand,
+    check_accepted, check_enrolment, check_receipt, no_tpm, understand,
 };
 pub use file::{FileSink, FileSinkError, Guarantee};

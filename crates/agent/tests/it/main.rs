@@ -6,6 +6,7 @@ mod erase;
 mod keylife;
 mod keyplaces;
 mod late;
+mod measured;
 mod past;
 mod reveal;
 mod room;
@@ -27,7 +28,7 @@ struct Device {
     dir: tempfile::TempDir,
     host: Host,
     config: Config,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     collector: Running,
 }
 
@@ -76,7 +77,7 @@ impl Device {
             dir,
             host,
             config,
-            _runtime: runtime,
+            runtime,
             collector: running,
         }
     }

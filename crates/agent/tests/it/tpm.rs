@@ -101,10 +101,11 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
     };
     let believed = roots(&swtpm, dir.path());
     let place: KeyPlace = format!("tpm:{}", swtpm.address()).parse().unwrap();
-    let device = Device::enrolled_with(place, |settings: &mut Settings| {
+    let mut device = Device::enrolled_with(place, |settings: &mut Settings| {
         settings.ek_roots = Some(believed);
         settings.ek_needed = EkTrust::Verified;
     });
+    device.config.seal.batch_events = 4;
     assert_eq!(device.report().key_kind, "tpm-verified");
     device.append("a.jsonl", &prompt("one"));
     device.run_until(Finish::WhenDelivered);
@@ -133,6 +134,33 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
         assert_eq!(said.tpm.as_ref().unwrap()["virtual"], true);
         assert!(!report.not_proven.contains(&NotProven::Quotes));
         assert!(!report.not_proven.contains(&NotProven::SoftwareKey));
+    }
+
+    // Twenty batches, in the middle of which the TPM is away for a while.
+    let batches = device.sealed("batch.sealed").len();
+    for round in 0..10 {
+        for line in 0..5 {
+            device.append("a.jsonl", &prompt(&format!("line {round} {line}")));
+        }
+    }
+    device.run_until(Finish::WhenDelivered);
+    swtpm.power_off();
+    for line in 0..40 {
+        device.append("a.jsonl", &prompt(&format!("away {line}")));
+    }
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| device.run_until(Finish::WhenDelivered));
+        until("all is sealed", || device.sealed("prompt.").len() == 91);
+        swtpm.power_on();
+        running.join().unwrap();
+    });
+    let made = device.sealed("batch.sealed").len() - batches;
+    assert!(made >= 20, "{made}");
+    assert_eq!(device.codes(), Vec::<&str>::new());
+    for report in verdicts(&device) {
+        assert_eq!(report.axes.key, KeyAxis::TpmVerified);
+        assert_eq!(judged_quotes(&report).status, "affirming");
+        assert!(!report.axes.witness.names.is_empty());
     }
 
     // Another start of the machine is nothing to worry about.
