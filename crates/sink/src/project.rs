@@ -1,7 +1,7 @@
 //! From sealed records to the messages of one sink: which entries, in which format, with which numbers.
 
-use jurat_event::Severity;
-use jurat_proof::{Chain, Digest, Record, RecordReader, leaf_hash};
+use jurat_event::{Kind, Severity};
+use jurat_proof::{Chain, Digest, EntryView, Record, RecordReader, leaf_hash};
 use serde::{Deserialize, Serialize};
 
 use crate::Seals;
@@ -81,6 +81,14 @@ pub struct Projected {
     pub passed: u64,
     /// Leaves of which only the hash is here.
     pub withheld: u64,
+    /// Leaves that the ledger no longer has, or of which the chain is not known: from and up to.
+    pub missed: Option<(u64, u64)>,
+}
+
+/// The chain before the end of a batch, as that says it.
+fn chain_of(view: &EntryView<'_>) -> Option<Digest> {
+    let detail = view.detail_map();
+    Digest::from_hex(detail.get("chain")?.as_str()?)
 }
 
 impl Projector {
@@ -90,9 +98,11 @@ impl Projector {
     /// What is wrong with a record, in words: the ledger is damaged.
     pub fn project(&self, at: Cursor, seals: &Seals) -> Result<(Projected, Cursor), String> {
         let mut chain = match at.chain {
-            Some(chain) => Chain(chain),
-            None => Chain::new(&self.origin),
+            Some(chain) => Some(Chain(chain)),
+            None if at.size == 0 => Some(Chain::new(&self.origin)),
+            None => None,
         };
+        let mut next = at.size;
         let mut out = Projected::default();
         let mut sink_seq = at.sink_seq;
         let (mut text, mut head) = (Vec::new(), Vec::new());
@@ -102,8 +112,11 @@ impl Projector {
                 Record::Entry(entry) => entry,
                 Record::Leaves { hashes, .. } => {
                     for hash in hashes {
-                        chain.push(&Digest(*hash));
+                        if let Some(chain) = &mut chain {
+                            chain.push(&Digest(*hash));
+                        }
                     }
+                    next += hashes.len() as u64;
                     out.withheld += hashes.len() as u64;
                     continue;
                 }
@@ -113,13 +126,36 @@ impl Projector {
                 Some(Ok(Record::Payload { bytes, .. })) => Some(*bytes),
                 _ => None,
             };
+            let view = EntryView::parse(entry).map_err(|error| error.to_string())?;
+            if view.seq != next {
+                // What stood before it was archived, and removed.
+                chain = None;
+                next = view.seq;
+            }
+            next += 1;
+            let chain = match &mut chain {
+                Some(chain) => chain,
+                unknown => {
+                    // The end of a batch says how the chain goes on.
+                    let known = view
+                        .is(Kind::BatchSealed)
+                        .then(|| chain_of(&view))
+                        .flatten();
+                    let Some(known) = known else {
+                        out.missed = Some((at.size, next));
+                        continue;
+                    };
+                    out.missed = Some((at.size, view.seq));
+                    unknown.insert(Chain(known))
+                }
+            };
             let leaf = leaf_hash(entry);
             let prev_chain_hash = chain.0;
             let proof = Proof {
                 device: self.origin.clone(),
                 leaf_hash: leaf,
-                chain_hash: chain.push(&leaf),
-                prev_chain_hash,
+                chain_hash: Some(chain.push(&leaf)),
+                prev_chain_hash: Some(prev_chain_hash),
                 sink_seq,
                 batch: seals.to,
                 judged: "sealed".into(),
@@ -143,7 +179,7 @@ impl Projector {
         let after = Cursor {
             position: seals.next,
             size: seals.to,
-            chain: Some(chain.0),
+            chain: chain.map(|chain| chain.0),
             sink_seq,
         };
         Ok((out, after))

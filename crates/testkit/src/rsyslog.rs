@@ -112,7 +112,7 @@ impl Rsyslog {
             Some(_) => String::new(),
         };
         let config = format!(
-            "global(workDirectory=\"{dir}\" {global})\n\
+            "global(workDirectory=\"{dir}\" parser.escapeControlCharacterTab=\"off\" {global})\n\
              module(load=\"imtcp\" {driver})\nmodule(load=\"imrelp\")\n\
              template(name=\"raw\" type=\"string\" string=\"%rawmsg%\\n\")\n\
              ruleset(name=\"all\") {{ action(type=\"omfile\" file=\"{dir}/received\" template=\"raw\") }}\n\

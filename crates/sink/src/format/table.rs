@@ -1,6 +1,8 @@
 //! Which field of an entry goes where. A format's own names, their limits, and where the value is found: data, so that a
 //! change of a mapping is a change of a line here.
 
+use jurat_proof::Digest;
+
 use super::{Item, Shed, as_text};
 
 /// Fields that are never shed from a JSON line.
@@ -164,7 +166,7 @@ impl Field {
             From::Of(..) => return None,
             From::TimeMs => item.time_ms().to_string(),
             From::Device => item.device().to_owned(),
-            From::Proof(name) => proof(item, name),
+            From::Proof(name) => proof(item, name)?,
         };
         let max = match shed {
             Shed::Words | Shed::Fields if !matches!(self.from, From::Proof(_)) => {
@@ -182,15 +184,16 @@ impl Field {
     }
 }
 
-fn proof(item: &Item<'_>, name: &str) -> String {
+fn proof(item: &Item<'_>, name: &str) -> Option<String> {
     let proof = &item.proof;
-    match name {
+    let hash = |hash: &Option<Digest>| hash.as_ref().map(Digest::to_string);
+    Some(match name {
         "device" => proof.device.clone(),
         "leaf_hash" => proof.leaf_hash.to_string(),
-        "chain_hash" => proof.chain_hash.to_string(),
-        "prev_chain_hash" => proof.prev_chain_hash.to_string(),
+        "chain_hash" => hash(&proof.chain_hash)?,
+        "prev_chain_hash" => hash(&proof.prev_chain_hash)?,
         "sink_seq" => proof.sink_seq.to_string(),
         "batch" => proof.batch.to_string(),
         _ => proof.judged.clone(),
-    }
+    })
 }

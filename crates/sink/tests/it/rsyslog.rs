@@ -174,7 +174,10 @@ impl Certified {
         fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
         let issuer = rcgen::Issuer::new(params, key);
         for name in ["receiver", "sender"] {
-            let params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+            let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+            // A name that is also the issuer's is that of an authority, to some.
+            let common_name = rcgen::DnType::CommonName;
+            params.distinguished_name.push(common_name, name);
             let key = rcgen::KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &issuer).unwrap();
             fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
