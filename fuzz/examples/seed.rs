@@ -409,7 +409,11 @@ fn certificate() {
 }
 
 fn relp() {
-    seed("relp", "answers", "1 rsp 15 200 OK\nrelp_version=0\n2 rsp 6 200 OK\n0 serverclose 0\n");
+    seed(
+        "relp",
+        "answers",
+        "1 rsp 15 200 OK\nrelp_version=0\n2 rsp 6 200 OK\n0 serverclose 0\n",
+    );
     seed("relp", "destination", "syslog+tcp://[::1]:601");
 }
 

@@ -8,10 +8,10 @@ use jurat_disk::{FixedClock, Host, replace};
 use jurat_key::external::Answer;
 use jurat_key::tls::{self, DeviceCertificate, Pin};
 use jurat_proof::{Digest, Receipt, Request, Signer as _, VerifierKey};
+use jurat_sink::transport::{Destination, RelpAnswer};
 use jurat_sink::{
     Accepted, CollectorError, Enrolled, Enrolment, FrontierAnswer, check_accepted, understand,
 };
-use jurat_sink::transport::{Destination, RelpAnswer};
 use jurat_testkit::{Repeatable, SimDisk};
 use reqwest::StatusCode;
 

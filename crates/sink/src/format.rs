@@ -203,6 +203,16 @@ fn json(item: &Item<'_>, shed: Shed, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"}");
 }
 
+/// What stands for a character in a text of one line: U+FFFD for controls, and for what some readers take for a line's end. C
+/// programs end a text at a NUL.
+fn in_a_line(c: char) -> char {
+    if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+        '\u{fffd}'
+    } else {
+        c
+    }
+}
+
 /// The beginning of a text, of at most so many bytes, and no half of a character.
 fn cut(text: &str, max_bytes: usize) -> &str {
     let mut end = text.len().min(max_bytes);

@@ -4,7 +4,7 @@
 use jurat_event::Severity;
 
 use super::table::CEF;
-use super::{Item, Shed};
+use super::{Item, Shed, in_a_line};
 
 /// What the payload stands under: last, for it is long.
 const FULL_CONTEXT: &str = "JuratFullContext";
@@ -50,8 +50,7 @@ pub(super) fn write(item: &Item<'_>, shed: Shed, out: &mut Vec<u8>) {
     }
 }
 
-/// A value of the extension: `\`, `=` and line ends are escaped, pipes are not. No other control character is in a line that
-/// may go through `syslog`: C programs end it at a NUL.
+/// A value of the extension: `\`, `=` and line ends are escaped, pipes are not.
 fn escape(value: &str, out: &mut Vec<u8>) {
     let mut buffer = [0; 4];
     for c in value.chars() {
@@ -61,8 +60,7 @@ fn escape(value: &str, out: &mut Vec<u8>) {
             '\n' => out.extend_from_slice(b"\\n"),
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.push(b' '),
-            c if c.is_control() => out.extend_from_slice("\u{fffd}".as_bytes()),
-            c => out.extend_from_slice(c.encode_utf8(&mut buffer).as_bytes()),
+            c => out.extend_from_slice(in_a_line(c).encode_utf8(&mut buffer).as_bytes()),
         }
     }
 }

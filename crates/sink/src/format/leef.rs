@@ -3,7 +3,7 @@
 use jurat_event::Severity;
 
 use super::table::LEEF;
-use super::{Item, Shed};
+use super::{Item, Shed, in_a_line};
 
 pub(super) fn write(item: &Item<'_>, shed: Shed, out: &mut Vec<u8>) {
     let kind = item.known_kind();
@@ -41,8 +41,7 @@ fn put(key: &str, value: &str, out: &mut Vec<u8>) {
     for c in value.chars() {
         let c = match c {
             '\t' | '\n' | '\r' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
+            c => in_a_line(c),
         };
         out.extend_from_slice(c.encode_utf8(&mut buffer).as_bytes());
     }

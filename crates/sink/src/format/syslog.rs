@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use jurat_event::Severity;
 
-use super::Item;
 use super::table::STRUCTURED;
+use super::{Item, in_a_line};
 
 /// A facility (RFC 5424, 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +93,7 @@ impl Header {
                         if matches!(c, '"' | '\\' | ']') {
                             out.push(b'\\');
                         }
-                        let c = if c.is_control() { '\u{fffd}' } else { c };
-                        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                        out.extend_from_slice(in_a_line(c).encode_utf8(&mut [0; 4]).as_bytes());
                     }
                     out.push(b'"');
                 }

@@ -13,6 +13,16 @@ use super::Peer;
 /// How long one step may take: to connect, and to wait for the other side.
 const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long after a handshake the other side may take to refuse our certificate.
+const VERDICT: Duration = Duration::from_millis(500);
+
+/// Whether there was nothing to read, for now.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
 
 /// A connection.
 pub(super) enum Stream {
@@ -46,6 +56,21 @@ impl Stream {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
+        // In TLS 1.3 we are done before the other side has looked at our certificate, and what is written meanwhile is lost
+        // when it does not like it. It says so at once, or sends tickets.
+        stream.sock.set_read_timeout(Some(VERDICT))?;
+        match stream.conn.read_tls(&mut stream.sock) {
+            Ok(0) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            Ok(_) => drop(
+                stream
+                    .conn
+                    .process_new_packets()
+                    .map_err(io::Error::other)?,
+            ),
+            Err(error) if is_nothing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        stream.sock.set_read_timeout(Some(SILENCE))?;
         Ok(Self::Tls(Box::new(stream)))
     }
 
@@ -75,11 +100,10 @@ impl Stream {
                 Err(error) => Err(error),
             },
         };
-        let waits = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         let ended = match read {
             Ok(0) => true,
             Ok(_) => false,
-            Err(error) => !waits(&error),
+            Err(error) => !is_nothing(&error),
         };
         ended || self.socket().set_nonblocking(false).is_err()
     }

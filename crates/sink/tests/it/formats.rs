@@ -65,7 +65,7 @@ fn seen(word: &str, keeps_lines: bool) -> String {
         .map(|c| match c {
             '\n' | '\r' if keeps_lines => c,
             '\n' | '\r' | '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
+            c if c.is_control() || "\u{2028}\u{2029}".contains(c) => '\u{fffd}',
             c => c,
         })
         .collect();
