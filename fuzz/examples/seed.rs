@@ -161,6 +161,7 @@ fn main() {
     peers(&note);
     signer();
     certificate();
+    relp();
 }
 
 fn witness_policy(witness: &SoftwareKey) -> String {
@@ -405,6 +406,15 @@ fn certificate() {
         "sha256/BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
     );
     seed("certificate", "place", "external:sh /etc/jurat/signer.sh");
+}
+
+fn relp() {
+    seed(
+        "relp",
+        "answers",
+        "1 rsp 15 200 OK\nrelp_version=0\n2 rsp 6 200 OK\n0 serverclose 0\n",
+    );
+    seed("relp", "destination", "syslog+tcp://[::1]:601");
 }
 
 fn signer() {

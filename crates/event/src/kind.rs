@@ -179,6 +179,10 @@ kinds! {
     KeyUnavailable = 9132 "key.unavailable",
     /// The key signs again.
     KeyAvailable = 9133 "key.available",
+    /// Where events go besides the collector, and what its success means.
+    SinkAttached = 9140 "sink.attached",
+    /// A sink was not sent these leaves: they were archived and removed before.
+    SinkMissed = 9141 "sink.missed",
     /// Anything else.
     Other = 9999 "other",
 }

@@ -10,6 +10,7 @@ mod measured;
 mod past;
 mod reveal;
 mod room;
+mod sinks;
 mod site;
 mod sources;
 mod tpm;

@@ -74,7 +74,10 @@ pub fn server(certificate: &Path, key: &Path, ask: Ask) -> Result<Server, KeyErr
 }
 
 /// The bytes of both files, and what they are.
-fn load(certificate: &Path, key: &Path) -> Result<(Vec<Vec<u8>>, Arc<CertifiedKey>), KeyError> {
+pub(super) fn load(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(Vec<Vec<u8>>, Arc<CertifiedKey>), KeyError> {
     let read = |path: &Path| {
         let mut bytes = Vec::new();
         let file =
