@@ -80,10 +80,11 @@ fn a_dead_sink_holds_up_neither_the_collector_nor_another_sink_and_its_trouble_i
         ),
     ];
     let state = device.dir.path().join("device");
-    let inputs = Inputs::default();
-    let stop = inputs.sender();
+    let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| {
+            let inputs = Inputs::default();
+            tell.send(inputs.sender()).unwrap();
             jurat_agent::run(
                 &device.host,
                 &device.config,
@@ -93,6 +94,7 @@ fn a_dead_sink_holds_up_neither_the_collector_nor_another_sink_and_its_trouble_i
                 &mut |_| {},
             )
         });
+        let stop = told.recv().unwrap();
         device.append("a.jsonl", &prompt("hello"));
         until("the other sink has it", || {
             let lines = rsyslog.received();
