@@ -12,7 +12,7 @@ use jurat_disk::{Host, read, replace};
 use jurat_key::external::{External, ExternalConfig, TIMEOUT};
 use jurat_key::tls::{self, CHAIN_BYTES_MAX, DeviceCertificate};
 use jurat_key::tpm::{Address, Challenge, Chip, ChipError, ChipKey, Role};
-use jurat_key::{HeldKey, HeldSigner, KeyError, P256Key, Secret, Signer, SoftwareKey};
+use jurat_key::{HeldKey, HeldSigner, KeyError, LogKey, P256Key, Secret, Signer};
 use jurat_seal::Enrolled;
 use jurat_sink::{Challenged, no_tpm};
 use serde::{Deserialize, Serialize};
@@ -256,13 +256,20 @@ pub(crate) struct Made {
 
 /// The key of a log that has no name yet.
 enum Log {
-    File(Secret),
+    File(LogKey),
     Held(Arc<dyn HeldKey>),
 }
 
-/// The key of the connections in this file.
-fn tls_key(seed: Result<Secret, KeyError>) -> Result<Arc<dyn HeldKey>, KeyError> {
-    Ok(Arc::new(P256Key::new(&seed?)?))
+/// The key of the connections, where it is a file; made when there is none yet.
+fn make_tls_key(host: &Host, keys: &Path) -> Result<Arc<dyn HeldKey>, KeyError> {
+    let made = P256Key::load_or_create(host, &keys.join(TLS_KEY))?;
+    Ok(Arc::new(made))
+}
+
+/// Likewise, never made.
+fn tls_key(host: &Host, keys: &Path) -> Result<Arc<dyn HeldKey>, KeyError> {
+    let seed = Secret::load(host, &keys.join(TLS_KEY))?;
+    Ok(Arc::new(P256Key::new(&seed)?))
 }
 
 impl Made {
@@ -283,8 +290,8 @@ impl Made {
         match place {
             KeyPlace::Software => Ok(Self {
                 kind: "software",
-                log: Log::File(Secret::load_or_create(host, &keys.join("log.key"))?),
-                tls: tls_key(Secret::load_or_create(host, &keys.join(TLS_KEY)))?,
+                log: Log::File(LogKey::load_or_create(host, &keys.join("log.key"))?),
+                tls: make_tls_key(host, keys)?,
                 chip: None,
                 evidence: None,
             }),
@@ -294,11 +301,7 @@ impl Made {
             }
             KeyPlace::External(command) => {
                 let log = Arc::new(External::start(program(command))?);
-                Ok(held(
-                    "external",
-                    log,
-                    tls_key(Secret::load_or_create(host, &keys.join(TLS_KEY)))?,
-                ))
+                Ok(held("external", log, make_tls_key(host, keys)?))
             }
             KeyPlace::Tpm(at) => {
                 let chip = Arc::new(Chip::create(host, &address(at)?, keys)?);
@@ -328,7 +331,10 @@ impl Made {
 
     pub(crate) fn public(&self) -> Result<Vec<u8>, KeyError> {
         match &self.log {
-            Log::File(seed) => Ok(SoftwareKey::log(seed, "unnamed")?.public_key().to_vec()),
+            Log::File(key) => {
+                let key = key.signer("unnamed")?;
+                Ok(key.verifier_key().key.bytes().to_vec())
+            }
             Log::Held(key) => Ok(key.point().to_vec()),
         }
     }
@@ -345,7 +351,7 @@ impl Made {
     /// The verifier key under this name.
     pub(crate) fn verifier_text(&self, origin: &str) -> Result<String, KeyError> {
         match &self.log {
-            Log::File(seed) => Ok(SoftwareKey::log(seed, origin)?.verifier_text()),
+            Log::File(key) => Ok(key.signer(origin)?.verifier_key().to_string()),
             Log::Held(key) => Ok(HeldSigner::new(key.clone(), origin)?
                 .verifier_key()
                 .to_string()),
@@ -405,15 +411,11 @@ impl Keys {
             Ok(vec![Arc::new(HeldSigner::new(key, &enrolment.origin)?)])
         };
         match &enrolment.key {
-            KeyPlace::Software => {
-                let signers = KeyFiles::new(home).load(host, &enrolment.origin)?;
-                let signers = signers.into_iter().map(|key| Arc::new(key) as _);
-                Ok(Self {
-                    signers: signers.collect(),
-                    tls: tls_key(Secret::load(host, &keys.join(TLS_KEY)))?,
-                    chip: None,
-                })
-            }
+            KeyPlace::Software => Ok(Self {
+                signers: KeyFiles::new(home).load(host, &enrolment.origin)?,
+                tls: tls_key(host, &keys)?,
+                chip: None,
+            }),
             KeyPlace::Tpm(at) => {
                 let chip = Arc::new(Chip::load(host, &address(at)?, &keys)?);
                 Ok(Self {
@@ -436,7 +438,7 @@ impl Keys {
                 let log = External::known(program(command), points.log);
                 Ok(Self {
                     signers: signer(Arc::new(log))?,
-                    tls: tls_key(Secret::load(host, &keys.join(TLS_KEY)))?,
+                    tls: tls_key(host, &keys)?,
                     chip: None,
                 })
             }

@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime};
 use super::device::Held;
 use super::{CHAIN_BYTES_MAX, wrong};
 use crate::p256::P256Key;
-use crate::{HeldKey, KeyError, Secret};
+use crate::{HeldKey, KeyError};
 
 /// The authority's key is a file beside the collector's other keys, and lives as long as the collector.
 const YEARS: i64 = 20;
@@ -33,7 +33,7 @@ impl Authority {
     /// # Errors
     /// [`KeyError`].
     pub fn load_or_create(host: &Host, dir: &Path, domain: &str) -> Result<Self, KeyError> {
-        let key = P256Key::new(&Secret::load_or_create(host, &dir.join("clients.key"))?)?;
+        let key = P256Key::load_or_create(host, &dir.join("clients.key"))?;
         let path = dir.join("clients.pem");
         let fail = |error: rcgen::Error| wrong(&path, error);
         let mut params = CertificateParams::default();

@@ -192,7 +192,7 @@ impl PublicKeyData for Held<'_> {
 
 impl rcgen::SigningKey for Held<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        let signed = self.0.sign_digest(&hash(message));
+        let signed = self.0.sign_message(message);
         signed.map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
@@ -241,7 +241,7 @@ impl SigningKey for TlsKey {
 
 impl Signer for TlsKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        let signed = self.0.sign_digest(&hash(message));
+        let signed = self.0.sign_message(message);
         signed.map_err(|error| Error::General(error.to_string()))
     }
 

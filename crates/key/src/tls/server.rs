@@ -10,7 +10,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::clients::Asking;
-use super::{PROTOCOLS, Pin, provider, wrong};
+use super::{PROTOCOLS, Pin, check_fips, provider, wrong};
 use crate::KeyError;
 
 /// A server's configuration, and the files that it comes from.
@@ -51,6 +51,7 @@ pub fn server(certificate: &Path, key: &Path) -> Result<Server, KeyError> {
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
         .map_err(|error| wrong(Path::new("TLS tickets"), error))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    check_fips(config.fips())?;
     Ok(Server {
         config: Arc::new(config),
         files,
