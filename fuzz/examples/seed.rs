@@ -11,7 +11,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jurat_disk::{Disk, FixedClock, Host, Mode};
 use jurat_event::{Event, Kind};
 use jurat_fuzz::{ACCEPTED, ORIGIN, Piece, SINK, lines_of, log_key, p256_key};
-use jurat_key::{Secret, SoftwareKey, der_signature};
+use jurat_key::tls::{self, Authority};
+use jurat_key::{HeldKey, P256Key, Secret, SoftwareKey, der_signature};
 use jurat_ledger::{Options, Reader};
 use jurat_proof::{
     Checkpoint, Cosignature, ForkProof, Note, Receipt, Record, RecordReader, Selection,
@@ -159,6 +160,7 @@ fn main() {
     measurements();
     peers(&note);
     signer();
+    certificate();
 }
 
 fn witness_policy(witness: &SoftwareKey) -> String {
@@ -365,6 +367,34 @@ fn peers(note: &Note) {
         "signed",
         format!("1790000000 0123456789abcdef zstd {header}\nbody"),
     );
+}
+
+fn certificate() {
+    let disk = SimDisk::new();
+    let host = Host {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(FixedClock::new(1_790_000_000)),
+        rng: Arc::new(Repeatable::new(1)),
+    };
+    let key: Arc<dyn HeldKey> = Arc::new(P256Key::new(&Secret::from_bytes([5; 32])).unwrap());
+    let device = "11111111-2222-4333-8444-555555555555";
+    seed(
+        "certificate",
+        "request",
+        tls::request(&key, device).unwrap(),
+    );
+    disk.create_dir_all(Path::new("/k")).unwrap();
+    let authority = Authority::load_or_create(&host, Path::new("/k"), "example.org").unwrap();
+    let chain = authority
+        .issue(&host, device, key.point(), 604_800)
+        .unwrap();
+    seed("certificate", "chain", chain + authority.pem());
+    seed(
+        "certificate",
+        "pin",
+        "sha256/BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
+    );
+    seed("certificate", "place", "external:sh /etc/jurat/signer.sh");
 }
 
 fn signer() {

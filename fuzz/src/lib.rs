@@ -13,7 +13,7 @@ mod witness;
 pub use attest::{boot_log, ima, tpm};
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
-pub use peers::{ACCEPTED, answer, enrolment, receipt, request, signer};
+pub use peers::{ACCEPTED, answer, certificate, enrolment, receipt, request, signer};
 pub use texts::{redact, settings, transcript, trust};
 pub use witness::{fork, policy, witness};
 
@@ -39,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("reveal", reveal),
     ("settings", settings),
     ("siem", siem),
+    ("certificate", certificate),
     ("signer", signer),
     ("tile", tile),
     ("tpm", tpm),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jurat_collector::fuzzing::enroll;
 use jurat_disk::{FixedClock, Host, replace};
 use jurat_key::external::Answer;
+use jurat_key::tls::{self, DeviceCertificate, Pin};
 use jurat_proof::{Digest, Receipt, Request, Signer as _, VerifierKey};
 use jurat_sink::{
     Accepted, CollectorError, Enrolled, Enrolment, FrontierAnswer, check_accepted, understand,
@@ -109,6 +110,24 @@ pub fn enrolment(data: &[u8]) {
         assert_eq!(id, enrolment.device);
         assert_eq!(origin, format!("example.org/jurat/{id}/0"));
         assert!(!origin.contains(char::is_whitespace));
+    }
+}
+
+/// A request for a certificate, as a device sends it, and a chain, as a device is sent it; and both names of a key that a
+/// command line may have.
+pub fn certificate(data: &[u8]) {
+    if let Ok(point) = tls::check_request(data) {
+        VerifierKey::p256(ORIGIN, point).expect("a point that is taken can verify");
+    }
+    if let Ok(certificate) = DeviceCertificate::parse(data) {
+        VerifierKey::p256(ORIGIN, certificate.point).expect("a point that is taken can verify");
+        assert!(certificate.is_due(certificate.to_s));
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        if let Ok(pin) = text.parse::<Pin>() {
+            assert_eq!(pin.to_string().parse(), Ok(pin));
+        }
+        let _ = text.parse::<jurat_agent::KeyPlace>();
     }
 }
 

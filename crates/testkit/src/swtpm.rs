@@ -106,6 +106,22 @@ impl Swtpm {
     /// # Panics
     /// When it does not start.
     pub fn power_on(&mut self) {
+        let server = format!("type=unixio,path={}", self.socket().display());
+        self.start_with(&["--server", &server]);
+    }
+
+    /// Likewise, listening on this port of loopback, and on the next one for commands to itself: what tools of others
+    /// want. The way there, as they are told it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn power_on_at(&mut self, port: u16) -> String {
+        let [server, control] = [port, port + 1].map(|port| format!("type=tcp,port={port}"));
+        self.start_with(&["--server", &server, "--ctrl", &control]);
+        format!("swtpm:host=127.0.0.1,port={port}")
+    }
+
+    fn start_with(&mut self, listening: &[&str]) {
         // Written when it listens; the socket's file is there before that.
         let listens = self.dir.join("pid");
         for old in [&self.socket(), &listens] {
@@ -115,8 +131,7 @@ impl Swtpm {
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", self.state().display()))
-            .arg("--server")
-            .arg(format!("type=unixio,path={}", self.socket().display()))
+            .args(listening)
             .arg("--pid")
             .arg(format!("file={}", listens.display()))
             .stdout(Stdio::null())

@@ -9,6 +9,7 @@ mod external;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod swtpm;
+mod tools;
 
 use std::sync::Arc;
 
