@@ -63,6 +63,7 @@ impl LogKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jurat_proof::{Checkpoint, Digest};
 
     #[test]
     fn a_key_stays_what_its_file_says_whichever_kind_this_build_makes() {
@@ -73,9 +74,15 @@ mod tests {
             let made = LogKey::create(&host, &path, is_p256).unwrap();
             let made = made.signer("example.org/log").unwrap();
             assert_eq!(made.verifier_key().alg, alg);
-            let signature = made.sign(b"a head").unwrap();
-            assert!(made.verifier_key().verify(b"a head", &signature));
-            assert!(!made.verifier_key().verify(b"another", &signature));
+            let head = Checkpoint {
+                origin: made.verifier_key().name.clone(),
+                size: 7,
+                root: Digest([9; 32]),
+            };
+            let mut note = head.sign(&*made).unwrap();
+            assert_eq!(note.is_signed_by(made.verifier_key()), Ok(true));
+            note.text = note.text.replace("\n7\n", "\n8\n");
+            assert!(note.is_signed_by(made.verifier_key()).is_err());
             for loaded in [LogKey::load, LogKey::load_or_create] {
                 let loaded = loaded(&host, &path).unwrap();
                 let loaded = loaded.signer("example.org/log").unwrap();
