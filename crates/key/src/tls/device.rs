@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{CertificateParams, DnType, PublicKeyData, SignatureAlgorithm as Algorithm};
@@ -17,7 +17,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::held::{is_point, is_signed};
+use crate::held::is_point;
 use crate::{HeldKey, KeyError};
 
 /// The longest request for a certificate, in DER.
@@ -165,16 +165,11 @@ pub fn check_request(der: &[u8]) -> Result<[u8; 65], CertificateProblem> {
     let point = point_of(&info.subject_pki)?;
     let algorithm = request.signature_algorithm.algorithm.to_id_string();
     let signature = &request.signature_value.data;
-    let hashed = hash(info.raw);
-    if algorithm != ECDSA_SHA256 || !is_signed(&point, &hashed, signature) {
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
+    if algorithm != ECDSA_SHA256 || key.verify(info.raw, signature).is_err() {
         return Err(CertificateProblem::Signature);
     }
     Ok(point)
-}
-
-fn hash(message: &[u8]) -> [u8; 32] {
-    let hashed = digest(&SHA256, message);
-    hashed.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// A held key as the maker of certificates wants it.
