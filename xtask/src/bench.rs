@@ -5,6 +5,7 @@ mod hash;
 mod peers;
 mod quotes;
 mod tiles;
+mod tpm;
 mod verify;
 
 use std::fs::{self, File};
@@ -28,7 +29,7 @@ struct Row {
 }
 
 /// What can be measured.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "ledger",
     "hash",
     "tiles",
@@ -38,6 +39,7 @@ const NAMES: [&str; 11] = [
     "collector",
     "verify",
     "quotes",
+    "tpm",
     "idle",
     "build",
 ];
@@ -85,6 +87,9 @@ pub(crate) fn bench(filter: &str) -> Result<bool> {
         println!(
             "SKIPPED redactor, pipeline, reopen, collector: set JURAT_SHARED to the folder that holds corpus/"
         );
+    }
+    if wanted("tpm") {
+        rows.extend(tpm::tpm(corpus.as_deref())?);
     }
     if wanted("verify") {
         rows.extend(verify::verify()?);
@@ -289,6 +294,12 @@ const JURAT: &str = "target/release/jurat";
 
 impl Device {
     fn enrolled(config: &str) -> Result<Self> {
+        let (device, _) = Self::enrolled_with(config, "software")?;
+        Ok(device)
+    }
+
+    /// One with its keys elsewhere; and how long its enrolment took, the whole process.
+    fn enrolled_with(config: &str, key: &str) -> Result<(Self, Duration)> {
         let dir = tempfile::tempdir_in("target")?;
         let path = |name: &str| dir.path().join(name).display().to_string();
         fs::create_dir_all(dir.path().join("agent/projects/p"))?;
@@ -318,12 +329,15 @@ impl Device {
             std::thread::sleep(Duration::from_millis(20));
         }
         let path = |name: &str| device.dir.path().join(name).display().to_string();
+        let start = Instant::now();
         let enrolled = Command::new(JURAT)
             .args([
                 "--state-dir",
                 &path("device"),
                 "enroll",
                 &format!("https://localhost:{port}"),
+                "--key",
+                key,
             ])
             .args([
                 "--token-file",
@@ -334,7 +348,7 @@ impl Device {
             .stdout(Stdio::null())
             .status()?;
         anyhow::ensure!(enrolled.success(), "enrolment failed");
-        Ok(device)
+        Ok((device, start.elapsed()))
     }
 
     fn run(&self) -> Result<Child> {
@@ -512,7 +526,16 @@ fn sealed(
     bytes: u64,
     limit: &dyn Fn() -> Result<f64>,
 ) -> Result<(Device, Sealed)> {
-    let mut device = Device::enrolled(config)?;
+    sealed_by(Device::enrolled(config)?, files, bytes, limit)
+}
+
+/// Likewise, by this device.
+fn sealed_by(
+    mut device: Device,
+    files: &[PathBuf],
+    bytes: u64,
+    limit: &dyn Fn() -> Result<f64>,
+) -> Result<(Device, Sealed)> {
     device.stop_serve();
     let (bytes, lines) = fill(files, &device.sessions()?, bytes)?;
     let before = limit()?;

@@ -945,6 +945,9 @@ impl Agent {
         self.bell
             .end
             .store(self.sealer.ledger().end(), Ordering::Release);
+        self.bell
+            .signed
+            .store(self.sealer.signed(), Ordering::Release);
         self.bell.ring.notify_one();
     }
 

@@ -12,7 +12,7 @@ use jurat_key::{KeyError, Secret, tls};
 use jurat_sink::{Collector, CollectorError, SetUp};
 use serde::{Deserialize, Serialize};
 
-use crate::keys::{ENROLMENT_RECEIPT, KeyPlace, Made, store_certificate};
+use crate::keys::{KeyPlace, Made, store_certificate};
 use crate::uplink::Uplink;
 
 /// What is known after enrolment; kept in `enrolment.json`. Secrets are in `keys/`.
@@ -238,39 +238,31 @@ pub async fn enroll(
     Ok(enrolment)
 }
 
-/// Keeps the receipt of the enrolment, which a device whose keys are no files shows in bundles. Where it does not come now, the
-/// collector's bundles have it.
+/// Fetches the receipt of the enrolment, where there is use for it. One that does not come now comes while the endpoint
+/// runs.
 pub(crate) async fn fetch_receipt(
     host: &Host,
     state_dir: &Path,
     made: &Made,
     enrolment: &Enrolment,
 ) {
-    if enrolment.key == KeyPlace::Software {
-        return;
-    }
     let home = enrolment.home(state_dir);
     let (tls, timeout) = (made.tls.clone(), Duration::from_secs(10));
     let Ok(uplink) = Uplink::with(host, &home, enrolment.clone(), tls, timeout) else {
         return;
     };
     for _ in 0..RECEIPT_TRIES {
-        if let Ok(receipt) = uplink.enrolment_receipt(host).await {
-            let path = home.join("keys").join(ENROLMENT_RECEIPT);
-            if let Err(error) = replace(&*host.disk, &path, &receipt) {
-                tracing::warn!(%error, path = %path.display(), "the enrolment's receipt");
-            }
+        if uplink.keep_enrolment_receipt(host).await {
             return;
         }
         tokio::time::sleep(RECEIPT_PAUSE).await;
     }
-    tracing::warn!("the collector's log does not show the enrolment yet");
 }
 
 /// How often, and in which intervals, the receipt of an enrolment is asked for: a head of the collector's log comes
 /// every second.
-const RECEIPT_TRIES: u32 = 20;
-const RECEIPT_PAUSE: Duration = Duration::from_millis(500);
+const RECEIPT_TRIES: u32 = 50;
+const RECEIPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes the secrets of an answer, and the certificate, to their files.
 pub(crate) fn store_secrets(

@@ -28,6 +28,14 @@ pub(crate) struct Accepted {
 }
 
 impl Uploader {
+    /// Fetches the receipt of the enrolment where it did not come with that.
+    pub(crate) async fn enrolment_receipt(&self) {
+        let pause = Duration::from_secs(self.patience.receipt_s.max(1));
+        while !self.uplink.keep_enrolment_receipt(&self.host).await {
+            sleep(pause).await;
+        }
+    }
+
     /// Checks the newest accepted head now and then, and says when it stands in the collector's log, or has
     /// not appeared there for too long.
     pub(crate) async fn receipts(&self, mut heads: watch::Receiver<Accepted>) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jurat_disk::Host;
+use jurat_disk::{Host, read, replace};
 use jurat_key::tls::DeviceCertificate;
 use jurat_key::{HeldKey, Secret, tls};
 use jurat_sink::{
@@ -13,7 +13,7 @@ use jurat_sink::{
 };
 
 use crate::enrol::{EnrolError, Enrolment};
-use crate::keys::{Keys, certificate, store_certificate};
+use crate::keys::{ENROLMENT_RECEIPT, KeyPlace, Keys, certificate, store_certificate};
 use crate::receipts::{Accepted as Head, ReceiptStatus};
 use crate::uploader::describe;
 
@@ -38,6 +38,8 @@ struct Reach {
     not_before_s: u64,
 }
 
+/// The longest receipt that is kept.
+const RECEIPT_BYTES_MAX: u64 = 1024 * 1024;
 /// A collector that issued no certificate is asked for one again after this time.
 const ASK_AGAIN_S: u64 = 60;
 
@@ -188,8 +190,26 @@ impl Uplink {
         })
     }
 
-    /// The receipt of this device's enrolment.
-    pub(crate) async fn enrolment_receipt(&self, host: &Host) -> Result<Vec<u8>, CollectorError> {
+    /// Keeps the receipt of the enrolment, which a device whose keys are no files shows in bundles. `false` where it is
+    /// not there yet.
+    pub(crate) async fn keep_enrolment_receipt(&self, host: &Host) -> bool {
+        let path = self.keys.join(ENROLMENT_RECEIPT);
+        if self.enrolment.key == KeyPlace::Software
+            || read(&*host.disk, &path, RECEIPT_BYTES_MAX).is_ok()
+        {
+            return true;
+        }
+        let Ok(receipt) = self.enrolment_receipt(host).await else {
+            return false;
+        };
+        let kept = replace(&*host.disk, &path, &receipt);
+        if let Err(error) = &kept {
+            tracing::warn!(%error, path = %path.display(), "the enrolment's receipt");
+        }
+        kept.is_ok()
+    }
+
+    async fn enrolment_receipt(&self, host: &Host) -> Result<Vec<u8>, CollectorError> {
         let ask = async |collector: Arc<Collector>| {
             let who = self.identity();
             collector.enrolment_receipt(host, &who).await

@@ -72,6 +72,8 @@ pub enum Delivery {
 #[derive(Default)]
 pub(crate) struct Bell {
     pub(crate) end: AtomicU64,
+    /// The size of the newest head that is signed: what stands behind it cannot be sent, and is not read.
+    pub(crate) signed: AtomicU64,
     /// Up to this size nothing waits for the time that the collector asked for.
     pub(crate) hurry_to: AtomicU64,
     /// How often payloads were erased: what was read before is read again.
@@ -153,7 +155,11 @@ impl Uploader {
 
     async fn run(self) {
         let (accepted, heads) = watch::channel(Head::default());
-        tokio::join!(self.deliver(&accepted), self.receipts(heads));
+        tokio::join!(
+            self.deliver(&accepted),
+            self.receipts(heads),
+            self.enrolment_receipt()
+        );
     }
 
     async fn deliver(&self, heads: &watch::Sender<Head>) {
@@ -387,7 +393,7 @@ impl Uploader {
         end: u64,
         take: Take,
     ) -> Result<Option<Batch>, BatchError> {
-        if cursor.position >= end {
+        if cursor.position >= end || cursor.size >= self.bell.signed.load(Ordering::Acquire) {
             return Ok(None);
         }
         let mut reader = Reader::new(

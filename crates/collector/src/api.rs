@@ -40,6 +40,8 @@ pub(crate) struct Api {
     pub(crate) pending: Pending,
     /// `None`: devices show no certificates.
     pub(crate) certificates: Option<Certificates>,
+    /// Whether others cosign the own log.
+    pub(crate) has_witnesses: bool,
     pub(crate) admin_token: Secret,
     pub(crate) fingerprint_key: Secret,
     pub(crate) domain: String,
@@ -456,6 +458,10 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
     if let Some(refused) = life.as_deref().and_then(refused_for_good) {
         return Err(refused);
     }
+    if waits_for_witnesses(api, &device) {
+        let message = "outside witnesses have not cosigned this device's enrolment yet";
+        return Err(Refused::new(429, "enrolment_unwitnessed", message));
+    }
     let _room = api.room.take(&headers)?;
     let body = read_body(body, UPLOAD_BYTES_MAX).await?;
     let mut nonce = None;
@@ -491,6 +497,28 @@ async fn take_batch(api: &Arc<Api>, request: HttpRequest) -> Result<Accepted, Re
         }
     }
     Err(Refused::busy("other uploads of this log came first"))
+}
+
+/// How long a device's first upload waits for outside witnesses of its enrolment.
+const UNWITNESSED_S: u64 = 600;
+
+/// Whether a device is so new that its first head would come before others cosigned its enrolment. What a TPM answered
+/// convinced this collector alone: that it said so before it saw the log, others are to have seen.
+fn waits_for_witnesses(api: &Api, device: &Device) -> bool {
+    let row = &device.row;
+    let age_s = api
+        .host
+        .clock
+        .now()
+        .unix_s()
+        .saturating_sub(row.enrolled_at);
+    api.has_witnesses
+        && age_s < UNWITNESSED_S
+        && api.archive.stats().own_witnessed <= row.leaf
+        && api
+            .archive
+            .frontier(&row.origin)
+            .is_ok_and(|known| known.size == 0)
 }
 
 impl Witness for Api {
@@ -590,6 +618,7 @@ mod tests {
             ek_roots: EkRoots::default(),
             pending: Pending::default(),
             certificates: None,
+            has_witnesses: false,
             admin_token: secret(),
             fingerprint_key: secret(),
             domain: "example.org".into(),

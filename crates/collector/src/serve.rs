@@ -250,6 +250,7 @@ impl Builder {
             ek_roots,
             pending: Pending::default(),
             certificates,
+            has_witnesses: settings.witness_policy.is_some(),
             admin_token,
             fingerprint_key,
             domain: settings.domain.clone(),

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use jurat_disk::Host;
+use jurat_disk::{FixedClock, Host};
 use jurat_event::header;
 use jurat_key::{Secret, SoftwareKey};
 use jurat_proof::{
     Checkpoint, Cosignature, Digest, ForkProof, Note, Policy, Receipt, Signer as _, VerifierKey,
     root_of,
 };
-use jurat_sink::check_accepted;
+use jurat_sink::{CollectorError, check_accepted};
 use jurat_testkit::foreign_witness::{ForeignWitness, program};
 use jurat_witness::{Builder as WitnessBuilder, Logs, Request, Running, Transport, origin_hash};
 
@@ -191,6 +191,8 @@ async fn outside_witnesses_cosign_the_own_log_and_a_dead_one_delays_nothing() {
     };
     bench = bench.restart_with(with_policy).await;
     let mut size = 0;
+    // The enrolment first.
+    until_witnessed(&bench, 1).await;
     for round in 0_u32..3 {
         let batch = bench.log.batch(2, "a");
         bench.upload(&batch).await.unwrap();
@@ -277,6 +279,37 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_s_first_head_waits_for_outside_witnesses_of_its_enrolment_but_not_for_ever() {
+    let clock = std::sync::Arc::new(FixedClock::new(1_790_000_000));
+    let host = Host {
+        clock: clock.clone(),
+        ..Host::real()
+    };
+    let mut bench = Bench::start_at(host).await;
+    let own = bench.enrolled.log.clone();
+    let dead = SoftwareKey::cosigner(&Secret::from_bytes([3; 32]), "dead.example/w").unwrap();
+    let (dir, dead) = (tempfile::tempdir().unwrap(), dead.verifier_key().clone());
+    let file = dir.path().join("policy");
+    let policy = format!("log {own}\nwitness dead {dead} http://127.0.0.1:9\nquorum dead\n");
+    std::fs::write(&file, policy).unwrap();
+    bench = bench
+        .restart_with(|settings| settings.witness_policy = Some(file.clone()))
+        .await;
+    let first = bench.log.batch(2, "a");
+    let refused = bench.upload(&first).await;
+    assert!(
+        matches!(refused, Err(CollectorError::Busy { status: 429, .. })),
+        "{refused:?}"
+    );
+    let stats = bench.running.with_archive(jurat_collector::Archive::stats);
+    assert_eq!(stats.refused.get("enrolment_unwitnessed"), Some(&1));
+    clock.advance_s(601);
+    assert_eq!(bench.upload(&first).await.unwrap().size, 3);
+    let second = bench.log.batch(2, "b");
+    assert_eq!(bench.upload(&second).await.unwrap().size, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_witness_of_transparency_dev_cosigns_the_collectors_own_log() {
     let test = "the_witness_of_transparency_dev_cosigns_the_collectors_own_log";
     let Some(program) = program(test) else { return };
@@ -297,6 +330,7 @@ async fn the_witness_of_transparency_dev_cosigns_the_collectors_own_log() {
         settings.witness_ca = Some(ca.clone());
     };
     bench = bench.restart_with(with_policy).await;
+    until_witnessed(&bench, 1).await;
     for _ in 0..3 {
         let batch = bench.log.batch(2, "a");
         bench.upload(&batch).await.unwrap();

@@ -398,3 +398,32 @@ fn sigterm_ends_it_in_an_orderly_way_with_a_sealed_goodbye() {
     );
     fleet.kill_run();
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_program_and_is_told_nothing() {
+    let mut child = Command::new(JURAT)
+        .args(["demo", "--help"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait_with_output().unwrap().stderr, b"");
+    let fleet = Fleet::start("");
+    let state = fleet.path("device");
+    let mut child = Command::new(JURAT)
+        .arg("--config")
+        .arg(fleet.path("jurat.toml"))
+        .arg("--state-dir")
+        .arg(&state)
+        .args(["run", "--once"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(matches!(ended.status.code(), Some(0 | 141)), "{ended:?}");
+}

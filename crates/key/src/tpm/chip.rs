@@ -4,6 +4,7 @@
 //! that comes back is opened anew and its keys are loaded again. No more than two keys are loaded at a time, so that
 //! a TPM without a resource manager has room for a third object and its parent.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -178,6 +179,12 @@ impl Open {
     }
 }
 
+impl Open {
+    fn make(&mut self, role: Role, value: &Secret) -> Result<Blob, TpmError> {
+        self.tpm.make_key(&self.ek, role.what(), value.expose())
+    }
+}
+
 impl Seat {
     fn open(&mut self) -> Result<&mut Open, ChipError> {
         if self.open.is_none() {
@@ -248,24 +255,35 @@ fn serve(mut seat: Seat, jobs: &Receiver<Job>) {
 }
 
 impl Chip {
-    /// Makes a device's keys in this TPM, and keeps them in this folder. Those that are there are used again.
+    /// Makes a device's keys in this TPM, and keeps them in this folder. Those that are there are used again, unless the
+    /// TPM says that they are not its own: another one, or cleared since.
     ///
     /// # Errors
     /// [`ChipError`].
     pub fn create(host: &Host, address: &Address, dir: &Path) -> Result<Self, ChipError> {
         let value = Secret::load_or_create(host, &dir.join("tpm.key"))?;
         let files = ChipFiles::new(dir);
-        let missing: Vec<Role> = Role::ALL
-            .into_iter()
-            .filter(|role| files.load(host, *role).is_err())
-            .collect();
-        if !missing.is_empty() {
-            let mut open = Open::new(address)?;
-            for role in missing {
-                let blob = open.tpm.make_key(&open.ek, role.what(), value.expose())?;
-                files.store(host, role, &blob)?;
+        let mut open = Open::new(address)?;
+        for role in Role::ALL {
+            let loaded = match files.load(host, role) {
+                Ok(blob) => open
+                    .tpm
+                    .load_key(&open.ek, role.what(), &blob, value.expose()),
+                Err(KeyError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    files.store(host, role, &open.make(role, &value)?)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            match loaded {
+                Ok(key) => open.tpm.unload(&key)?,
+                Err(TpmError::Refused { code, .. }) if is_of_another(code) => {
+                    files.store(host, role, &open.make(role, &value)?)?;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
+        drop(open);
         Self::load(host, address, dir)
     }
 
@@ -452,6 +470,11 @@ fn counted(
 /// `TPM_RC_AUTH_FAIL` and `TPM_RC_BAD_AUTH` of the first session.
 fn is_wrong_value(code: u32) -> bool {
     matches!(code, 0x98e | 0x9a2)
+}
+
+/// `TPM_RC_INTEGRITY` of a parameter.
+fn is_of_another(code: u32) -> bool {
+    code & 0xbf == 0x9f
 }
 
 /// Who has the TPM quoted for one log.

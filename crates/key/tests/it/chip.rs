@@ -295,3 +295,33 @@ fn a_chip_that_does_not_answer_holds_up_who_asks_for_no_longer_than_they_say() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn keys_of_a_tpm_that_was_cleared_are_made_anew_and_a_damaged_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let test = "chip::keys_of_a_tpm_that_was_cleared";
+    let tpm = |name: &str| Swtpm::start(test, &dir.path().join(name));
+    let (Some(one), Some(other)) = (tpm("one"), tpm("other")) else {
+        return;
+    };
+    let keys = dir.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    let host = Host::real();
+    let create = |tpm: &Swtpm| {
+        let address: Address = tpm.address().parse().unwrap();
+        let chip = Chip::create(&host, &address, &keys)?;
+        chip.evidence(DEVICE, LONG)
+    };
+    let first = create(&one).unwrap();
+    assert_eq!(create(&one).unwrap().ak, first.ak);
+    // Another TPM under the same files: as one that was cleared.
+    let second = create(&other).unwrap();
+    assert_ne!(second.ak, first.ak);
+    assert_ne!(
+        second.check(DEVICE).unwrap().log,
+        first.check(DEVICE).unwrap().log
+    );
+    std::fs::write(keys.join("log.tpm"), "{}").unwrap();
+    let refused = create(&other).unwrap_err().to_string();
+    assert!(refused.contains("log.tpm"), "{refused}");
+}
