@@ -218,11 +218,10 @@ impl Uplink {
     }
 
     /// Sends the body of an upload; an answer counts only when the collector's keys signed it.
-    pub(crate) async fn send(
-        &self,
-        host: &Host,
-        body: Vec<u8>,
-    ) -> Result<Accepted, CollectorError> {
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn send(&self, host: &Host, body: Vec<u8>) -> Result<Accepted, CollectorError> {
         let ask = async |collector: Arc<Collector>| {
             let who = self.identity();
             collector.upload(host, &who, body.clone()).await

@@ -10,16 +10,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jurat_agent::{
-    Config, EnrolOptions, Enrolment, Finish, Inputs, KeyPlace, SourceConfig, Status,
+    Config, EnrolOptions, Enrolment, Finish, Inputs, KeyPlace, SourceConfig, Status, Uplink,
 };
 use jurat_collector::{Builder, Running, Settings};
 use jurat_disk::{Host, replace};
-use jurat_key::{Secret, tls};
 use jurat_proof::{
     BundleReader, BundleWriter, Checkpoint, Digest, Front, Frontier, Part, Reason, Record,
     RecordReader, Report, Selection, Trust, Verdict, Withhold, leaf_hash, write_record,
 };
-use jurat_sink::{Collector, CollectorError, Identity, SetUp, line};
+use jurat_sink::{CollectorError, line};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -170,7 +169,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
             .context("reading the enrolment token")?
             .trim()
             .to_owned(),
-        ca: Some(ca.clone()),
+        ca: Some(ca),
         pins: Vec::new(),
     };
     let enrolment = runtime.block_on(jurat_agent::enroll(&host, &state, &options))?;
@@ -259,7 +258,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
     }
     // Last: the collector cosigns nothing of this log any more.
     acts.push(rewrite_history(
-        &host, &runtime, &work, &state, &newest, &trust, &enrolment, &ca,
+        &host, &runtime, &work, &state, &newest, &trust, &enrolment,
     )?);
     acts.push(deleted);
     runtime.block_on(stop(running))?;
@@ -544,7 +543,6 @@ fn rewrite_history(
     bundle: &Path,
     trust: &Trust,
     enrolment: &Enrolment,
-    ca: &str,
 ) -> Result<Act> {
     let name = "history rewritten and signed anew with the device's own key";
     let mut keys = jurat_agent::log_keys(host, state, enrolment)?;
@@ -633,19 +631,9 @@ fn rewrite_history(
         write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
     }
     let body = zstd::bulk::compress(&raw, 1)?;
-    let load = |name: &str| Secret::load(host, &state.join("keys").join(name));
-    let (token, hmac_key) = (load("token.key")?.to_base64(), load("hmac.key")?);
-    let collector = Collector::new(SetUp {
-        url: enrolment.url.clone(),
-        tls: tls::client(Some(ca.as_bytes()))?,
-        timeout: Duration::from_secs(30),
-    })?;
-    let who = Identity {
-        device: &enrolment.device,
-        token: &token,
-        key: hmac_key.expose(),
-    };
-    let answer = runtime.block_on(collector.upload(host, &who, body));
+    // Over the device's own connection: its token and its certificate are at hand, too.
+    let uplink = Uplink::open(host, state, Duration::from_secs(30))?;
+    let answer = runtime.block_on(uplink.send(host, body));
     let (refused, words) = match answer {
         Err(CollectorError::Refused { refusal, .. }) => (true, refusal.message),
         Err(error) => (false, error.to_string()),

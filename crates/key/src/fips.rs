@@ -94,9 +94,10 @@ pub struct NotFips(&'static str);
 /// # Errors
 /// [`NotFips`].
 pub fn check() -> Result<(), NotFips> {
-    match IS_BUILT {
-        true => Facts::now().check(),
-        false => Ok(()),
+    if IS_BUILT {
+        Facts::now().check()
+    } else {
+        Ok(())
     }
 }
 

@@ -40,9 +40,10 @@ impl LogKey {
     }
 
     fn create(host: &Host, path: &Path, is_p256: bool) -> Result<Self, KeyError> {
-        let (secret, mark) = match is_p256 {
-            true => (P256Key::generate(host)?, P256),
-            false => (Secret::random(host), ""),
+        let (secret, mark) = if is_p256 {
+            (P256Key::generate(host)?, P256)
+        } else {
+            (Secret::random(host), "")
         };
         secret.store_marked(host, path, mark)?;
         Ok(Self { secret, is_p256 })
@@ -53,10 +54,10 @@ impl LogKey {
     /// # Errors
     /// [`KeyError::Malformed`] when the name cannot stand in a note, or the file holds no key.
     pub fn signer(&self, name: &str) -> Result<Arc<dyn Signer>, KeyError> {
-        Ok(match self.is_p256 {
-            true => Arc::new(P256Key::log(&self.secret, name)?),
-            false => Arc::new(SoftwareKey::log(&self.secret, name)?),
-        })
+        if self.is_p256 {
+            return Ok(Arc::new(P256Key::log(&self.secret, name)?));
+        }
+        Ok(Arc::new(SoftwareKey::log(&self.secret, name)?))
     }
 }
 

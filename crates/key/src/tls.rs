@@ -44,16 +44,18 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 
 /// Whether what this room builds, for a client and for a server, is all FIPS.
 pub(crate) fn are_fips() -> (bool, bool) {
-    let client = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map(|config| config.with_root_certificates(RootCertStore::empty()));
-    let server = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map(|config| config.with_no_client_auth());
+    let client =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let server =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     (
-        client.is_ok_and(|config| config.with_no_client_auth().fips()),
+        client.is_ok_and(|config| {
+            let config = config.with_root_certificates(RootCertStore::empty());
+            config.with_no_client_auth().fips()
+        }),
         server.is_ok_and(|config| {
             let nobody = Arc::new(ResolvesServerCertUsingSni::new());
+            let config = config.with_no_client_auth();
             config.with_cert_resolver(nobody).fips()
         }),
     )
@@ -61,10 +63,10 @@ pub(crate) fn are_fips() -> (bool, bool) {
 
 /// Whatever a configuration was made of: a build with feature `fips` uses none that is not FIPS.
 fn check_fips(is_fips: bool) -> Result<(), KeyError> {
-    match fips::IS_BUILT && !is_fips {
-        true => Err(wrong(Path::new("TLS"), "this configuration is not FIPS")),
-        false => Ok(()),
+    if fips::IS_BUILT && !is_fips {
+        return Err(wrong(Path::new("TLS"), "this configuration is not FIPS"));
     }
+    Ok(())
 }
 
 /// HTTP/2 first.

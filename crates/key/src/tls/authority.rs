@@ -50,9 +50,9 @@ impl Authority {
             }
             pem
         } else {
-            let now = OffsetDateTime::from_unix_timestamp(host.clock.now().unix_s() as i64);
+            let now = OffsetDateTime::from_unix_timestamp(host.clock.now().unix_s().cast_signed());
             let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-            params.not_before = now - Duration::seconds(EARLIER_S as i64);
+            params.not_before = now - Duration::seconds(EARLIER_S.cast_signed());
             params.not_after = now + Duration::days(365 * YEARS);
             params.serial_number = Some(serial(host));
             let pem = params.self_signed(&Held(&key)).map_err(fail)?.pem();
@@ -85,7 +85,7 @@ impl Authority {
         let fail = |error: rcgen::Error| wrong(Path::new("a device's certificate"), error);
         let now_s = host.clock.now().unix_s();
         let at = |second: u64| {
-            let at = OffsetDateTime::from_unix_timestamp(second as i64);
+            let at = OffsetDateTime::from_unix_timestamp(second.cast_signed());
             at.unwrap_or(OffsetDateTime::UNIX_EPOCH)
         };
         let mut params = CertificateParams::default();
