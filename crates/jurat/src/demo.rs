@@ -534,7 +534,6 @@ fn flip_a_byte(work: &Path, bundle: &Path, trust: &Trust) -> Result<Act> {
 }
 
 /// Rewrites an event, builds the whole tree anew and signs it with the device's own key.
-#[expect(clippy::too_many_arguments, reason = "an attacker needs it all")]
 fn rewrite_history(
     host: &Host,
     runtime: &tokio::runtime::Runtime,
