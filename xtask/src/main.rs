@@ -9,7 +9,7 @@ mod bench;
 mod vectors;
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
 
@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 const USAGE: &str = "\
 cargo xtask test [--slow]   format, lints, every test, documentation
                             --slow: more kills (200) and more cases, quotes of enclaves, the FIPS build
+cargo xtask fips            the FIPS build and its tests alone
 cargo xtask fuzz TARGET [SECONDS]   runs a target of fuzz/ under libFuzzer (60 s); a C++ compiler is needed
 cargo xtask vectors         writes vectors/ anew: the bundles that every verifier must judge alike
 cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => test(false),
         ["test", "--slow"] => test(true),
+        ["fips"] => test_fips(),
         ["fuzz", target] => fuzz(target, "60"),
         ["fuzz", target, seconds] => fuzz(target, seconds),
         ["vectors"] => vectors::vectors().map(|()| true),
@@ -88,7 +90,7 @@ fn test(slow: bool) -> Result<bool> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
 
-    let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
+    let skips = skips_file();
     let more = slow.then_some([("JURAT_KILLS", "200"), ("PROPTEST_CASES", "5000")]);
     let (mut passed, mut failed, mut good) = (0, 0, true);
     // What is shipped is tested without the optional parts; those then by themselves, with their crates alone.
@@ -125,8 +127,14 @@ fn test(slow: bool) -> Result<bool> {
         (passed, failed) = (passed + ran.passed, failed + ran.failed);
         good &= ran.good;
     }
-    let skipped = fs::read_to_string(&skips).unwrap_or_default();
-    let _ = fs::remove_file(&skips);
+    tell(passed, failed, &skips);
+    Ok(good)
+}
+
+/// What a run came to.
+fn tell(passed: u64, failed: u64, skips: &Path) {
+    let skipped = fs::read_to_string(skips).unwrap_or_default();
+    let _ = fs::remove_file(skips);
     let skipped: Vec<&str> = skipped.lines().collect();
     println!();
     for skip in &skipped {
@@ -136,7 +144,18 @@ fn test(slow: bool) -> Result<bool> {
         "{passed} passed, {failed} failed, {} skipped",
         skipped.len()
     );
-    Ok(good)
+}
+
+fn skips_file() -> PathBuf {
+    env::temp_dir().join(format!("jurat-skips-{}", std::process::id()))
+}
+
+/// The FIPS build alone.
+fn test_fips() -> Result<bool> {
+    let skips = skips_file();
+    let ran = fips(&skips)?;
+    tell(ran.passed, ran.failed, &skips);
+    Ok(ran.good)
 }
 
 /// What the FIPS module is built with, how each is asked whether it is there, and the Debian package.
