@@ -161,6 +161,7 @@ fn main() {
     peers(&note);
     signer();
     certificate();
+    relp();
 }
 
 fn witness_policy(witness: &SoftwareKey) -> String {
@@ -315,6 +316,16 @@ fn texts() {
         "listen = \"127.0.0.1:8443\"\ndir = \"/d\"\ndomain = \"example.org\"\ncertificate = \"c\"\n\
          key = \"k\"\ntoken_file = \"t\"\nsiem_file = \"s\"\nnext_upload_s = 5\npublic_logs = true\n",
     );
+    let digest = "ab".repeat(32);
+    seed(
+        "machine_policy",
+        "states",
+        format!(
+            "[[accepted]]\nname = \"laptop\"\ndevices = [\"d\"]\nsecure_boot = true\nboot_loaders = [\"{digest}\"]\n\
+             boot_log = {{ origin = \"o\", leaf = 7 }}\n[accepted.pcrs.sha256]\n0 = \"{digest}\"\n14 = \"{digest}\"\n\n\
+             [[accepted]]\nname = \"any\"\nsecure_boot = false\n"
+        ),
+    );
     for (name, path) in [
         ("whole", "tile/0/x001/x234/067"),
         ("part", "tile/2/000.p/17"),
@@ -395,6 +406,15 @@ fn certificate() {
         "sha256/BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
     );
     seed("certificate", "place", "external:sh /etc/jurat/signer.sh");
+}
+
+fn relp() {
+    seed(
+        "relp",
+        "answers",
+        "1 rsp 15 200 OK\nrelp_version=0\n2 rsp 6 200 OK\n0 serverclose 0\n",
+    );
+    seed("relp", "destination", "syslog+tcp://[::1]:601");
 }
 
 fn signer() {

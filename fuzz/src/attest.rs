@@ -3,6 +3,7 @@
 use jurat_attest::ek::check_certificate;
 use jurat_attest::eventlog::EventLog;
 use jurat_attest::ima::{Accepted, List, PCR};
+use jurat_attest::machine::{BootLog, Machine, MachinePolicy, boot_log_in};
 use jurat_attest::tpm::{
     Attest, Expected, Hash, PcrSelection, PcrValues, Public, Signature, check_quote, is_ak,
     is_log_key, make_credential,
@@ -59,8 +60,10 @@ pub fn tpm(data: &[u8]) {
     }
 }
 
-/// A measured boot log.
+/// A measured boot log, or a payload that holds one.
 pub fn boot_log(data: &[u8]) {
+    let carried = boot_log_in(data);
+    let data = carried.as_deref().unwrap_or(data);
     let Ok(log) = EventLog::parse(data) else {
         return;
     };
@@ -70,6 +73,34 @@ pub fn boot_log(data: &[u8]) {
         let _ = log.facts(*bank);
     }
     assert!(log.events.iter().all(|event| event.pcr < 24));
+    assert_eq!(log.first_difference(&log, Hash::Sha256), None);
+    if let Ok(machine) = BootLog::read(data) {
+        assert!(machine.misses(&machine.pcrs).is_empty());
+        assert!(machine.facts.boot_loaders.len() <= 32);
+    }
+}
+
+/// The states of machines that an operator accepts.
+pub fn machine_policy(data: &[u8]) {
+    let Ok(policy) = MachinePolicy::parse(data) else {
+        return;
+    };
+    let nothing = Machine {
+        device: "d",
+        pcrs: &std::collections::BTreeMap::new(),
+        facts: None,
+    };
+    assert_eq!(
+        policy.accepts(&nothing),
+        None,
+        "no state is that of every machine"
+    );
+    let _ = policy.nearest(&nothing);
+    for state in &policy.accepted {
+        let again = MachinePolicy::parse(state.to_toml().as_bytes());
+        let again = again.expect("what is written is read");
+        assert_eq!(again.accepted, std::slice::from_ref(state));
+    }
 }
 
 /// A measurement list of a kernel.

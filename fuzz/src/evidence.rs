@@ -65,8 +65,8 @@ pub fn lines_of(entries: &[(&[u8], Option<&[u8]>)], audit: &mut Audit) -> Vec<u8
         let proof = Proof {
             device: ORIGIN.into(),
             leaf_hash: hash,
-            chain_hash: content.chain,
-            prev_chain_hash: prev_chain,
+            chain_hash: Some(content.chain),
+            prev_chain_hash: Some(prev_chain),
             sink_seq: seq - first,
             batch: first + entries.len() as u64,
             judged: "verified".into(),

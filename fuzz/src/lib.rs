@@ -10,10 +10,10 @@ mod peers;
 mod texts;
 mod witness;
 
-pub use attest::{boot_log, ima, tpm};
+pub use attest::{boot_log, ima, machine_policy, tpm};
 pub use evidence::{SINK, bundle, entry, lines_of, note, records, reveal, siem, tile, upload};
 pub use ledger::{Piece, ledger};
-pub use peers::{ACCEPTED, answer, certificate, enrolment, receipt, request, signer};
+pub use peers::{ACCEPTED, answer, certificate, enrolment, receipt, relp, request, signer};
 pub use texts::{redact, settings, transcript, trust};
 pub use witness::{fork, policy, witness};
 
@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("fork", fork),
     ("ima", ima),
     ("ledger", ledger),
+    ("machine_policy", machine_policy),
     ("note", note),
     ("policy", policy),
     ("receipt", receipt),
@@ -40,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("settings", settings),
     ("siem", siem),
     ("certificate", certificate),
+    ("relp", relp),
     ("signer", signer),
     ("tile", tile),
     ("tpm", tpm),

@@ -8,6 +8,7 @@ use jurat_disk::{FixedClock, Host, replace};
 use jurat_key::external::Answer;
 use jurat_key::tls::{self, DeviceCertificate, Pin};
 use jurat_proof::{Digest, Receipt, Request, Signer as _, VerifierKey};
+use jurat_sink::transport::{Destination, RelpAnswer};
 use jurat_sink::{
     Accepted, CollectorError, Enrolled, Enrolment, FrontierAnswer, check_accepted, understand,
 };
@@ -116,7 +117,7 @@ pub fn enrolment(data: &[u8]) {
 /// A request for a certificate, as a device sends it, and a chain, as a device is sent it; and both names of a key that a
 /// command line may have.
 pub fn certificate(data: &[u8]) {
-    if let Ok(point) = tls::check_request(data) {
+    if let Ok(point) = tls::check_request(data, "11111111-2222-4333-8444-555555555555") {
         VerifierKey::p256(ORIGIN, point).expect("a point that is taken can verify");
     }
     if let Ok(certificate) = DeviceCertificate::parse(data) {
@@ -128,6 +129,20 @@ pub fn certificate(data: &[u8]) {
             assert_eq!(pin.to_string().parse(), Ok(pin));
         }
         let _ = text.parse::<jurat_agent::KeyPlace>();
+    }
+}
+
+/// What a receiver that speaks RELP answers, frame after frame; and the name of one, as a configuration has it.
+pub fn relp(data: &[u8]) {
+    let mut rest = data;
+    while let Ok(Some((answer, len))) = RelpAnswer::parse(rest) {
+        assert!(len > answer.data.len() && len <= rest.len());
+        rest = &rest[len..];
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(destination) = text.parse::<Destination>()
+    {
+        assert_eq!(destination.to_string().parse(), Ok(destination));
     }
 }
 

@@ -247,6 +247,13 @@ pub async fn enroll_again(
         value.store(host, &keys.join("tpm.key"))?;
     }
     let made = Made::new(host, &options.key, &keys, &known.device)?;
+    let public = made.public()?;
+    let is_known = |key: &Arc<dyn Signer>| key.verifier_key().key.bytes() == public;
+    if old.keys.iter().any(is_known) {
+        return Err(EnrolError::SameKey {
+            place: options.key.to_string(),
+        });
+    }
     made.store(host, &keys)?;
     let ca = options.ca.clone().or_else(|| known.ca.clone());
     let pins = match &*options.pins {
@@ -260,10 +267,10 @@ pub async fn enroll_again(
     })?;
     let mut answer = None;
     let csr = made.csr(&known.device)?;
-    for proof in old.consents(&made.public()?) {
+    for proof in old.consents(&public) {
         let asked = jurat_sink::Enrolment {
             device: known.device.clone(),
-            key: BASE64.encode(made.public()?),
+            key: BASE64.encode(&public),
             csr: csr.clone(),
             key_kind: made.kind().into(),
             evidence: made.evidence(),

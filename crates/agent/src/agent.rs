@@ -30,6 +30,7 @@ use crate::quoting::Quoting;
 use crate::receipts::ReceiptStatus;
 use crate::requests::{Answer, Request, RequestError, Requests};
 use crate::rotate::KeyFiles;
+use crate::sinks::{Missed, Sinks};
 use crate::state::{Delta, apply, snapshot};
 use crate::status::{Queue, Status};
 use crate::uplink::Uplink;
@@ -45,6 +46,8 @@ pub enum Input {
     Delivery(Delivery),
     /// A key that is not a file has signed, or said why not.
     Signed,
+    /// A sink could not be sent some leaves.
+    Missed(Missed),
     /// Stop in an orderly way.
     Stop,
 }
@@ -246,6 +249,7 @@ pub struct Agent {
     /// Where a TPM holds the keys.
     pub(crate) quoting: Option<Quoting>,
     _uploader: Handle,
+    sinks: Sinks,
 }
 
 impl Agent {
@@ -267,7 +271,14 @@ impl Agent {
         let loaded = Keys::load(host, &home, &enrolment)?;
         let (signers, tls) = (loaded.signers, loaded.tls);
         let quoting = match &loaded.chip {
-            Some(chip) => Some(Quoting::start(chip, &enrolment, inputs)?),
+            Some(chip) => Some(Quoting::start(
+                chip,
+                &enrolment,
+                &config.attest,
+                &home,
+                host,
+                inputs,
+            )?),
             None => None,
         };
         let signing = if signers.iter().any(|signer| signer.is_slow()) {
@@ -363,6 +374,8 @@ impl Agent {
             patience: config.delivery.clone(),
         };
         let cursor = load_cursor(host, &cursor_path);
+        let origin = &enrolment.origin;
+        let sinks = Sinks::start(host, &home, origin, &config.sink, &bell, &inputs.sender())?;
         let mut agent = Self {
             host: host.clone(),
             config: config.clone(),
@@ -401,6 +414,7 @@ impl Agent {
             key_at: now,
             quoting,
             _uploader: uploader.start().map_err(AgentError::Thread)?,
+            sinks,
         };
         agent.meet_the_collector(inputs)?;
         // Before anything is pushed: a head that a crash left unsigned. Nothing goes out yet: first what was
@@ -433,6 +447,10 @@ impl Agent {
             .detail("sources", sources);
         let started = agent.pipeline.redactor.redact(started);
         agent.sealer.push(started, None)?;
+        for manifest in agent.sinks.manifests() {
+            let manifest = agent.pipeline.redactor.redact(manifest);
+            agent.sealer.push(manifest, None)?;
+        }
         agent.promote_at = agent.sealer.head().size;
         agent.note_letters()?;
         agent.take_requests()?;
@@ -481,7 +499,7 @@ impl Agent {
                     let _ = inputs.sender.send(Input::Stop);
                     break;
                 }
-                Input::Changed | Input::Delivery(_) | Input::Signed => {}
+                Input::Changed | Input::Delivery(_) | Input::Signed | Input::Missed(_) => {}
             }
         }
         Ok(())
@@ -536,6 +554,15 @@ impl Agent {
                     Ok(Input::Delivery(delivery)) => self.delivered(delivery)?,
                     // Taken below.
                     Ok(Input::Signed) => {}
+                    Ok(Input::Missed(missed)) => {
+                        let (from, to) = missed.leaves;
+                        let event = Event::own(Kind::SinkMissed)
+                            .severity(Severity::High)
+                            .detail("name", missed.name)
+                            .detail("from", from)
+                            .detail("to", to);
+                        self.sealer.push_own(event)?;
+                    }
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
                 }
                 input = inputs
@@ -610,7 +637,8 @@ impl Agent {
                 && self.unsaved.is_none()
                 && !self.sealer.has_unsigned();
             let quoted = self.quoting.as_ref().is_none_or(Quoting::is_settled);
-            let delivered = self.cursor.size >= self.sealer.head().size;
+            let delivered = self.cursor.size >= self.sealer.head().size
+                && self.sinks.are_at(self.sealer.signed());
             let finished = match finish {
                 Finish::Never => false,
                 Finish::WhenSealed => done,
@@ -654,7 +682,7 @@ impl Agent {
     }
 
     /// Makes what is pending durable. When the disk is full, what is pending is kept and reading pauses.
-    fn commit(&mut self) -> Result<(), AgentError> {
+    pub(crate) fn commit(&mut self) -> Result<(), AgentError> {
         let blob = self.blob();
         let (tail, marks) = (&self.tail, &self.pipeline.marks);
         let done = self
@@ -949,6 +977,7 @@ impl Agent {
             .signed
             .store(self.sealer.signed(), Ordering::Release);
         self.bell.ring.notify_one();
+        self.sinks.ring();
     }
 
     fn delivered(&mut self, delivery: Delivery) -> Result<(), AgentError> {
@@ -1304,7 +1333,9 @@ impl Agent {
             erased: self.sealer.erased(),
             ledger_bytes: ledger.len().unwrap_or(0),
             receipt: self.receipt.map(|(status, _)| status),
+            boot_log: self.quoting.as_ref().and_then(Quoting::boot_log_problem),
             receipt_missing: self.receipt_missing.clone(),
+            sinks: self.sinks.status(),
         }
     }
 

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use jurat_event::Severity;
+use jurat_sink::format::{Facility, Format};
+use jurat_sink::transport::Destination;
 use serde::{Deserialize, Serialize};
 
 /// How this endpoint is run.
@@ -25,6 +28,110 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     /// How often the machine's TPM is asked for its state, where it holds the keys.
     pub attest: AttestConfig,
+    /// Where events go besides the collector.
+    pub sink: Vec<SinkConfig>,
+}
+
+/// A receiver that is nobody's of ours, and how it is written to (`docs/siem/`).
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkConfig {
+    /// A name of your choice: small letters, digits and `-`. Its place in the log is kept under it.
+    pub name: String,
+    /// `syslog+udp://HOST`, `syslog+tcp://HOST`, `syslog+tls://HOST`, `relp://HOST` or `relp+tls://HOST`, with `:PORT`.
+    pub to: String,
+    /// `cef`, `leef` or `json`.
+    #[serde(default = "cef")]
+    pub format: String,
+    /// The longest message, header included: a longer one sheds its payload, then long words. Default 8000.
+    #[serde(default = "message_bytes")]
+    pub bytes_max: usize,
+    /// `octet-counting` or `newline`, of syslog over TCP.
+    #[serde(default)]
+    pub framing: Framing,
+    /// A facility of syslog, by name. Default `local0`.
+    #[serde(default = "local0")]
+    pub facility: String,
+    /// What stands for this host. Default: its name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// What stands for the program. Default `jurat`.
+    #[serde(default = "app_name")]
+    pub app_name: String,
+    /// Structured data of RFC 5424 under `jurat@` this number. None when absent.
+    #[serde(default)]
+    pub enterprise: Option<u32>,
+    /// Believe only these certificates (PEM). Default: the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown, PEM; needs `key`.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// Only these kinds; `tool.` is all that begin so.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+    /// Only what is at least this grave.
+    #[serde(default)]
+    pub severity: Option<Severity>,
+    /// Only what has one of these labels.
+    #[serde(default)]
+    pub labels: Vec<String>,
+}
+
+/// How a message's end is found in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Framing {
+    /// Its length stands before it.
+    #[default]
+    OctetCounting,
+    /// A line feed stands behind it.
+    Newline,
+}
+
+fn cef() -> String {
+    "cef".into()
+}
+
+fn local0() -> String {
+    "local0".into()
+}
+
+fn app_name() -> String {
+    "jurat".into()
+}
+
+fn message_bytes() -> usize {
+    8_000
+}
+
+/// The shortest limit of a message: what proves a line fits into it.
+const MESSAGE_BYTES_MIN: usize = 1_024;
+
+impl SinkConfig {
+    fn check(&self) -> Result<(), String> {
+        let wrong = |what: String| Err(format!("sink {:?}: {what}", self.name));
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.is_empty() || self.name.len() > 32 || !self.name.chars().all(plain) {
+            return wrong("a name is 1 to 32 small letters, digits and hyphens".into());
+        }
+        if self.bytes_max < MESSAGE_BYTES_MIN {
+            return wrong(format!("bytes_max: at least {MESSAGE_BYTES_MIN}"));
+        }
+        if self.certificate.is_some() != self.key.is_some() {
+            return wrong("certificate and key belong together".into());
+        }
+        let destination = self.to.parse::<Destination>().map(drop);
+        let format = self.format.parse::<Format>().map(drop);
+        let facility = self.facility.parse::<Facility>().map(drop);
+        match destination.and(format).and(facility) {
+            Err(what) => wrong(what),
+            Ok(()) => Ok(()),
+        }
+    }
 }
 
 /// A folder whose files are read.
@@ -184,6 +291,9 @@ pub struct AttestConfig {
     pub quote: QuoteWhen,
     /// After so many seconds of activity, at the latest.
     pub quote_s: u64,
+    /// What the machine's firmware measured. Default: where Linux shows it for the TPM that is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_log: Option<PathBuf>,
 }
 
 impl Default for AttestConfig {
@@ -191,6 +301,7 @@ impl Default for AttestConfig {
         Self {
             quote: QuoteWhen::Interval,
             quote_s: 60,
+            boot_log: None,
         }
     }
 }
@@ -368,6 +479,15 @@ impl Config {
         }
         if seal.batch_events > 2_000 {
             return Err("seal.batch_events: at most 2000, an upload must fit into 8 MiB".into());
+        }
+        for (number, sink) in self.sink.iter().enumerate() {
+            sink.check()?;
+            if self.sink[..number]
+                .iter()
+                .any(|other| other.name == sink.name)
+            {
+                return Err(format!("sink {:?} stands there twice", sink.name));
+            }
         }
         let known = ["email", "payment-card", "iban"];
         match self

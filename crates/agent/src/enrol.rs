@@ -95,6 +95,15 @@ pub enum EnrolError {
         /// The file that would say so.
         path: PathBuf,
     },
+    /// The next epoch would have the key of this one.
+    #[error(
+        "{place} has the key of the log that ends, and the next one takes a new key: name another object with --key, or have \
+         the program use another key"
+    )]
+    SameKey {
+        /// Where it is.
+        place: String,
+    },
     /// The endpoint runs and holds its ledger.
     #[error("the endpoint runs; stop it, and enrol again then")]
     Running,

@@ -12,13 +12,14 @@ use jurat_disk::{Host, read, replace};
 use jurat_key::external::{External, ExternalConfig, TIMEOUT};
 use jurat_key::tls::{self, CHAIN_BYTES_MAX, DeviceCertificate};
 use jurat_key::tpm::{Address, Challenge, Chip, ChipError, ChipKey, Role};
-use jurat_key::{HeldKey, HeldSigner, KeyError, LogKey, P256Key, Secret, Signer};
+use jurat_key::{HeldKey, HeldSigner, KeyError, LogKey, P256Key, Secret, Signer, SignerError};
 use jurat_seal::Enrolled;
 use jurat_sink::{Challenged, no_tpm};
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::{EnrolError, Enrolment};
 use crate::rotate::KeyFiles;
+use crate::uploader::describe;
 
 /// Where the keys of a device are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,10 +267,38 @@ fn make_tls_key(host: &Host, keys: &Path) -> Result<Arc<dyn HeldKey>, KeyError> 
     Ok(Arc::new(made))
 }
 
-/// Likewise, never made.
-fn tls_key(host: &Host, keys: &Path) -> Result<Arc<dyn HeldKey>, KeyError> {
-    let seed = Secret::load(host, &keys.join(TLS_KEY))?;
-    Ok(Arc::new(P256Key::new(&seed)?))
+/// A key that cannot be read: nothing is sent with it, and everything else goes on.
+struct Unreadable(String);
+
+impl HeldKey for Unreadable {
+    fn point(&self) -> &[u8; 65] {
+        &[0; 65]
+    }
+
+    fn place(&self) -> String {
+        "the key of the connections".into()
+    }
+
+    fn sign_digest(&self, _: &[u8; 32]) -> Result<Vec<u8>, SignerError> {
+        Err(SignerError {
+            key: self.place(),
+            reason: self.0.clone(),
+        })
+    }
+
+    fn is_slow(&self) -> bool {
+        false
+    }
+}
+
+/// The key of the connections in its file: for capture it is not needed.
+fn tls_file(host: &Host, keys: &Path) -> Arc<dyn HeldKey> {
+    let key = Secret::load(host, &keys.join(TLS_KEY)).and_then(|seed| P256Key::new(&seed));
+    let key = key.map(|key| Arc::new(key) as Arc<dyn HeldKey>);
+    key.unwrap_or_else(|error| {
+        tracing::error!(%error, "nothing can be sent");
+        Arc::new(Unreadable(describe(&error)))
+    })
 }
 
 impl Made {
@@ -374,7 +403,7 @@ impl Made {
 
     /// Keeps beside the keys what is public of them.
     pub(crate) fn store(&self, host: &Host, keys: &Path) -> Result<(), EnrolError> {
-        if let Log::Held(log) = &self.log {
+        if let (Log::Held(log), None) = (&self.log, &self.chip) {
             let (log, tls) = (*log.point(), *self.tls.point());
             Points { log, tls }.store(host, keys)?;
         }
@@ -413,7 +442,7 @@ impl Keys {
         match &enrolment.key {
             KeyPlace::Software => Ok(Self {
                 signers: KeyFiles::new(home).load(host, &enrolment.origin)?,
-                tls: tls_key(host, &keys)?,
+                tls: tls_file(host, &keys),
                 chip: None,
             }),
             KeyPlace::Tpm(at) => {
@@ -438,7 +467,7 @@ impl Keys {
                 let log = External::known(program(command), points.log);
                 Ok(Self {
                     signers: signer(Arc::new(log))?,
-                    tls: tls_key(host, &keys)?,
+                    tls: tls_file(host, &keys),
                     chip: None,
                 })
             }

@@ -8,6 +8,7 @@
 
 mod again;
 mod agent;
+mod boot_log;
 mod config;
 mod dead_letters;
 mod dry_run;
@@ -22,6 +23,7 @@ mod receipts;
 mod requests;
 mod reveal;
 mod rotate;
+mod sinks;
 mod state;
 mod status;
 mod uplink;
@@ -30,7 +32,8 @@ mod uploader;
 pub use again::{Again, enroll_again};
 pub use agent::{Agent, AgentError, Finish, Input, Inputs, run};
 pub use config::{
-    Config, ConfigError, DeliveryConfig, Filter, RedactMode, SealConfig, SourceConfig, WhenFull,
+    Config, ConfigError, DeliveryConfig, Filter, Framing, RedactMode, SealConfig, SinkConfig,
+    SourceConfig, WhenFull,
 };
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 pub use dry_run::{DryRun, dry_run, root_files};
@@ -43,5 +46,6 @@ pub use receipts::ReceiptStatus;
 pub use requests::{Answer, Request, RequestError, Requests};
 pub use reveal::{RevealLeafError, reveal};
 pub use rotate::{RotateError, Rotated, log_keys, rotate_key};
-pub use status::{Queue, Status, read_status};
+pub use sinks::Missed;
+pub use status::{Queue, SinkStatus, Status, read_status};
 pub use uplink::Uplink;

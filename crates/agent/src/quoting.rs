@@ -5,9 +5,11 @@
 //! nobody could know before; then after `attest.quote_s` of activity, after each batch where it is so configured, and
 //! whenever the collector asks. Never for more than a tenth of the TPM's time, as long as a command takes less than 2 s.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jurat_disk::Host;
 use jurat_event::{Event, Kind, Severity};
 use jurat_key::tpm::{Chip, Quoter};
 use jurat_seal::{Aside, Digest};
@@ -15,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::Input;
 use crate::agent::{Agent, AgentError, Inputs};
+use crate::boot_log::{BootLog, Look, default_path};
 use crate::config::{AttestConfig, QuoteWhen};
 use crate::enrol::Enrolment;
 use crate::uploader::describe;
@@ -33,9 +36,15 @@ struct Ask {
     count: bool,
 }
 
+/// What the TPM said: the leaf's `detail`, and how often the machine was started.
+type Quoted = (Map<String, Value>, Option<u32>);
+
 /// The quotes of this run.
 pub(crate) struct Quoting {
-    thread: Aside<Ask, Result<Map<String, Value>, String>>,
+    thread: Aside<Ask, Result<Quoted, String>>,
+    /// What came, and waits for the boot log, which stands before it.
+    held: Option<(Quoted, Duration)>,
+    pub(crate) boot_log: Option<BootLog>,
     /// When the last one was taken, and its leaf.
     last: Option<(Instant, u64)>,
     /// One was taken after something that was cosigned in this run.
@@ -53,6 +62,9 @@ impl Quoting {
     pub(crate) fn start(
         chip: &Arc<Chip>,
         enrolment: &Enrolment,
+        config: &AttestConfig,
+        home: &Path,
+        host: &Host,
         inputs: &Inputs,
     ) -> Result<Self, AgentError> {
         let cosigners = [enrolment.archive.as_str(), enrolment.witness.as_str()];
@@ -66,8 +78,13 @@ impl Quoting {
                 quoted.map_err(|error| describe(&error))
             },
         );
+        let boot_log = config.boot_log.clone();
+        let boot_log = boot_log.or_else(|| default_path(chip.address()));
+        let boot_log = boot_log.map(|path| BootLog::start(host, path, home, inputs));
         Ok(Self {
             thread: thread.map_err(AgentError::Thread)?,
+            held: None,
+            boot_log: boot_log.transpose().map_err(AgentError::Thread)?,
             last: None,
             dated: false,
             wanted: false,
@@ -82,9 +99,32 @@ impl Quoting {
         self.last.map(|(_, leaf)| leaf)
     }
 
+    /// Why the boot log cannot be read.
+    pub(crate) fn boot_log_problem(&self) -> Option<String> {
+        self.boot_log.as_ref()?.problem.clone()
+    }
+
+    /// The quote that came, with what was read of the boot log since.
+    fn ready(&mut self) -> Option<(Quoted, Duration, Look)> {
+        let look = match (&self.held, &mut self.boot_log) {
+            (None, _) => return None,
+            (Some(_), None) => Look::Nothing,
+            (Some(_), Some(boot_log)) => boot_log.look(),
+        };
+        if matches!(look, Look::Waits) {
+            return None;
+        }
+        let (quoted, took) = self.held.take()?;
+        Some((quoted, took, look))
+    }
+
     /// Whether what a run must have, it has, or cannot have now.
     pub(crate) fn is_settled(&self) -> bool {
-        self.failing || (self.dated && !self.wanted && self.thread.waiting().is_none())
+        self.failing || (self.dated && !self.wanted && self.is_idle())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.thread.waiting().is_none() && self.held.is_none()
     }
 
     /// Whether this signed head is to be quoted now.
@@ -107,18 +147,11 @@ impl Agent {
             return Ok(());
         };
         match quoting.thread.take(Duration::ZERO) {
-            Some((Ok(detail), took)) => {
-                let mut event = Event::own(Kind::AttestationQuote);
-                event.detail = detail.into_iter().collect();
-                let was_failing = quoting.failing;
-                let leaf = self.sealer.push_own(event)?;
-                quoting.last = Some((Instant::now(), leaf));
-                quoting.dated |= quoting.asked_with_note;
-                (quoting.wanted, quoting.failing) = (false, false);
-                self.key_rests(took);
-                if was_failing {
-                    let event = Event::own(Kind::KeyAvailable).detail("what", "quote");
-                    self.sealer.push_own(event)?;
+            Some((Ok(quoted), took)) => {
+                quoting.held = Some((quoted, took));
+                // After the quote: what the log has by now, it had then.
+                if let Some(boot_log) = &mut quoting.boot_log {
+                    boot_log.begin();
                 }
             }
             Some((Err(why), _)) => {
@@ -136,11 +169,18 @@ impl Agent {
             }
             None => {}
         }
+        if let Some(((detail, starts), took, look)) = self.quoting.as_mut().and_then(Quoting::ready)
+        {
+            if let Look::Read(read) = look {
+                self.take_boot_log(read, starts)?;
+            }
+            self.seal_quote(detail, took)?;
+        }
         let Some(quoting) = &mut self.quoting else {
             return Ok(());
         };
         if let Some(head) = self.sealer.signed_head()
-            && quoting.thread.waiting().is_none()
+            && quoting.is_idle()
             && Instant::now() >= self.key_at
             && quoting.is_due(head.0, config)
         {
@@ -150,6 +190,25 @@ impl Agent {
                 note: quoting.note.clone(),
                 count: quoting.last.is_none(),
             });
+        }
+        Ok(())
+    }
+
+    fn seal_quote(&mut self, detail: Map<String, Value>, took: Duration) -> Result<(), AgentError> {
+        let mut event = Event::own(Kind::AttestationQuote);
+        event.detail = detail.into_iter().collect();
+        let leaf = self.sealer.push_own(event)?;
+        let mut was_failing = false;
+        if let Some(quoting) = &mut self.quoting {
+            quoting.last = Some((Instant::now(), leaf));
+            quoting.dated |= quoting.asked_with_note;
+            was_failing = std::mem::take(&mut quoting.failing);
+            quoting.wanted = false;
+        }
+        self.key_rests(took);
+        if was_failing {
+            let event = Event::own(Kind::KeyAvailable).detail("what", "quote");
+            self.sealer.push_own(event)?;
         }
         Ok(())
     }

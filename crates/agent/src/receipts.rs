@@ -31,7 +31,11 @@ impl Uploader {
     /// Fetches the receipt of the enrolment where it did not come with that.
     pub(crate) async fn enrolment_receipt(&self) {
         let pause = Duration::from_secs(self.patience.receipt_s.max(1));
+        let mut complained = false;
         while !self.uplink.keep_enrolment_receipt(&self.host).await {
+            if !std::mem::replace(&mut complained, true) {
+                tracing::info!("the collector's log does not show the enrolment yet");
+            }
             sleep(pause).await;
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jurat_disk::{Disk, read};
 use jurat_key::fips::Library;
+use jurat_sink::Guarantee;
 use serde::{Deserialize, Serialize};
 
 use crate::receipts::ReceiptStatus;
@@ -88,9 +89,36 @@ pub struct Status {
     /// The newest accepted head that was found in the collector's log.
     #[serde(default)]
     pub receipt: Option<ReceiptStatus>,
+    /// Why the machine's boot log cannot be read, while it is so.
+    #[serde(default)]
+    pub boot_log: Option<String>,
     /// Why an accepted head was not found there, while it is so.
     #[serde(default)]
     pub receipt_missing: Option<String>,
+    /// Where events go besides the collector.
+    #[serde(default)]
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// How a sink is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it leads.
+    pub to: String,
+    /// What it means that something was sent.
+    pub guarantee: Guarantee,
+    /// Leaves passed.
+    pub size: u64,
+    /// Messages sent, since the first start.
+    pub sent: u64,
+    /// Messages that lacked something for their length, since this start.
+    pub shed: u64,
+    /// Leaves that could not be sent, for they were removed before: since this start.
+    pub missed: u64,
+    /// What keeps it from sending, while it is so.
+    pub problem: Option<String>,
 }
 
 /// The status that the running endpoint wrote last, if it ever ran.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jurat_disk::{Host, read, replace};
 use jurat_key::tls::DeviceCertificate;
-use jurat_key::{HeldKey, Secret, tls};
+use jurat_key::{HeldKey, Secret, SignerError, tls};
 use jurat_sink::{
     Accepted, Collector, CollectorError, FrontierAnswer, Identity, SetUp, check_accepted,
-    check_receipt,
+    check_enrolment, check_receipt,
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::enrol::{EnrolError, Enrolment};
 use crate::keys::{ENROLMENT_RECEIPT, KeyPlace, Keys, certificate, store_certificate};
@@ -34,14 +35,14 @@ pub struct Uplink {
 struct Reach {
     client: Arc<Collector>,
     certificate: Option<DeviceCertificate>,
-    /// Not before this is a certificate asked for again, seconds since 1970.
-    not_before_s: u64,
+    /// Not before this is a certificate asked for again, by the clock that nobody sets.
+    not_before_us: u64,
 }
 
 /// The longest receipt that is kept.
 const RECEIPT_BYTES_MAX: u64 = 1024 * 1024;
 /// A collector that issued no certificate is asked for one again after this time.
-const ASK_AGAIN_S: u64 = 60;
+const ASK_AGAIN_US: u64 = 60_000_000;
 
 impl Uplink {
     /// The uplink of an enrolled endpoint; `timeout` is for one request.
@@ -70,7 +71,7 @@ impl Uplink {
             collector: Mutex::new(Reach {
                 client: client(&enrolment, &tls, certificate.clone(), timeout)?,
                 certificate,
-                not_before_s: 0,
+                not_before_us: 0,
             }),
             token: load("token.key")?.to_base64(),
             hmac_key: load("hmac.key")?,
@@ -92,9 +93,9 @@ impl Uplink {
     /// was where none comes.
     async fn current(&self, host: &Host) -> Arc<Collector> {
         let reach = self.reach();
-        let now_s = host.clock.now().unix_s();
-        let is_due = |certificate: &DeviceCertificate| certificate.is_due(now_s);
-        if reach.certificate.as_ref().is_some_and(is_due) && now_s >= reach.not_before_s {
+        let now = host.clock.now();
+        let is_due = |certificate: &DeviceCertificate| certificate.is_due(now.unix_s());
+        if reach.certificate.as_ref().is_some_and(is_due) && now.mono_us >= reach.not_before_us {
             match self.certify(host).await {
                 Ok(client) => return client,
                 Err(what) => tracing::warn!(what, "the device's certificate stays as it was"),
@@ -103,14 +104,38 @@ impl Uplink {
         reach.client
     }
 
+    /// From now on this one is shown, with connections of its own.
+    fn show(
+        &self,
+        certificate: Option<DeviceCertificate>,
+        not_before_us: u64,
+    ) -> Result<Arc<Collector>, String> {
+        let client = client(
+            &self.enrolment,
+            &self.tls,
+            certificate.clone(),
+            self.timeout,
+        );
+        let client = client.map_err(|error| describe(&error))?;
+        let reach = Reach {
+            client: client.clone(),
+            certificate,
+            not_before_us,
+        };
+        *self
+            .collector
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = reach;
+        Ok(client)
+    }
+
     /// Asks for a certificate, keeps it, and uses it from now on.
     async fn certify(&self, host: &Host) -> Result<Arc<Collector>, String> {
-        let not_before_s = host.clock.now().unix_s() + ASK_AGAIN_S;
-        {
-            let mut reach = self.collector.lock();
-            let reach = reach.as_deref_mut().map_err(|error| error.to_string())?;
-            reach.not_before_s = not_before_s;
-        }
+        let not_before_us = host.clock.now().mono_us + ASK_AGAIN_US;
+        self.collector
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .not_before_us = not_before_us;
         let (key, device) = (self.tls.clone(), self.enrolment.device.clone());
         // The key may take its time.
         let request = tokio::task::spawn_blocking(move || tls::request(&key, &device));
@@ -119,23 +144,19 @@ impl Uplink {
         // Without a certificate: the one that there is may be what is wrong.
         let bare = client(&self.enrolment, &self.tls, None, self.timeout);
         let bare = bare.map_err(|error| describe(&error))?;
-        let asked = bare.certificate(host, &self.identity(), request).await;
-        let pem = asked.map_err(|error| describe(&error))?.certificate;
-        let stored = store_certificate(host, &self.keys, &*self.tls, &pem);
-        let certificate = stored.map_err(|error| describe(&error))?;
-        let shown = Some(certificate.clone());
-        let client = client(&self.enrolment, &self.tls, shown, self.timeout);
-        let client = client.map_err(|error| describe(&error))?;
-        let reach = Reach {
-            client: client.clone(),
-            certificate: Some(certificate),
-            not_before_s,
-        };
-        *self
-            .collector
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = reach;
-        Ok(client)
+        match bare.certificate(host, &self.identity(), request).await {
+            Ok(certified) => {
+                let pem = certified.certificate;
+                let stored = store_certificate(host, &self.keys, &*self.tls, &pem);
+                let certificate = stored.map_err(|error| describe(&error))?;
+                self.show(Some(certificate), not_before_us)
+            }
+            // It asks for none any more.
+            Err(CollectorError::Refused { refusal, .. }) if refusal.code == "no_certificates" => {
+                self.show(None, not_before_us)
+            }
+            Err(error) => Err(describe(&error)),
+        }
     }
 
     /// Asks; where the certificate was what was wrong, asks for another one and then once more.
@@ -150,7 +171,7 @@ impl Uplink {
             Err(CollectorError::Identity(refusal)) => refusal.code.starts_with("certificate_"),
             _ => false,
         };
-        if !wrong || host.clock.now().unix_s() < self.reach().not_before_s {
+        if !wrong || host.clock.now().mono_us < self.reach().not_before_us {
             return asked;
         }
         match self.certify(host).await {
@@ -202,6 +223,11 @@ impl Uplink {
         let Ok(receipt) = self.enrolment_receipt(host).await else {
             return false;
         };
+        let Enrolment { origin, log, .. } = &self.enrolment;
+        if let Err(what) = check_enrolment(&receipt, origin, log) {
+            tracing::warn!(what, "the receipt of the enrolment");
+            return false;
+        }
         let kept = replace(&*host.disk, &path, &receipt);
         if let Err(error) = &kept {
             tracing::warn!(%error, path = %path.display(), "the enrolment's receipt");
@@ -273,7 +299,12 @@ fn client(
     certificate: Option<DeviceCertificate>,
     timeout: Duration,
 ) -> Result<Arc<Collector>, EnrolError> {
-    let shown = certificate.map(|certificate| (certificate, key.clone()));
+    let key: Arc<dyn HeldKey> = if key.is_slow() {
+        Arc::new(Patient(key.clone()))
+    } else {
+        key.clone()
+    };
+    let shown = certificate.map(|certificate| (certificate, key));
     let ca = enrolment.ca.as_deref().map(str::as_bytes);
     let collector = Collector::new(SetUp {
         url: enrolment.url.clone(),
@@ -281,4 +312,28 @@ fn client(
         timeout,
     })?;
     Ok(Arc::new(collector))
+}
+
+/// A slow key that signs in a handshake, on a thread of the runtime: what else that thread has to do, timers among it, goes to
+/// another one meanwhile.
+struct Patient(Arc<dyn HeldKey>);
+
+impl HeldKey for Patient {
+    fn point(&self) -> &[u8; 65] {
+        self.0.point()
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    fn sign_digest(&self, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError> {
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        match flavor {
+            Ok(RuntimeFlavor::MultiThread) => {
+                tokio::task::block_in_place(|| self.0.sign_digest(digest))
+            }
+            _ => self.0.sign_digest(digest),
+        }
+    }
 }

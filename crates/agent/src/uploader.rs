@@ -130,7 +130,7 @@ pub(crate) fn load_cursor(host: &Host, path: &std::path::Path) -> Cursor {
 impl Uploader {
     pub(crate) fn start(self) -> std::io::Result<Handle> {
         let (stop, mut stopped) = watch::channel(false);
-        // Requests have a thread of their own: in one of them a TPM may be signing, and this one is to end when asked.
+        // Requests run on other threads: in one of them a TPM may be signing, and this one is to end when asked.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("uploads")

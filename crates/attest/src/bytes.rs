@@ -1,9 +1,16 @@
-//! Bytes that stand in JSON as base64.
+//! Bytes as text: base64 in JSON, and hex.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    let pairs = bytes.iter().map(|byte| [byte >> 4, byte & 15].map(digit));
+    pairs.flatten().collect()
+}
 
 /// Bytes, as base64 (RFC 4648, section 4) in JSON.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::hex;
 use crate::tpm::Hash;
 
 /// The longest log that is read.
@@ -19,8 +22,27 @@ const BANKS_MAX: usize = 8;
 const PCRS: u32 = 24;
 /// `EV_NO_ACTION`: extends nothing.
 const NO_ACTION: u32 = 0x0000_0003;
-const SEPARATOR: u32 = 0x0000_0004;
-const VARIABLE_DRIVER_CONFIG: u32 = 0x8000_0001;
+/// What firmware and boot loaders measure into PCR 4 beside what they start (the profile, 10.4.1 and 10.4.5).
+const ACTIONS: [&[u8]; 4] = [
+    b"Calling EFI Application from Boot Option",
+    b"Returning from EFI Application from Boot Option",
+    b"Returning from EFI Application from Boot Option\0",
+    b"BOOT ATTEMPTS OMITTED",
+];
+/// What a separator says.
+const SEPARATORS: [[u8; 4]; 2] = [[0; 4], [0xff; 4]];
+/// The names under which GRUB logs a kernel's command line; its digest is over what follows.
+const COMMAND_LINES: [&[u8]; 2] = [b"kernel_cmdline: ", b"grub_kernel_cmdline "];
+/// The PCRs of the secure boot policy, of what was started, and of GRUB's commands.
+const SECURE_BOOT: u8 = 7;
+const STARTED: u8 = 4;
+const COMMANDS: u8 = 8;
+/// The most images and command lines that are told, and the most characters of a line and of a path: a collector keeps them
+/// for each device.
+const IMAGES_MAX: usize = 32;
+const COMMAND_LINES_MAX: usize = 4;
+const TEXT_CHARS_MAX: usize = 1_024;
+const PATH_CHARS_MAX: usize = 200;
 /// The first event of a log that knows more than SHA-1.
 const SPEC_ID: &[u8] = b"Spec ID Event03\0";
 const OLD_SPEC_IDS: [&[u8]; 2] = [b"Spec ID Event00\0", b"Spec ID Event02\0"];
@@ -73,15 +95,35 @@ pub struct Event<'a> {
     pub data: &'a [u8],
 }
 
-/// What a log shows of a machine's start, as far as digests carry it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a log shows of a machine's start: by digests alone, whatever types and texts it gives them. Who runs the
+/// machine can extend more, and rewrite all of the log but its digests; none of that makes a fact true.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The variable `SecureBoot` as it was measured; `None` when it was not, or more than once.
+    /// The variable `SecureBoot` as the firmware measured it; `None` when it was not, more than once, or not before
+    /// the one separator of its PCR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
     /// Every PCR from 0 to 7 was closed by one separator: what came after it was not the firmware.
+    #[serde(default)]
     pub separated: bool,
-    /// An event after the separator of its PCR claims to be of the firmware.
-    pub late: bool,
+    /// Everything in PCR 4 that is none of the firmware's own words: boot loaders, kernels. Empty also when there are
+    /// more than 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot_loaders: Vec<Image>,
+    /// Kernel command lines, as GRUB logged them. That the text was measured is sure; that it was a command line is
+    /// the log's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command_lines: Vec<String>,
+}
+
+/// A program that was measured before it was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its digest in the bank that was asked for, in hex; of a PE file as Authenticode has it.
+    pub digest: String,
+    /// Where it was loaded from: the log's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 struct Little<'a> {
@@ -158,7 +200,7 @@ impl<'a> EventLog<'a> {
                 }
                 continue;
             }
-            let Some((_, digest)) = event.digests.iter().find(|(hash, _)| *hash == bank) else {
+            let Some(digest) = event.digest(bank) else {
                 continue;
             };
             let value = values
@@ -171,37 +213,85 @@ impl<'a> EventLog<'a> {
 
     /// What it shows, by the digests of this bank.
     pub fn facts(&self, bank: Hash) -> Facts {
+        let separators = SEPARATORS.map(|says| bank.digest(&[&says]));
+        let actions = ACTIONS.map(|says| bank.digest(&[says]));
+        let secure_boot: [(&[u8], bool); 3] = [(&[1], true), (&[0], false), (&[], false)];
+        let secure_boot =
+            secure_boot.map(|(value, on)| (bank.digest(&[&secure_boot_of(value)]), on));
         let mut facts = Facts::default();
-        let mut secure_boot: Vec<bool> = Vec::new();
-        let mut separators = [0_u32; PCRS as usize];
+        let mut closed = [0_u32; PCRS as usize];
+        let mut secure: Vec<Option<bool>> = Vec::new();
+        let mut images = 0;
         for event in self.events.iter().filter(|event| event.kind != NO_ACTION) {
-            let separated = &mut separators[usize::from(event.pcr)];
-            if event.kind == SEPARATOR
-                && is_separator(event.data)
-                && event.is_over(bank, event.data)
-            {
-                *separated += 1;
+            let Some(digest) = event.digest(bank) else {
+                continue;
+            };
+            let closed = &mut closed[usize::from(event.pcr)];
+            if separators.iter().any(|separator| separator == digest) {
+                *closed += 1;
+                continue;
             }
-            if event.kind == VARIABLE_DRIVER_CONFIG && event.pcr == 7 {
-                facts.late |= *separated > 0;
-                let says = secure_boot_says(event.data).filter(|_| event.is_over(bank, event.data));
-                secure_boot.extend(says);
+            match event.pcr {
+                SECURE_BOOT => {
+                    let says = secure_boot.iter().find(|(says, _)| says == digest);
+                    // After the separator it is not the firmware that says so.
+                    secure.extend(says.map(|(_, on)| Some(*on).filter(|_| *closed == 0)));
+                }
+                STARTED if actions.iter().all(|action| action != digest) => {
+                    images += 1;
+                    facts.boot_loaders.push(Image {
+                        digest: hex(digest),
+                        path: image_path(event.data),
+                    });
+                    facts.boot_loaders.truncate(IMAGES_MAX);
+                }
+                COMMANDS if facts.command_lines.len() < COMMAND_LINES_MAX => {
+                    facts.command_lines.extend(command_line(event, bank));
+                }
+                _ => {}
             }
         }
-        facts.secure_boot = match secure_boot.as_slice() {
-            [says] => Some(*says),
-            _ => None,
-        };
-        facts.separated = separators[..8].iter().all(|count| *count == 1);
+        if images > IMAGES_MAX {
+            facts.boot_loaders.clear();
+        }
+        if closed[usize::from(SECURE_BOOT)] == 1
+            && let [says] = secure.as_slice()
+        {
+            facts.secure_boot = *says;
+        }
+        facts.separated = closed[..8].iter().all(|count| *count == 1);
         facts
+    }
+
+    /// The first event that is another one than in the log before, by the digests of this bank; what extends nothing is
+    /// passed over. Its place counts what extends only.
+    pub fn first_difference<'b>(
+        &'b self,
+        before: &'b EventLog<'a>,
+        bank: Hash,
+    ) -> Option<(usize, Option<&'b Event<'a>>, Option<&'b Event<'a>>)> {
+        let extending = |log: &'b Self| log.events.iter().filter(|event| event.kind != NO_ACTION);
+        let (mut was, mut is) = (extending(before), extending(self));
+        for place in 0.. {
+            let (was, is) = match (was.next(), is.next()) {
+                (None, None) => return None,
+                both => both,
+            };
+            let known =
+                |event: Option<&'b Event<'a>>| event.map(|event| (event.pcr, event.digest(bank)));
+            if known(was) != known(is) {
+                return Some((place, was, is));
+            }
+        }
+        None
     }
 }
 
 impl Event<'_> {
-    /// Whether its digest in this bank is over exactly these bytes.
-    pub fn is_over(&self, bank: Hash, bytes: &[u8]) -> bool {
-        let digest = self.digests.iter().find(|(hash, _)| *hash == bank);
-        digest.is_some_and(|(_, digest)| bank.digest(&[bytes]) == *digest)
+    /// What was extended in this bank.
+    pub fn digest(&self, bank: Hash) -> Option<&[u8]> {
+        let of = self.digests.iter().find(|(hash, _)| *hash == bank);
+        of.map(|(_, digest)| *digest)
     }
 
     /// The name of its type, where the profile has one.
@@ -297,33 +387,51 @@ fn is_filling(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0) || bytes.iter().all(|byte| *byte == 0xff)
 }
 
-fn is_separator(data: &[u8]) -> bool {
-    data == [0; 4] || data == [0xff; 4]
+/// What the variable `SecureBoot` with this value is measured as (`UEFI_VARIABLE_DATA`).
+fn secure_boot_of(value: &[u8]) -> Vec<u8> {
+    let name: Vec<u8> = "SecureBoot"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let lengths = [name.len() / 2, value.len()].map(|len| (len as u64).to_le_bytes());
+    [&GLOBAL_VARIABLE[..], &lengths.concat(), &name, value].concat()
 }
 
-/// What a `UEFI_VARIABLE_DATA` says of `SecureBoot`.
-fn secure_boot_says(data: &[u8]) -> Option<bool> {
-    let mut reader = Little {
-        bytes: data,
-        event: 0,
-    };
-    let guid = reader.take(16).ok()?;
-    let mut length = || {
-        let bytes = reader.take(8).ok()?;
-        usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok()
-    };
-    let (name, value) = (length()?, length()?);
-    let name = reader.take(name.checked_mul(2)?).ok()?;
-    let value = reader.take(value).ok()?;
-    let is_it = "SecureBoot".encode_utf16().flat_map(u16::to_le_bytes);
-    if guid != GLOBAL_VARIABLE || !name.iter().copied().eq(is_it) || !reader.bytes.is_empty() {
-        return None;
+/// The command line in an event of GRUB, when its digest is over it.
+fn command_line(event: &Event<'_>, bank: Hash) -> Option<String> {
+    let mut names = COMMAND_LINES.iter();
+    let text = names.find_map(|name| event.data.strip_prefix(*name))?;
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    let is_over = event.digest(bank)? == bank.digest(&[text]);
+    is_over.then(|| printable(&String::from_utf8_lossy(text), TEXT_CHARS_MAX))
+}
+
+/// The file path in a `UEFI_IMAGE_LOAD_EVENT`: of the nodes of its device path those that name a file.
+fn image_path(data: &[u8]) -> Option<String> {
+    // Address, length and link address of the image, and the length of the path.
+    let mut nodes = data.get(32..)?;
+    let mut path = String::new();
+    while let [kind, of, low, high, rest @ ..] = nodes {
+        let len = usize::from(u16::from_le_bytes([*low, *high])).checked_sub(4)?;
+        let (node, after) = rest.split_at_checked(len)?;
+        // Media, file path (UEFI 2.10, 10.3.5.4).
+        if (*kind, *of) == (4, 4) {
+            let units = node
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|unit| u16::from_le_bytes(*unit));
+            let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
+            path.push_str(&String::from_utf16_lossy(&units));
+        }
+        nodes = after;
     }
-    match value {
-        [1] => Some(true),
-        [0] | [] => Some(false),
-        _ => None,
-    }
+    Some(printable(&path, PATH_CHARS_MAX)).filter(|path| !path.is_empty())
+}
+
+fn printable(text: &str, max: usize) -> String {
+    let text = text.chars().filter(|letter| !letter.is_control());
+    text.take(max).collect()
 }
 
 /// Types of events, with the names of the profile.
@@ -332,7 +440,7 @@ const KINDS: [(u32, &str); 36] = [
     (0x0000_0001, "EV_POST_CODE"),
     (0x0000_0002, "EV_UNUSED"),
     (NO_ACTION, "EV_NO_ACTION"),
-    (SEPARATOR, "EV_SEPARATOR"),
+    (0x0000_0004, "EV_SEPARATOR"),
     (0x0000_0005, "EV_ACTION"),
     (0x0000_0006, "EV_EVENT_TAG"),
     (0x0000_0007, "EV_S_CRTM_CONTENTS"),
@@ -348,7 +456,7 @@ const KINDS: [(u32, &str); 36] = [
     (0x0000_0011, "EV_NONHOST_INFO"),
     (0x0000_0012, "EV_OMIT_BOOT_DEVICE_EVENTS"),
     (0x0000_0013, "EV_POST_CODE2"),
-    (VARIABLE_DRIVER_CONFIG, "EV_EFI_VARIABLE_DRIVER_CONFIG"),
+    (0x8000_0001, "EV_EFI_VARIABLE_DRIVER_CONFIG"),
     (0x8000_0002, "EV_EFI_VARIABLE_BOOT"),
     (0x8000_0003, "EV_EFI_BOOT_SERVICES_APPLICATION"),
     (0x8000_0004, "EV_EFI_BOOT_SERVICES_DRIVER"),

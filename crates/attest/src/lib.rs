@@ -7,6 +7,7 @@ pub mod ek;
 pub mod eventlog;
 mod evidence;
 pub mod ima;
+pub mod machine;
 mod offline;
 mod quoted;
 #[cfg(feature = "tee")]

@@ -8,7 +8,7 @@ use jurat_proof::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::bytes::Base64;
+use crate::bytes::{Base64, hex};
 use crate::evidence::hash;
 use crate::tpm::{
     Attest, Attested, Clock, Expected, Hash, PcrSelection, PcrValues, Public, QuoteError,
@@ -128,13 +128,10 @@ pub fn report_data(binding: &[u8; 32]) -> [u8; 64] {
 pub fn write_pcrs(values: &PcrValues) -> BTreeMap<String, BTreeMap<u8, String>> {
     let mut banks: BTreeMap<String, BTreeMap<u8, String>> = BTreeMap::new();
     for ((bank, pcr), value) in &values.0 {
-        let hex = value
-            .iter()
-            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         banks
             .entry(bank.name().into())
             .or_default()
-            .insert(*pcr, hex);
+            .insert(*pcr, hex(value));
     }
     banks
 }
@@ -178,7 +175,7 @@ macro_rules! findings {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            /// Whether the quote does not count.
+            /// Whether something does not hold: the quote does not count, or its machine is not accepted.
             pub const fn is_severe(self) -> bool {
                 match self { $(Self::$variant => $severe,)* }
             }
@@ -202,6 +199,8 @@ findings! {
     Clock = "quote.clock" true "the TPM's clock or its count of starts ran backwards",
     Counter = "quote.counter" true "the TPM's counter of starts did not go forward: an earlier state of it",
     Many = "quote.many" true "one of too many at once; it was not looked at",
+    Unaccepted = "machine.unaccepted" true "the machine is in no state that the operator accepts",
+    BootLog = "boot_log.mismatch" false "the boot log does not lead to the PCR values, or cannot be read",
     Stale = "quote.stale" false "made long after what it names: it says nothing of now",
     Missed = "quote.missed" false "the TPM's counter has starts that this log does not have",
     Firmware = "quote.firmware" false "the TPM's firmware changed",
@@ -248,6 +247,14 @@ pub struct History {
     /// The counter of starts: the name of its index, and its last value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counter: Option<(Base64, u64)>,
+}
+
+impl History {
+    /// The values of the last quote that counts, by PCR; empty before there is one.
+    pub fn pcrs(&self) -> BTreeMap<u8, String> {
+        let bank = self.pcrs.get(Hash::Sha256.name());
+        bank.cloned().unwrap_or_default()
+    }
 }
 
 /// The heads that a quote may be of.

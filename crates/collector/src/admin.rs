@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, Ask, Done as Written};
 use crate::attested::Attested;
+use crate::export::archived_boot_log;
+use crate::machine::{ArchivedBootLog, BootLogOrder, MachineReport};
 use crate::{ArchiveError, Refused};
 
 /// What an operator orders.
@@ -144,6 +146,9 @@ pub struct AttestationReport {
     pub good: u64,
     /// Quotes that did not.
     pub bad: u64,
+    /// The state of the operator's policy that the machine is in; absent without a policy, and when it is in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
 }
 
 impl From<&Attested> for AttestationReport {
@@ -156,6 +161,7 @@ impl From<&Attested> for AttestationReport {
             age_s: attested.age_s,
             good: attested.good,
             bad: attested.bad,
+            accepted: attested.accepted.clone(),
         }
     }
 }
@@ -195,6 +201,11 @@ pub enum AdminError {
     /// There is no such device.
     #[error("no device {0} is enrolled here")]
     Unknown(String),
+    /// Nothing is known of its machine.
+    #[error(
+        "the machine of {0} says nothing of itself: its keys are in no TPM, or no quote came yet"
+    )]
+    Mute(String),
     /// The collector refuses.
     #[error("{0}")]
     Refused(String),
@@ -260,6 +271,29 @@ pub fn carry_out(host: &Host, dir: &Path, order: Order) -> Result<Done, AdminErr
 /// As [`carry_out`].
 pub fn devices(host: &Host, dir: &Path) -> Result<Vec<DeviceReport>, AdminError> {
     Ok(open(host, dir)?.0.devices())
+}
+
+/// What is known of a machine at a collector that does not run.
+///
+/// # Errors
+/// As [`carry_out`].
+pub fn machine(host: &Host, dir: &Path, device: &str) -> Result<MachineReport, AdminError> {
+    let (archive, _) = open(host, dir)?;
+    let report = archive.machine(device);
+    report.ok_or_else(|| AdminError::Mute(device.to_owned()))
+}
+
+/// A boot log in the folder of a collector that does not run.
+///
+/// # Errors
+/// As [`carry_out`].
+pub fn boot_log(
+    host: &Host,
+    dir: &Path,
+    order: &BootLogOrder,
+) -> Result<ArchivedBootLog, AdminError> {
+    let (archive, _) = open(host, dir)?;
+    Ok(archived_boot_log(&archive, order)?)
 }
 
 pub(crate) fn open(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request as HttpRequest, State};
+use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header as http_header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,14 +19,16 @@ use jurat_witness::{Answer, Logs, Seen, Witness};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Refused;
-use crate::admin::{self, EraseOrder, Order};
+use crate::admin::{self, AdminError, EraseOrder, Order};
 use crate::archive::{Archive, ArchiveError, Ask, Done, Judgement, Witnessing, refused_for_good};
 use crate::clients::{Certificates, requested};
 use crate::devices::Device;
 use crate::enrol::{self, EkRoots, Pending};
 use crate::erase::{EraseError, carry_out, origin_of};
+use crate::export::archived_boot_log;
 use crate::ingest::BOOT_BYTES_MAX;
 use crate::logs;
+use crate::machine::{ArchivedBootLog, BootLogOrder};
 use crate::queue::Queue;
 use crate::tiles::TileStore;
 
@@ -39,7 +41,7 @@ pub(crate) struct Api {
     pub(crate) ek_roots: EkRoots,
     pub(crate) pending: Pending,
     /// `None`: devices show no certificates.
-    pub(crate) certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Arc<Certificates>>,
     /// Whether others cosign the own log.
     pub(crate) has_witnesses: bool,
     pub(crate) admin_token: Secret,
@@ -121,6 +123,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/frontier", get(frontier))
         .route("/v1/batches", post(batches))
         .route("/v1/admin/devices", get(admin_devices))
+        .route("/v1/admin/machines/{device}", get(admin_machine))
+        .route("/v1/admin/boot-logs", post(admin_boot_log))
         .route("/v1/admin/orders", post(admin_order))
         .route("/v1/admin/erasures", post(admin_erase))
         .route("/v1/receipt", get(logs::receipt))
@@ -189,6 +193,47 @@ pub(crate) fn bears(headers: &HeaderMap, token: &Secret, what: &str) -> Result<(
 async fn admin_devices(State(api): Ctx, headers: HeaderMap) -> Result<Response, Refused> {
     bears(&headers, &api.admin_token, "admin").map_err(|refused| refuse(&api, refused))?;
     Ok(Json(api.archive.devices()).into_response())
+}
+
+async fn admin_machine(
+    State(api): Ctx,
+    Path(device): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    bears(&headers, &api.admin_token, "admin").map_err(|refused| refuse(&api, refused))?;
+    let report = api.archive.machine(&device).ok_or_else(|| {
+        let message = AdminError::Mute(device).to_string();
+        refuse(&api, Refused::new(404, "unknown_machine", message))
+    })?;
+    Ok(Json(report).into_response())
+}
+
+async fn admin_boot_log(
+    State(api): Ctx,
+    request: HttpRequest,
+) -> Result<Json<ArchivedBootLog>, Refused> {
+    let found = find_boot_log(&api, request).await;
+    found.map(Json).map_err(|refused| refuse(&api, refused))
+}
+
+async fn find_boot_log(api: &Arc<Api>, request: HttpRequest) -> Result<ArchivedBootLog, Refused> {
+    let (parts, body) = request.into_parts();
+    bears(&parts.headers, &api.admin_token, "admin")?;
+    let body = read_body(body, ORDER_BYTES_MAX).await?;
+    let order: BootLogOrder = serde_json::from_slice(&body)
+        .map_err(|error| Refused::new(400, "malformed", format!("not an order: {error}")))?;
+    let reading = api.room.reading.clone().try_acquire_owned();
+    let reading = reading.map_err(|_| Refused::busy("too much is being read"))?;
+    let archive = api.archive.clone();
+    // It reads the archive through.
+    let found = tokio::task::spawn_blocking(move || {
+        let _reading = reading;
+        archived_boot_log(&archive, &order)
+    });
+    match found.await {
+        Ok(found) => found.map_err(|error| ill(api, &error)),
+        Err(error) => Err(bug(&error)),
+    }
 }
 
 async fn admin_order(State(api): Ctx, request: HttpRequest) -> Result<Json<admin::Done>, Refused> {
@@ -307,6 +352,21 @@ pub(crate) fn authenticate(
     body: &[u8],
 ) -> Result<(String, u64), Refused> {
     let id = &device.row.id;
+    let (nonce, timestamp) = check_signature(device, headers, method, path, body)?;
+    api.archive.take_nonce(id, nonce, timestamp)?;
+    api.archive.heard(&device.row.origin);
+    Ok((format!("{id}/{nonce}"), timestamp))
+}
+
+/// The nonce and the time of a request that this device signed.
+fn check_signature<'a>(
+    device: &Device,
+    headers: &'a HeaderMap,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(&'a str, u64), Refused> {
+    let id = &device.row.id;
     let timestamp: u64 = text(headers, header::TIMESTAMP).parse().map_err(|_| {
         Refused::new(
             401,
@@ -331,9 +391,7 @@ pub(crate) fn authenticate(
             "X-Siem-Signature does not belong to this request",
         ));
     }
-    api.archive.take_nonce(id, nonce, timestamp)?;
-    api.archive.heard(&device.row.origin);
-    Ok((format!("{id}/{nonce}"), timestamp))
+    Ok((nonce, timestamp))
 }
 
 async fn certificate(State(api): Ctx, request: HttpRequest) -> Result<Json<Certified>, Refused> {
@@ -353,11 +411,13 @@ async fn next_certificate(api: &Api, request: HttpRequest) -> Result<Certified, 
     }
     let body = read_body(body, REQUEST_BYTES_MAX).await?;
     let path = parts.uri.path();
-    authenticate(api, &device, &parts.headers, "POST", path, &body)?;
-    if requested(&body)? != device.tls {
+    let (nonce, timestamp) = check_signature(&device, &parts.headers, "POST", path, &body)?;
+    // Who has the token and the HMAC key alone uses up no nonce of the device, and is no sign of its life.
+    if requested(&body, &row.id)? != device.tls {
         let message = "this device enrolled with another key; a new one takes a new enrolment";
         return Err(Refused::new(403, "wrong_key", message));
     }
+    api.archive.take_nonce(&row.id, nonce, timestamp)?;
     let Some(certificates) = &api.certificates else {
         let message = "this collector asks for no certificates";
         return Err(Refused::new(404, "no_certificates", message));

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
@@ -37,6 +37,7 @@ use crate::ingest::{
     INCONSISTENT, Judged, Known, Refused, another_root, begins_at, decompress, judge, with_head,
 };
 use crate::life::Life;
+use crate::machine::{KnownLog, MachineReport, PolicyFile};
 use crate::own_log::OwnLog;
 
 use silence::Silence;
@@ -437,6 +438,8 @@ pub struct Archive {
     state: Mutex<State>,
     /// Buffers for decompressed uploads, one for each that is judged at a time.
     buffers: Mutex<Vec<Vec<u8>>>,
+    /// Which states of machines the operator accepts, while a collector runs that was told so.
+    machine_policy: OnceLock<PolicyFile>,
     stopping: AtomicBool,
 }
 
@@ -608,6 +611,7 @@ impl Archive {
             next_upload_s,
             state: Mutex::new(state),
             buffers: Mutex::default(),
+            machine_policy: OnceLock::new(),
             stopping: AtomicBool::new(false),
         });
         let mut writer = Writer::new(
@@ -738,6 +742,40 @@ impl Archive {
             }
         };
         devices.into_iter().map(report).collect()
+    }
+
+    /// What is known of the machine of a device, by its newest log; `None` when it has none that speaks of itself.
+    pub fn machine(&self, id: &str) -> Option<MachineReport> {
+        let device = self.device(id)?;
+        let line = self
+            .state()
+            .lines
+            .get(device.row.origin.as_str())
+            .cloned()?;
+        let attested = line.attested.as_ref()?;
+        let boot_log = attested.boot_log.as_ref();
+        Some(MachineReport {
+            device: device.row.id.clone(),
+            hostname: device.row.hostname.clone(),
+            origin: device.row.origin.clone(),
+            attestation: attested.into(),
+            quote: attested.quote,
+            quoted_at: attested.quoted_at,
+            pcrs: attested.history.pcrs(),
+            boot_log: boot_log.map(KnownLog::report),
+            facts: boot_log.and_then(KnownLog::facts).cloned(),
+            policy: self.machine_policy.get().map(PolicyFile::report),
+        })
+    }
+
+    /// Judges machines by this file from now on.
+    pub(crate) fn accept_machines(&self, policy: PolicyFile) {
+        // There is one collector to a folder, and it is told once.
+        let _ = self.machine_policy.set(policy);
+    }
+
+    pub(crate) fn machine_policy(&self) -> Option<&PolicyFile> {
+        self.machine_policy.get()
     }
 
     /// Notes that a device was heard of: a request of its log was authenticated.
@@ -986,7 +1024,9 @@ impl Archive {
         if let Some(device) = self.device_of(origin).filter(|device| device.ak.is_some()) {
             let [witness, archive, _] = self.verifier_keys();
             let standing = line.attested.get_or_insert_default();
-            attested = standing.take(&device, &[archive, witness], &judged.said, now);
+            let policy = self.machine_policy.get().map(PolicyFile::in_force);
+            let cosigners = [archive, witness];
+            attested = standing.take(&device, &cosigners, &judged.said, policy.as_deref(), now);
         }
         let mut note = judged.note.clone();
         // Only the device's own signature is kept: foreign lines would be stored for nothing.

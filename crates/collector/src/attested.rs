@@ -1,11 +1,13 @@
 //! What the machine of a device said of itself in its last quotes, and what the collector makes of it.
 
+use jurat_attest::machine::Machine;
 use jurat_attest::{Finding, Heads, History, Judge, Status};
 use jurat_proof::{Digest, VerifierKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::devices::Device;
+use crate::machine::{InForce, KnownLog};
 
 /// What an upload holds that a judge of quotes looks at, in order.
 pub(crate) enum Said {
@@ -13,10 +15,14 @@ pub(crate) enum Said {
     Head(u64, Digest),
     /// A quote in this leaf.
     Quote(u64, Map<String, Value>),
+    /// A boot log; `None` when its payload did not come.
+    BootLog(Option<Box<KnownLog>>),
 }
 
 /// The most quotes of one upload that are judged; those beyond do not count.
 pub(crate) const QUOTES_MAX: usize = 256;
+/// The most boot logs of one upload that are read.
+pub(crate) const BOOT_LOGS_MAX: usize = 16;
 /// How many heads of the uploads before are remembered: a quote is of a head just before it.
 const HEADS_KEPT: usize = 16;
 /// A quote made so long after what it names, and what comes in an upload, is too old to say anything of now.
@@ -45,7 +51,18 @@ pub(crate) struct Attested {
     /// What the newest quote that names something was made after, in seconds since 1970.
     #[serde(default)]
     dated_s: u64,
-    history: History,
+    /// The leaf of the newest quote that counts, and when it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) quote: Option<u64>,
+    #[serde(default)]
+    pub(crate) quoted_at: u64,
+    /// The boot log of this start of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boot_log: Option<KnownLog>,
+    /// The accepted state that the machine is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) accepted: Option<String>,
+    pub(crate) history: History,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     heads: Vec<(u64, Digest)>,
 }
@@ -66,6 +83,7 @@ impl Attested {
         device: &Device,
         cosigners: &[VerifierKey],
         said: &[Said],
+        policy: Option<&InForce>,
         now_s: u64,
     ) -> Vec<Map<String, Value>> {
         let Some(ak) = &device.ak else {
@@ -86,6 +104,10 @@ impl Attested {
             let (seq, detail) = match said {
                 Said::Head(size, root) => {
                     heads.push(*size, *root);
+                    continue;
+                }
+                Said::BootLog(log) => {
+                    self.boot_log = log.as_deref().cloned();
                     continue;
                 }
                 Said::Quote(seq, detail) => (*seq, detail),
@@ -109,8 +131,16 @@ impl Attested {
             if kept || age_s.is_some_and(|age_s| age_s > STALE_S) {
                 findings.push(Finding::Stale);
             }
+            let accepted = match &good {
+                Some(good) => {
+                    (self.quote, self.quoted_at) = (Some(seq), now_s);
+                    self.machine(device, good.rebooted, policy, &mut findings)
+                }
+                None => self.accepted.clone(),
+            };
             let status = Status::of(&findings);
-            let known = status == self.status && findings == self.findings;
+            let known =
+                (status, &findings, &accepted) == (self.status, &self.findings, &self.accepted);
             if good.is_some() {
                 self.good += 1;
             } else {
@@ -125,8 +155,15 @@ impl Attested {
                 if !findings.is_empty() {
                     leaf.insert("findings".into(), json!(findings));
                 }
+                if let Some(accepted) = &accepted {
+                    leaf.insert("accepted".into(), accepted.clone().into());
+                }
+                if let Some(policy) = policy {
+                    leaf.insert("machine_policy".into(), json!(policy.sha256));
+                }
                 leaves.push(leaf);
             }
+            self.accepted = accepted;
             (self.status, self.seq, self.at) = (status, seq, now_s);
             (self.age_s, self.findings) = (age_s, findings);
         }
@@ -145,5 +182,32 @@ impl Attested {
             leaves.push(leaf);
         }
         leaves
+    }
+
+    /// Holds the machine of a quote that counts against its boot log and against what the operator accepts. Gives the
+    /// name of the accepted state that it is in.
+    fn machine(
+        &mut self,
+        device: &Device,
+        rebooted: bool,
+        policy: Option<&InForce>,
+        findings: &mut Vec<Finding>,
+    ) -> Option<String> {
+        let pcrs = self.history.pcrs();
+        self.boot_log
+            .take_if(|boot_log| !boot_log.meets(&pcrs, rebooted));
+        if self.boot_log.as_ref().is_some_and(KnownLog::is_wrong) {
+            findings.push(Finding::BootLog);
+        }
+        let machine = Machine {
+            device: &device.row.id,
+            pcrs: &pcrs,
+            facts: self.boot_log.as_ref().and_then(KnownLog::facts),
+        };
+        let accepted = policy?.policy.accepts(&machine);
+        if accepted.is_none() {
+            findings.push(Finding::Unaccepted);
+        }
+        accepted.map(|state| state.name.clone())
     }
 }

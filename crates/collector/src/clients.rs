@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jurat_disk::{Host, read};
@@ -12,6 +13,7 @@ use jurat_key::tls::{
 use jurat_key::{KeyError, tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
 use crate::Refused;
 use crate::devices::Device;
@@ -19,6 +21,8 @@ use crate::settings::{DeviceCertificates, Settings};
 
 /// How often the file of the operator's authorities is looked at.
 const RELOAD_S: u64 = 2;
+/// The most certificates that are being issued at a time.
+const ISSUING_MAX: usize = 8;
 /// How long the operator's command may take.
 const COMMAND_S: u64 = 30;
 /// The longest file of authorities.
@@ -29,7 +33,11 @@ pub(crate) struct Certificates {
     authority: Authority,
     command: Vec<String>,
     clients: Clients,
+    /// Those that count now.
+    believed: Mutex<Vec<Vec<u8>>>,
     lifetime_s: u64,
+    /// Certificates that are being issued.
+    issuing: Semaphore,
 }
 
 impl Certificates {
@@ -43,28 +51,22 @@ impl Certificates {
         let believed = authorities(host, settings, &authority)?;
         Ok(Some(Self {
             clients: Clients::new(&believed)?,
+            believed: Mutex::new(believed),
             authority,
             command: settings.csr_command.clone(),
-            lifetime_s: settings.device_certificate_s.max(60),
+            lifetime_s: settings.device_certificate_s,
+            issuing: Semaphore::new(ISSUING_MAX),
         }))
     }
 
     /// Takes the operator's authorities over whenever their file changes; one that cannot be used leaves things as they are.
-    pub(crate) async fn follow(&self, host: &Host, settings: &Settings) {
-        let mut now = authorities(host, settings, &self.authority).unwrap_or_default();
+    pub(crate) async fn follow(self: &Arc<Self>, host: &Host, settings: &Settings) {
         let mut complained = false;
         loop {
             tokio::time::sleep(Duration::from_secs(RELOAD_S)).await;
-            let read = authorities(host, settings, &self.authority);
-            let taken = read.and_then(|read| {
-                if read != now {
-                    self.clients.replace(&read)?;
-                    tracing::info!("the authorities of devices were read again");
-                    now = read;
-                }
-                Ok(())
-            });
-            match taken {
+            let (this, host, settings) = (self.clone(), host.clone(), settings.clone());
+            let taken = tokio::task::spawn_blocking(move || this.reload(&host, &settings));
+            match taken.await.unwrap_or(Ok(())) {
                 Ok(()) => complained = false,
                 Err(error) => {
                     if !complained {
@@ -74,6 +76,17 @@ impl Certificates {
                 }
             }
         }
+    }
+
+    fn reload(&self, host: &Host, settings: &Settings) -> Result<(), KeyError> {
+        let read = authorities(host, settings, &self.authority)?;
+        let mut now = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != read {
+            self.clients.replace(&read)?;
+            *now = read;
+            tracing::info!("the authorities of devices were read again");
+        }
+        Ok(())
     }
 
     /// Checks that a request came over a connection that this very device opened.
@@ -100,7 +113,7 @@ impl Certificates {
                 format!("the certificate of this connection: {problem}"),
             )
         })?;
-        if shown.point != device.tls {
+        if shown != device.tls {
             let message = "the certificate of this connection is not this device's";
             return Err(Refused::new(403, "certificate_of_another", message));
         }
@@ -115,25 +128,29 @@ impl Certificates {
         point: &[u8; 65],
         request: &[u8],
     ) -> Result<String, Refused> {
+        let Ok(_issuing) = self.issuing.try_acquire() else {
+            return Err(Refused::busy("too many certificates are being issued"));
+        };
         let failed = |what: String| {
             tracing::error!(what, device, "no certificate");
             let message = "no certificate can be issued now; try again later";
             Refused::new(503, "no_certificate", message)
         };
-        if self.command.is_empty() {
-            let issued = self.authority.issue(host, device, point, self.lifetime_s);
-            return issued.map_err(|error| failed(error.to_string()));
-        }
-        let now_s = host.clock.now().unix_s();
-        let asked = self.ask(device, key_kind, request);
-        let chain = match tokio::time::timeout(Duration::from_secs(COMMAND_S), asked).await {
-            Ok(Ok(chain)) => chain,
-            Ok(Err(what)) => return Err(failed(format!("{}: {what}", self.command[0]))),
-            Err(_) => {
-                let what = format!("{}: no answer within {COMMAND_S} s", self.command[0]);
-                return Err(failed(what));
+        let chain = if let Some(program) = self.command.first() {
+            let asked = self.ask(device, key_kind, request);
+            match tokio::time::timeout(Duration::from_secs(COMMAND_S), asked).await {
+                Ok(Ok(chain)) => chain,
+                Ok(Err(what)) => return Err(failed(format!("{program}: {what}"))),
+                Err(_) => {
+                    let what = format!("{program}: no answer within {COMMAND_S} s");
+                    return Err(failed(what));
+                }
             }
+        } else {
+            let issued = self.authority.issue(host, device, point, self.lifetime_s);
+            issued.map_err(|error| failed(error.to_string()))?
         };
+        let now_s = host.clock.now().unix_s();
         let checked = self.clients.check(chain.as_bytes(), now_s);
         match checked {
             Ok(DeviceCertificate { point: of, .. }) if of == *point => Ok(chain),
@@ -189,9 +206,9 @@ fn authorities(
     Ok(found)
 }
 
-/// The key that a request for a certificate is about.
-pub(crate) fn requested(request: &[u8]) -> Result<[u8; 65], Refused> {
-    check_request(request).map_err(|problem| {
+/// The key that this device's request for a certificate is about.
+pub(crate) fn requested(request: &[u8], device: &str) -> Result<[u8; 65], Refused> {
+    check_request(request, device).map_err(|problem| {
         let message = format!("the request for a certificate: {problem}");
         Refused::new(400, "bad_csr", message)
     })

@@ -188,7 +188,7 @@ async fn take_enrolment(api: &Api, request: HttpRequest) -> Result<Enrolling, Re
     let enrolment: Enrolment = serde_json::from_slice(&body)
         .map_err(|error| Refused::new(400, "malformed", format!("not an enrolment: {error}")))?;
     let request = BASE64.decode(&enrolment.csr).unwrap_or_default();
-    let tls = requested(&request)?;
+    let tls = requested(&request, &enrolment.device)?;
     if enrolment.key_kind != "tpm" {
         return finish(api, enrolment, (tls, &request), None)
             .await
@@ -279,14 +279,7 @@ async fn finish(
     let (device, token) = Device::new(&api.host, &api.domain, &enrolment, tls, hardware, epoch)?;
     let (origin, hmac_key) = (device.row.origin.clone(), device.hmac.to_base64());
     let key_kind = device.row.key_kind.clone();
-    // Before anything counts: without it the device would be enrolled, and could send nothing.
-    let certificate = match &api.certificates {
-        Some(certificates) => {
-            let whom = (&*enrolment.device, &*key_kind);
-            Some(certificates.issue(&api.host, whom, &tls, request).await?)
-        }
-        None => None,
-    };
+    let id = enrolment.device.clone();
     let ask = match enrolment.predecessor {
         None => Ask::Enrol(Box::new(device)),
         Some(predecessor) => {
@@ -302,19 +295,24 @@ async fn finish(
         Done::Enrolled => {}
         Done::Refused(refused) => return Err(refused),
         Done::Unknown => {
-            let message = format!("no device {} is enrolled here", enrolment.device);
+            let message = format!("no device {id} is enrolled here");
             return Err(Refused::new(404, "unknown_device", message));
         }
         _ => {
-            let message = format!(
-                "the device {} is enrolled already; a new enrolment takes a new id",
-                enrolment.device
-            );
+            let message =
+                format!("the device {id} is enrolled already; a new enrolment takes a new id");
             return Err(Refused::new(409, "device_taken", message));
         }
     }
+    // Only now: an authority certifies nobody who is not enrolled. One that fails is asked again by the device.
+    let mut certificate = None;
+    if let Some(certificates) = &api.certificates {
+        let whom = (&*id, &*key_kind);
+        let issued = certificates.issue(&api.host, whom, &tls, request).await;
+        certificate = issued.ok();
+    }
     let [witness, archive, log] = api.archive.verifier_keys().map(|key| key.to_string());
-    tracing::info!(device = enrolment.device, origin, key_kind, "enrolled");
+    tracing::info!(device = id, origin, key_kind, "enrolled");
     Ok(Enrolled {
         origin,
         token,

@@ -6,6 +6,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jurat_attest::Base64;
+use jurat_attest::machine::boot_log_in;
 use jurat_disk::Disk;
 use jurat_event::Kind;
 use jurat_ledger::Reader;
@@ -16,6 +18,7 @@ use jurat_proof::{
 
 use crate::archive::{Archive, ArchiveError, instead_of, kind, split_upload};
 use crate::ingest::decompress;
+use crate::machine::{ArchivedBootLog, BootLogOrder};
 use crate::tiles::says_accepted;
 
 /// Why no bundle could be made.
@@ -104,6 +107,18 @@ pub(crate) fn the_one<'a>(origins: &'a BTreeSet<String>, name: &str) -> Result<&
         (false, false) => {
             format!("logs of several devices are meant; name one with --device ORIGIN: {known}")
         }
+    })
+}
+
+/// The boot log that this leaf carries, as far as it is here.
+pub(crate) fn archived_boot_log(
+    archive: &Archive,
+    BootLogOrder { origin, leaf }: &BootLogOrder,
+) -> Result<ArchivedBootLog, ArchiveError> {
+    let payload = Archived::of(archive).payload(origin, *leaf)?;
+    let boot_log = payload.and_then(|payload| boot_log_in(&payload));
+    Ok(ArchivedBootLog {
+        boot_log: boot_log.map(Base64),
     })
 }
 
@@ -307,6 +322,39 @@ impl Archived {
             }
         }
         Ok(())
+    }
+
+    /// The payload of a leaf; `None` when it is not here.
+    fn payload(&self, origin: &str, leaf: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let mut place = None;
+        let mut reader = self.reader(0)?;
+        while let Some(item) = reader.next_record()? {
+            if item.kind == kind::UPLOAD {
+                let (header, _) = split_upload(item.body)?;
+                // What came late stands in the place of what was withheld.
+                if header.origin == origin && (header.from..header.to).contains(&leaf) {
+                    place = Some(item.position);
+                }
+            }
+        }
+        let Some(place) = place else {
+            return Ok(None);
+        };
+        let damaged = |what: String| ArchiveError::Damaged(what);
+        let mut raw = Vec::new();
+        decompress(&upload_at(&self.disk, &self.dir, place)?, &mut raw)
+            .map_err(|refused| damaged(refused.refusal.message))?;
+        let mut is_it = false;
+        for record in RecordReader::new(&raw) {
+            match record.map_err(|error| damaged(error.to_string()))? {
+                Record::Entry(entry) => {
+                    is_it = EntryView::parse(entry).is_ok_and(|view| view.seq == leaf);
+                }
+                Record::Payload { bytes, .. } if is_it => return Ok(Some(bytes.to_vec())),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Gives what is archived of a log in order, with each cosigned head at its place.

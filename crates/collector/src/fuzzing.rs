@@ -37,7 +37,7 @@ pub fn first_upload(body: &[u8], origin: &str, key: &VerifierKey) -> Result<u64,
 /// When a row that was made cannot be read: what this is for.
 pub fn enroll(host: &Host, enrolment: &Enrolment) -> Result<(String, String), Refused> {
     let request = BASE64.decode(&enrolment.csr).unwrap_or_default();
-    let tls = requested(&request).unwrap_or([4; 65]);
+    let tls = requested(&request, &enrolment.device).unwrap_or([4; 65]);
     let (device, token) = Device::new(host, "example.org", enrolment, tls, None, 0)?;
     let row = serde_json::to_vec(&device.row).expect("a row can be written");
     let read = Device::read(&row).expect("a row that was written can be read");

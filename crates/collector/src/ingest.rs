@@ -8,7 +8,8 @@ use jurat_proof::{
 use jurat_sink::{Refusal, UPLOAD_BYTES_MAX};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
-use crate::attested::{QUOTES_MAX, Said};
+use crate::attested::{BOOT_LOGS_MAX, QUOTES_MAX, Said};
+use crate::machine::KnownLog;
 
 /// Why an upload is refused, with its HTTP status. Nothing of it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +184,9 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
     // Under no head yet.
     let mut rotating: Option<Rotation> = None;
     let mut boots: Vec<String> = Vec::new();
-    let (mut said, mut quotes) = (Vec::new(), 0);
+    let (mut said, mut quotes, mut boot_logs) = (Vec::new(), 0, 0);
+    // The boot log whose payload may follow.
+    let mut boot_log: Option<u64> = None;
     let mut replay = Replay::resume(origin, known.frontier.clone(), known.chain);
     let mut last: Option<(Note, Checkpoint, VerifierKey)> = None;
     if let Some(from) = begins_at(raw)?
@@ -212,6 +215,17 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
                     .hashed_entry(entry, digest)
                     .map_err(|error| Refused::new(422, INCONSISTENT, error.to_string()))?;
                 open = view.context.map(|_| view.seq);
+                boot_log = None;
+                // Without a payload it only says why there is none.
+                if view.is(Kind::AttestationBootLog)
+                    && view.context.is_some()
+                    && said.len() < 2 * SAID_MAX
+                {
+                    boot_logs += 1;
+                    // Another one than before, whatever becomes of its payload.
+                    said.push(Said::BootLog(None));
+                    boot_log = Some(view.seq).filter(|_| boot_logs <= BOOT_LOGS_MAX);
+                }
                 if boots.last().is_none_or(|boot| *boot != *view.boot)
                     && boots.len() < CHANGES_MAX
                     && view.boot.len() <= BOOT_BYTES_MAX
@@ -248,6 +262,9 @@ pub(crate) fn judge(raw: &[u8], origin: &str, known: &Known) -> Result<Option<Ju
             }
             Record::Payload { bytes, .. } => {
                 open = None;
+                if let (Some(seq), Some(Said::BootLog(log))) = (boot_log.take(), said.last_mut()) {
+                    *log = Some(Box::new(KnownLog::read(seq, bytes)));
+                }
                 replay
                     .hashed_payload(bytes.len(), digest)
                     .map_err(|error| Refused::new(422, "payload_mismatch", error.to_string()))?;

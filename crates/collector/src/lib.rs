@@ -24,6 +24,7 @@ mod gather;
 mod ingest;
 mod life;
 mod logs;
+mod machine;
 mod own_log;
 mod queue;
 mod serve;
@@ -33,7 +34,7 @@ mod tiles;
 
 pub use admin::{
     Address, AdminError, AttestationReport, DeviceReport, Done, EpochReport, EraseOrder, Order,
-    Standing, carry_out, devices,
+    Standing, boot_log, carry_out, devices, machine,
 };
 pub use archive::{Archive, ArchiveError, Stats};
 pub use enrol::EkTrust;
@@ -41,6 +42,9 @@ pub use erase::{EraseError, erase_folder};
 pub use export::{ExportError, export, export_folder};
 pub use gather::WitnessPolicyError;
 pub use ingest::Refused;
+pub use machine::{
+    ArchivedBootLog, BootLogOrder, BootLogReport, MachineReport, PolicyFileError, PolicyReport,
+};
 pub use serve::{Builder, Running, ServeError};
 pub use settings::{DeviceCertificates, Settings, SettingsError};
 pub use tiles::{Levels, TilesExportError, export_tiles};

@@ -14,6 +14,7 @@ fn severity(kind: Kind, detail: &Map<String, Value>) -> Severity {
             Some("warning") => Severity::Medium,
             _ => Severity::Info,
         },
+        Kind::PolicyChanged if detail.contains_key("problem") => Severity::Medium,
         Kind::ForkProof => Severity::Critical,
         Kind::CloneDetected | Kind::KeyRevoked => Severity::High,
         Kind::DeviceSilent | Kind::PayloadErased => Severity::Medium,

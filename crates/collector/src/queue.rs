@@ -98,6 +98,9 @@ pub(crate) fn write(
             if writer.watch_silence()? {
                 ring(bells);
             }
+            if writer.watch_policy()? {
+                ring(bells);
+            }
             if writer.own_log_has_news() {
                 writer.seal_own_log()?;
                 ring(bells);

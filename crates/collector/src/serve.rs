@@ -14,10 +14,10 @@ use tokio::sync::watch;
 
 use crate::admin::Address;
 use crate::api::{Api, Room, fail, router};
-use crate::archive::Ask;
 use crate::clients::Certificates;
 use crate::enrol::{EkRoots, Pending};
 use crate::gather::{Gatherer, WitnessPolicyError};
+use crate::machine::{PolicyFile, PolicyFileError};
 use crate::queue::{self, Queue};
 use crate::siem::{Progress, Projection};
 use crate::tiles::TileStore;
@@ -78,6 +78,9 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// The machine policy cannot be used.
+    #[error(transparent)]
+    MachinePolicy(#[from] PolicyFileError),
     /// The policy of outside witnesses cannot be used.
     #[error(transparent)]
     Witnesses(#[from] WitnessPolicyError),
@@ -139,9 +142,10 @@ impl Builder {
             settings.next_upload_s,
             settings.silent_after_s,
         )?;
-        writer.commit(vec![Ask::Policy {
-            digest: settings.digest(),
-        }])?;
+        if let Some(path) = &settings.machine_policy {
+            archive.accept_machines(PolicyFile::open(&host, path)?);
+        }
+        writer.say_policy(settings.digest())?;
         let admin_token = Secret::load_or_create(&host, &settings.dir.join("admin.token"))?;
         let siem = match &settings.siem_file {
             Some(path) => {
@@ -172,9 +176,13 @@ impl Builder {
         let fingerprint_key =
             Secret::load_or_create(&host, &settings.dir.join("keys/fingerprint.key"))?;
         let read_token = Secret::load_or_create(&host, &settings.dir.join("read.token"))?;
-        let tls = tls::server(&settings.certificate, &settings.key)?;
-        let pin = tls.pin();
         let certificates = Certificates::open(&host, &settings)?;
+        let ask = match certificates {
+            Some(_) => tls::Ask::Clients,
+            None => tls::Ask::Nobody,
+        };
+        let tls = tls::server(&settings.certificate, &settings.key, ask)?;
+        let pin = tls.pin();
         let listener =
             TcpListener::bind(settings.listen)
                 .await
@@ -249,7 +257,7 @@ impl Builder {
             enrol_token: token,
             ek_roots,
             pending: Pending::default(),
-            certificates,
+            certificates: certificates.map(Arc::new),
             has_witnesses: settings.witness_policy.is_some(),
             admin_token,
             fingerprint_key,

@@ -58,12 +58,16 @@ pub struct Settings {
     /// is taken, and labelled.
     #[serde(default)]
     pub ek_needed: EkTrust,
+    /// Which states of machines are accepted: a file (`docs/formats/quotes.md`). It is read again when it changes.
+    /// None: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_policy: Option<PathBuf>,
     /// Whether devices show a certificate with every connection: `required`, or `off` where a proxy in front ends TLS.
     /// Default `required`.
     #[serde(default)]
     pub device_certificates: DeviceCertificates,
     /// For how long a device's certificate is issued, in seconds; it asks for the next when a third is left. Default
-    /// 604800: a week. At least 60.
+    /// 604800: a week. From 60 to 315360000.
     #[serde(default = "default_certificate")]
     pub device_certificate_s: u64,
     /// Other authorities whose certificates of devices count, PEM. Needed with `csr_command`. Read again when it changes.
@@ -88,6 +92,9 @@ pub enum DeviceCertificates {
     /// Its token and its HMAC key are all that tells it.
     Off,
 }
+
+/// Ten years.
+const LIFETIME_S_MAX: u64 = 315_360_000;
 
 fn default_certificate() -> u64 {
     7 * 24 * 3_600
@@ -139,6 +146,14 @@ pub enum SettingsError {
     /// A certificate could not be made.
     #[error(transparent)]
     Key(#[from] jurat_key::KeyError),
+    /// A value that cannot be.
+    #[error("{path}: device_certificate_s is {value}, and may be from 60 to {LIFETIME_S_MAX}")]
+    Lifetime {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        value: u64,
+    },
     /// Nothing that the command issues would count.
     #[error("{path}: csr_command needs device_ca, the authority that it issues for")]
     Authority {
@@ -161,6 +176,11 @@ impl Settings {
             path: path.to_path_buf(),
             source: Box::new(source),
         })?;
+        let value = settings.device_certificate_s;
+        if !(60..=LIFETIME_S_MAX).contains(&value) {
+            let path = path.to_path_buf();
+            return Err(SettingsError::Lifetime { path, value });
+        }
         if !settings.csr_command.is_empty() && settings.device_ca.is_none() {
             let path = path.to_path_buf();
             return Err(SettingsError::Authority { path });
@@ -223,6 +243,8 @@ impl Settings {
             ek_roots: None,
             ek_pins: None,
             ek_needed: EkTrust::Untrusted,
+            // What `jurat attest baseline` wrote before the start.
+            machine_policy: Some(dir.join("machines.toml")).filter(|path| path.exists()),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use jurat_disk::Disk;
+use jurat_event::{Kind, Severity};
 use jurat_proof::{Chain, Digest, Record, RecordReader, leaf_hash};
 use jurat_sink::{FileSink, line};
 use tokio::sync::watch;
@@ -37,6 +38,19 @@ pub(crate) struct Projection {
 const ROUND_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often it looks although nothing called it, and how long it waits after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The place of an entry of the own log that somebody should see: what is worth a look, and what became of it.
+fn alert(entry: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        seq: u64,
+        kind: Kind,
+        severity: Severity,
+    }
+    let entry: Entry = serde_json::from_slice(entry).ok()?;
+    let follows = matches!(entry.kind, Kind::AttestationJudged | Kind::DeviceReturned);
+    (follows || entry.severity >= Severity::Medium).then_some(entry.seq)
+}
 
 impl Projection {
     /// Opens the file and finds where to go on.
@@ -88,7 +102,27 @@ impl Projection {
         }
         let mut reader = self.archive.reader(self.seen, end)?;
         let (mut bytes, mut lines) = (0, 0);
+        let [_, _, own] = self.archive.verifier_keys();
+        let own = own.name;
         while let Some(item) = reader.next_record()? {
+            if item.kind == kind::OWN_ENTRY {
+                if let Some(leaf) = alert(item.body) {
+                    let proof = line::Proof {
+                        device: own.clone(),
+                        leaf_hash: leaf_hash(item.body),
+                        chain_hash: None,
+                        prev_chain_hash: None,
+                        sink_seq: self.sink.sink_seq(),
+                        batch: leaf + 1,
+                        judged: "sealed".into(),
+                    };
+                    line::write(&proof, item.body, None, &mut self.line);
+                    self.sink.push(&self.line);
+                    bytes += self.line.len();
+                    lines += 1;
+                }
+                continue;
+            }
             if item.kind != kind::UPLOAD {
                 continue;
             }
@@ -129,8 +163,8 @@ impl Projection {
                 let proof = line::Proof {
                     device: header.origin.clone(),
                     leaf_hash: leaf,
-                    chain_hash: chain.push(&leaf),
-                    prev_chain_hash: prev,
+                    chain_hash: Some(chain.push(&leaf)),
+                    prev_chain_hash: Some(prev),
                     sink_seq: self.sink.sink_seq(),
                     batch: header.to,
                     judged: "verified".into(),

@@ -113,6 +113,8 @@ kinds! {
     AttestationQuote = 6301 "attestation.quote",
     /// A collector makes something else of a device's quotes than before.
     AttestationJudged = 6302 "attestation.judged",
+    /// What the firmware of a machine says it measured at its start.
+    AttestationBootLog = 6303 "attestation.boot_log",
     /// A person's approval is required.
     ApprovalRequired = 7001 "approval.required",
     /// A scheduled job ran.
@@ -177,6 +179,10 @@ kinds! {
     KeyUnavailable = 9132 "key.unavailable",
     /// The key signs again.
     KeyAvailable = 9133 "key.available",
+    /// Where events go besides the collector, and what its success means.
+    SinkAttached = 9140 "sink.attached",
+    /// A sink was not sent these leaves: they were archived and removed before.
+    SinkMissed = 9141 "sink.missed",
     /// Anything else.
     Other = 9999 "other",
 }

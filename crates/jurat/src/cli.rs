@@ -13,7 +13,7 @@ use jurat_key::tls::Pin;
 
 use crate::since::since;
 use crate::statements::StatementArgs;
-use crate::{commands, demo, devices, erase, exit, witness};
+use crate::{attest, commands, demo, devices, erase, exit, witness};
 
 #[derive(Parser)]
 #[command(
@@ -111,6 +111,20 @@ Example, for one log, behind a proxy that speaks TLS:
     /// A collector that runs is asked over HTTPS with the token in its folder (`admin.token`); the folder of
     /// one that does not is opened.
     Devices(DevicesArgs),
+    /// See in which state the machines of a collector's devices are, and adopt one
+    ///
+    /// Only machines whose TPM holds the keys speak of themselves. The collector judges each quote; with
+    /// `machine_policy = "FILE"` in its configuration it also holds the machine against the accepted states in that
+    /// file. The collector is asked as `jurat devices` asks it.
+    #[command(
+        subcommand,
+        after_help = "\
+Example: adopt what a machine is now, later see what changed, and adopt that:
+  jurat attest show 1b4e --collector DIR
+  jurat attest baseline 1b4e --collector DIR --file /etc/jurat/machines.toml
+  jurat attest diff 1b4e --collector DIR --file /etc/jurat/machines.toml"
+    )]
+    Attest(AttestCommand),
     /// Remove payloads for good; entries, tree and proofs stay
     ///
     /// A leaf that says which, why and by whom is sealed before anything goes. Without --collector it is done on
@@ -322,6 +336,65 @@ pub(crate) enum DevicesCommand {
         operator: OperatorArgs,
         /// The device's id, or how it begins
         id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AttestCommand {
+    /// Show the newest state of a machine: verdict, PCRs, boot log, what was started
+    ///
+    /// Without a device: all machines that speak of themselves, one a line.
+    Show {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        #[arg(value_name = "DEVICE")]
+        id: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Accept the present state of a machine: add it to the policy file
+    ///
+    /// The state pins PCRs and, where a boot log leads to the quote, facts: whether Secure Boot is on, and what was
+    /// started before the operating system. It counts for this device only; edit the file to widen it. States
+    /// that were accepted before stay: remove those that are over. The file is replaced in one step, and a
+    /// collector that runs reads it again within seconds. Exit code 0 also when the machine was accepted before.
+    Baseline {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        #[arg(value_name = "DEVICE")]
+        id: String,
+        /// What to call the state [default: the host's name and the time]
+        #[arg(long)]
+        name: Option<String>,
+        /// The policy file; made when it is not there [default: the one of the collector that runs]
+        #[arg(long, value_name = "POLICY")]
+        file: Option<PathBuf>,
+        /// The PCRs to pin, such as 0,2,7, or `none` for facts alone. 8 and 9 change with every kernel
+        #[arg(long, value_name = "LIST", default_value = attest::PINNED, value_parser = attest::pcrs)]
+        pcrs: attest::Pcrs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say in what a machine differs from the accepted state that comes nearest
+    ///
+    /// PCR by PCR and fact by fact, and, where both boot logs are archived, the first event in which they differ.
+    /// Exit code 0: in nothing; 1: it differs; 2: no accepted state is for this device.
+    Diff {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        /// The device's id, or how it begins
+        #[arg(value_name = "DEVICE")]
+        id: String,
+        /// The policy file [default: the one of the collector that runs]
+        #[arg(long, value_name = "POLICY")]
+        file: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -546,6 +619,7 @@ pub(crate) fn main() -> u8 {
         Command::Status(args) => commands::status(global, &args),
         Command::RotateKey(args) => commands::rotate_key(global, &args),
         Command::Devices(args) => devices::run(&args),
+        Command::Attest(command) => attest::run(&command),
         Command::Reveal(args) => erase::reveal(global, &args),
         Command::Erase(args) => erase::erase(global, &args),
         Command::Ledger(LedgerCommand::Fsck { json }) => commands::fsck(global, json),

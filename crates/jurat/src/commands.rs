@@ -248,6 +248,16 @@ pub(crate) fn enroll(global: &Global, args: &EnrollArgs) -> Result<u8> {
             key
         }
     };
+    if let KeyPlace::External(command) = &key {
+        let relative = command.iter().find(|word| {
+            let path = Path::new(word);
+            path.is_relative() && (word.contains('/') || path.exists())
+        });
+        if let Some(word) = relative {
+            let what = format!("{word}: write the whole path; the endpoint runs in another folder");
+            bail!(exit::Usage(what));
+        }
+    }
     let options = EnrolOptions {
         key,
         url: args.url.clone(),

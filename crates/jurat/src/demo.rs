@@ -631,6 +631,8 @@ fn rewrite_history(
     }
     let body = zstd::bulk::compress(&raw, 1)?;
     // Over the device's own connection: its token and its certificate are at hand, too.
+    // A TPM in a program speaks with one at a time.
+    drop((key, keys));
     let uplink = Uplink::open(host, state, Duration::from_secs(30))?;
     let answer = runtime.block_on(uplink.send(host, body));
     let (refused, words) = match answer {

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use jurat_agent::Erased;
 use jurat_attest::Status;
 use jurat_collector::{
-    Address, AdminError, AttestationReport, DeviceReport, Done, EpochReport, EraseError,
-    EraseOrder, Order, Standing, carry_out, devices, erase_folder,
+    Address, AdminError, ArchivedBootLog, AttestationReport, BootLogOrder, DeviceReport, Done,
+    EpochReport, EraseError, EraseOrder, MachineReport, Order, Standing, boot_log, carry_out,
+    devices, erase_folder, machine,
 };
 use jurat_disk::Host;
 use jurat_key::tls;
@@ -79,18 +80,18 @@ pub(crate) fn erase(dir: &Path, order: &EraseOrder) -> Result<Erased> {
 
 /// How long a collector that runs may take for an order.
 const ORDER_S: u64 = 30;
-/// Likewise for an erasure: it reads its archive through. Asked again it goes on.
+/// Likewise for an erasure, and for a look into the archive: it reads its archive through. Asked again it goes on.
 const ERASE_S: u64 = 3_600;
 
 /// How a collector is asked: over HTTPS when it runs, else in its folder.
-struct Operator<'a> {
+pub(crate) struct Operator<'a> {
     args: &'a OperatorArgs,
     dir: PathBuf,
     host: Host,
 }
 
 impl<'a> Operator<'a> {
-    fn new(args: &'a OperatorArgs) -> Result<Self> {
+    pub(crate) fn new(args: &'a OperatorArgs) -> Result<Self> {
         let dir = match (&args.collector, &args.url) {
             (Some(dir), _) => dir.clone(),
             (None, Some(_)) => PathBuf::new(),
@@ -103,7 +104,7 @@ impl<'a> Operator<'a> {
         })
     }
 
-    fn devices(&self) -> Result<Vec<DeviceReport>> {
+    pub(crate) fn devices(&self) -> Result<Vec<DeviceReport>> {
         if self.args.url.is_none() {
             match devices(&self.host, &self.dir) {
                 Err(AdminError::Runs { .. }) => {}
@@ -126,6 +127,42 @@ impl<'a> Operator<'a> {
             (None, _) => bail!("no device {id} is enrolled here"),
             (Some(_), Some(_)) => bail!("more than one device begins with {id}"),
         }
+    }
+
+    /// What is known of the machine of the one device whose id begins so.
+    pub(crate) fn machine(&self, id: &str) -> Result<MachineReport> {
+        let id = self.device(id)?.device;
+        if self.args.url.is_none() {
+            match machine(&self.host, &self.dir, &id) {
+                Err(AdminError::Runs { .. }) => {}
+                done => return Ok(done?),
+            }
+        }
+        let (collector, token) = self.connect(ORDER_S)?;
+        let path = format!("/v1/admin/machines/{id}");
+        let asked = collector.operate(&token, &path, None::<&()>);
+        Ok(runtime()?.block_on(asked)?)
+    }
+
+    /// An archived boot log; `None` when it is not there any more.
+    pub(crate) fn boot_log(&self, order: &BootLogOrder) -> Result<Option<Vec<u8>>> {
+        let found = if self.args.url.is_none() {
+            match boot_log(&self.host, &self.dir, order) {
+                Err(AdminError::Runs { .. }) => None,
+                done => Some(done?),
+            }
+        } else {
+            None
+        };
+        let found: ArchivedBootLog = match found {
+            Some(found) => found,
+            None => {
+                let (collector, token) = self.connect(ERASE_S)?;
+                let asked = collector.operate(&token, "/v1/admin/boot-logs", Some(order));
+                runtime()?.block_on(asked)?
+            }
+        };
+        Ok(found.boot_log.map(|log| log.0))
     }
 
     fn order(&self, order: Order) -> Result<Done> {
@@ -178,7 +215,7 @@ impl<'a> Operator<'a> {
     }
 }
 
-fn print(
+pub(crate) fn print(
     value: &impl serde::Serialize,
     json: bool,
     text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -204,12 +241,12 @@ fn line(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
         epoch.epoch,
         words::number(epoch.size),
         words::ago(epoch.heard_at),
-        standing(epoch) + &machine(epoch),
+        standing(epoch) + &unlike_good(epoch),
     )
 }
 
 /// Of a machine that speaks of itself: the one word, when it is not the good one.
-fn machine(epoch: &EpochReport) -> String {
+fn unlike_good(epoch: &EpochReport) -> String {
     let status = epoch.attestation.as_ref().map(|machine| machine.status);
     match status {
         None | Some(Status::Affirming) => String::new(),
@@ -240,18 +277,21 @@ fn details(out: &mut dyn Write, device: &DeviceReport) -> io::Result<()> {
 }
 
 /// What the newest quote of a TPM makes of its machine.
-fn attested(machine: &AttestationReport) -> String {
+pub(crate) fn attested(machine: &AttestationReport) -> String {
     let age = match machine.age_s {
         Some(age_s) => format!("made at most {age_s} s before"),
         None => "nothing says when it was made".into(),
     };
+    let accepted = machine.accepted.as_deref();
+    let accepted = accepted.map(|name| format!(" ({})", words::plain(name)));
     let findings = machine.findings.iter();
     let findings = findings.fold(String::new(), |said, finding| {
         format!("{said}; {}: {}", finding.code(), finding.text())
     });
     format!(
-        "{} by the quote in leaf {}, which came {} and was {age}; {} quotes count, {} do not{findings}",
+        "{}{} by the quote in leaf {}, which came {} and was {age}; {} quotes count, {} do not{findings}",
         machine.status.name(),
+        accepted.unwrap_or_default(),
         machine.seq,
         words::ago(machine.at),
         machine.good,

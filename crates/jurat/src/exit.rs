@@ -12,6 +12,8 @@ pub(crate) const NO: u8 = 1;
 pub(crate) const COULD_NOT_TELL: u8 = 2;
 /// Wrong usage (`EX_USAGE`), a configuration that is none included.
 pub(crate) const USAGE: u8 = 64;
+/// Who read the output stopped, as a shell says it: 128 + SIGPIPE.
+pub(crate) const PIPE_CLOSED: u8 = 141;
 
 /// What was asked for cannot be meant.
 #[derive(Debug)]
@@ -52,4 +54,5 @@ Exit codes:
    0  yes: done, verified, clean
    1  no: tampered, damaged, refused, failed
    2  could not tell: trust or evidence is missing
-  64  wrong usage, or a configuration that is none";
+  64  wrong usage, or a configuration that is none
+ 141  who read the output stopped reading";

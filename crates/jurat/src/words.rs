@@ -460,6 +460,24 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
             number(receipt.leaf)
         );
     }
+    if let Some(why) = &status.boot_log {
+        let _ = writeln!(out, "boot log   cannot be read: {}", plain(why));
+    }
+    for sink in &status.sinks {
+        let behind = status.size.saturating_sub(sink.size);
+        let _ = writeln!(
+            out,
+            "sink       {} ({}, {}): {} sent, {} leaves behind{}",
+            sink.name,
+            sink.to,
+            sink.guarantee.name(),
+            number(sink.sent),
+            number(behind),
+            sink.problem
+                .as_ref()
+                .map_or_else(String::new, |problem| format!("; {problem}"))
+        );
+    }
     if let Some(why) = &status.receipt_missing {
         let _ = writeln!(out, "receipt    MISSING: {}", plain(why));
     }

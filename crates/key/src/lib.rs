@@ -20,7 +20,7 @@ pub mod tls;
 pub mod tpm;
 
 pub use held::{HeldKey, HeldSigner, der_signature};
-pub use jurat_proof::Signer;
+pub use jurat_proof::{Signer, SignerError};
 pub use log_key::LogKey;
 pub use p256::P256Key;
 pub use secret::Secret;

@@ -13,7 +13,7 @@ pub use device::{
     request, request_pem,
 };
 pub use pin::Pin;
-pub use server::{Server, server};
+pub use server::{Ask, Server, server};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::ResolvesServerCertUsingSni;
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::{HeldKey, KeyError, fips};
@@ -133,6 +134,23 @@ pub fn device(
     };
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     check_fips(config.fips())?;
+    Ok(config)
+}
+
+/// As [`client`], for a receiver of others: this certificate is shown, with this key, both PEM files.
+///
+/// # Errors
+/// As [`client`], or [`KeyError::Tls`] that names a file.
+pub fn sender(
+    ca_pem: Option<&[u8]>,
+    shown: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, KeyError> {
+    let mut config = client(ca_pem)?;
+    config.alpn_protocols = Vec::new();
+    if let Some((certificate, key)) = shown {
+        let shown = server::load(certificate, key)?.1;
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+    }
     Ok(config)
 }
 

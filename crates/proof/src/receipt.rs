@@ -186,6 +186,29 @@ impl Receipt {
         Ok(verified?)
     }
 
+    /// Its head, when the collector's log, whose key this is, says what it says.
+    fn is_of_log(&self, collector: &VerifierKey) -> Result<Checkpoint, ReceiptError> {
+        let head = self.head()?;
+        if head.origin != collector.name || !self.note.is_signed_by(collector)? {
+            return Err(ReceiptError::NotTheLogs(collector.name.clone()));
+        }
+        self.is_under(&head)?;
+        Ok(head)
+    }
+
+    /// Verifies that the collector's log, whose key this is, says that it enrolled a device with this log.
+    ///
+    /// # Errors
+    /// [`ReceiptError`]: the receipt shows nothing of the kind.
+    pub fn verify_enrolment(
+        &self,
+        collector: &VerifierKey,
+        origin: &str,
+    ) -> Result<(), ReceiptError> {
+        self.is_of_log(collector)?;
+        self.enrolment(origin).map(drop)
+    }
+
     /// Verifies that the collector's log, whose key this is, says that it accepted this very head.
     ///
     /// # Errors
@@ -197,11 +220,7 @@ impl Receipt {
         size: u64,
         root: &Digest,
     ) -> Result<Received, ReceiptError> {
-        let head = self.head()?;
-        if head.origin != collector.name || !self.note.is_signed_by(collector)? {
-            return Err(ReceiptError::NotTheLogs(collector.name.clone()));
-        }
-        self.is_under(&head)?;
+        let head = self.is_of_log(collector)?;
         self.is_of(origin, size, root)?;
         Ok(Received {
             index: self.index,

@@ -35,7 +35,28 @@ pub enum Take {
     Hashes,
 }
 
-/// An upload: whole seals, from one size to another.
+/// Whole seals, from one size to another, as records.
+#[derive(Clone, Debug)]
+pub struct Seals {
+    /// The size before them.
+    pub from: u64,
+    /// The size of the last checkpoint.
+    pub to: u64,
+    /// Where the ledger goes on after them.
+    pub next: u64,
+    /// The records.
+    pub raw: Vec<u8>,
+    /// As in [`Batch`].
+    pub leaves_withheld: u64,
+    /// As in [`Batch`].
+    pub payloads_missing: u64,
+    /// As in [`Batch`].
+    pub more: bool,
+    /// As in [`Batch`].
+    pub rotates: bool,
+}
+
+/// An upload: whole seals, compressed.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The size before it.
@@ -104,6 +125,27 @@ struct Place {
 /// # Errors
 /// [`BatchError`].
 pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<Batch>, BatchError> {
+    let Some(seals) = read_seals(reader, from, take)? else {
+        return Ok(None);
+    };
+    Ok(Some(Batch {
+        from,
+        to: seals.to,
+        next: seals.next,
+        body: compress(&seals.raw)?,
+        raw_len: seals.raw.len(),
+        leaves_withheld: seals.leaves_withheld,
+        payloads_missing: seals.payloads_missing,
+        more: seals.more,
+        rotates: seals.rotates,
+    }))
+}
+
+/// Likewise, as records: what a sink projects.
+///
+/// # Errors
+/// [`BatchError`].
+pub fn read_seals(reader: &mut Reader, from: u64, take: Take) -> Result<Option<Seals>, BatchError> {
     let mut draft = Draft::default();
     // Up to the last whole seal, the checkpoint's size and the place after it.
     let mut whole: Option<(Draft, u64, u64)> = None;
@@ -249,13 +291,11 @@ pub fn read_batch(reader: &mut Reader, from: u64, take: Take) -> Result<Option<B
         return Ok(None);
     };
     raw.truncate(draft.len);
-    let body = compress(&raw)?;
-    Ok(Some(Batch {
+    Ok(Some(Seals {
         from,
         to,
         next,
-        body,
-        raw_len: draft.len,
+        raw,
         leaves_withheld: draft.withheld,
         payloads_missing: draft.missing,
         more,

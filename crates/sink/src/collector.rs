@@ -215,12 +215,14 @@ pub enum CollectorError {
         source: reqwest::Error,
     },
     /// It is busy or ill: try again after this many seconds, or later.
-    #[error("the collector is busy ({status})")]
+    #[error("the collector is busy ({status}, {}): {}", .refusal.code, .refusal.message)]
     Busy {
         /// The HTTP status.
         status: u16,
         /// Its `Retry-After`.
         retry_after_s: Option<u64>,
+        /// What it says of it.
+        refusal: Refusal,
     },
     /// It does not accept who we are: the operator must look.
     #[error("the collector refused this device: {}", .0.message)]
@@ -292,7 +294,7 @@ impl Collector {
             .tls_backend_preconfigured(set_up.tls)
             .https_only(true)
             .timeout(set_up.timeout)
-            .connect_timeout(Duration::from_secs(10))
+            .connect_timeout(Duration::from_secs(30))
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("jurat/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -513,8 +515,8 @@ impl Collector {
     }
 }
 
-/// Sends a request from a task of its own. The key of a connection signs inside of it, and may take its time: on a runtime
-/// with another thread who waits for the answer can still give up.
+/// Sends a request from a task of its own. The key of a connection signs inside of it, and may take its time: who waits for
+/// the answer on another thread can give up.
 async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
     let mut task = JoinSet::new();
     task.spawn(request.send());
@@ -581,18 +583,19 @@ pub fn understand<T: for<'de> Deserialize<'de>>(
         return serde_json::from_slice(body)
             .map_err(|error| CollectorError::Protocol(error.to_string()));
     }
-    let slow = status == StatusCode::REQUEST_TIMEOUT;
-    if slow || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-        return Err(CollectorError::Busy {
-            status: status.as_u16(),
-            retry_after_s,
-        });
-    }
     let refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal {
         code: "unknown".into(),
         message: String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned(),
         size: None,
     });
+    let slow = status == StatusCode::REQUEST_TIMEOUT;
+    if slow || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        return Err(CollectorError::Busy {
+            status: status.as_u16(),
+            retry_after_s,
+            refusal,
+        });
+    }
     match (status, refusal.size) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
             Err(CollectorError::Identity(refusal))
@@ -657,4 +660,16 @@ pub fn check_receipt(receipt: &[u8], note: &str, log: &str) -> Result<Received, 
     receipt
         .verify(&log, &head.origin, head.size, &head.root)
         .map_err(|error| words(&error))
+}
+
+/// Checks a receipt: the collector's log, whose key was agreed on at enrolment, says that it enrolled this log.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_enrolment(receipt: &[u8], origin: &str, log: &str) -> Result<(), String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let log = VerifierKey::parse(log).map_err(|error| words(&error))?;
+    let receipt = Receipt::parse(receipt).map_err(|error| words(&error))?;
+    let verified = receipt.verify_enrolment(&log, origin);
+    verified.map_err(|error| words(&error))
 }

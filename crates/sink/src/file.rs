@@ -21,6 +21,18 @@ pub enum Guarantee {
     None,
 }
 
+impl Guarantee {
+    /// As it stands in a log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Accepted => "accepted",
+            Self::Written => "written",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Where the sink goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Cursor {

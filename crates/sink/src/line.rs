@@ -16,10 +16,12 @@ pub struct Proof {
     pub device: String,
     /// The leaf's hash; its number is the entry's own `seq`.
     pub leaf_hash: Digest,
-    /// The chain after it.
-    pub chain_hash: Digest,
-    /// The chain before it.
-    pub prev_chain_hash: Digest,
+    /// The chain after it; absent for a leaf of the collector's own log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_hash: Option<Digest>,
+    /// The chain before it; likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev_chain_hash: Option<Digest>,
     /// The number of this line in this sink; contiguous.
     pub sink_seq: u64,
     /// The size of the checkpoint that covers it.
@@ -211,13 +213,15 @@ impl Audit {
                 prev_chain_hash,
                 ..
             } = &proof;
-            says(leaf_hash, chain_hash, prev_chain_hash, body)
+            // Every leaf of a device has them.
+            let (chain, prev) = (chain_hash.as_ref()?, prev_chain_hash.as_ref()?);
+            Some(says(leaf_hash, chain, prev, body))
         };
         let covered =
             proof.batch > seq && self.ends.contains(&proof.batch) && proof.judged == "verified";
         let as_sent = match expected {
-            Expected::Line(digest) => *digest == says(body),
-            Expected::Bare(digest) => *digest == says(&[bare(body), b"}"].concat()),
+            Expected::Line(digest) => Some(*digest) == says(body),
+            Expected::Bare(digest) => Some(*digest) == says(&[bare(body), b"}"].concat()),
             Expected::Hash(hash) => *hash == proof.leaf_hash && entry_hash(body) == *hash,
         };
         if !as_sent || !covered {
@@ -340,8 +344,8 @@ mod tests {
         let proof = Proof {
             device: origin.into(),
             leaf_hash: hash,
-            chain_hash: chain.0,
-            prev_chain_hash: prev_chain,
+            chain_hash: Some(chain.0),
+            prev_chain_hash: Some(prev_chain),
             sink_seq: 0,
             batch: 1,
             judged: "verified".into(),
@@ -355,6 +359,28 @@ mod tests {
         audit.leaf(&leaf);
         audit.line(change(&String::from_utf8(line).unwrap()).as_bytes());
         audit.finish()
+    }
+
+    #[test]
+    fn a_line_of_a_device_without_its_chain_is_altered_and_one_of_the_collectors_own_log_is_nobody_elses()
+     {
+        let bare = |line: &str| {
+            let (from, to) = (
+                line.find(",\"chain_hash\"").unwrap(),
+                line.find(",\"sink_seq\"").unwrap(),
+            );
+            line[..from].to_owned() + &line[to..]
+        };
+        let report = audited(bare, None);
+        assert_eq!((report.foreign, report.altered), (0, vec![0]));
+        let own = audited(
+            |line| bare(line).replace("o/jurat/d/0", "o/jurat/collector/0"),
+            None,
+        );
+        assert_eq!(
+            (own.foreign, own.altered.len(), own.missing.len()),
+            (0, 0, 0)
+        );
     }
 
     #[test]

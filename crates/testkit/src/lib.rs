@@ -8,6 +8,7 @@ mod messages_api;
 pub mod need;
 mod os;
 mod peer;
+pub mod rsyslog;
 mod search;
 mod sim_disk;
 pub mod softhsm;

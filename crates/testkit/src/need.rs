@@ -53,15 +53,19 @@ pub fn go(test: &str) -> Option<PathBuf> {
     found
 }
 
-/// Python 3 with the packages of `interop/statements/requirements.txt`, as a command that finds
+/// Python 3 with the packages of `interop/requirements.txt`, as a command that finds
 /// them in `python` below the folder `JURAT_TOOLS`; otherwise the test is skipped.
 pub fn python(test: &str) -> Option<Command> {
     let python = program(test, "python3", "the Debian package python3")?;
     let packages = std::env::var_os("JURAT_TOOLS").map(|tools| Path::new(&tools).join("python"));
-    let Some(packages) = packages.filter(|dir| dir.join("scitt_cose").is_dir()) else {
+    let Some(packages) = packages.filter(|dir| {
+        ["scitt_cose", "jc"]
+            .iter()
+            .all(|name| dir.join(name).is_dir())
+    }) else {
         skip(
             test,
-            "needs Python packages: python3 -m pip install --target $JURAT_TOOLS/python -r interop/statements/requirements.txt",
+            "needs Python packages: python3 -m pip install --target $JURAT_TOOLS/python -r interop/requirements.txt",
         );
         return None;
     };

@@ -127,7 +127,10 @@ impl Builder {
     /// [`ServeError`] names what cannot be used.
     pub async fn start(self) -> Result<Running, ServeError> {
         let tls = match &self.transport {
-            Transport::Tls { certificate, key } => Some(tls::server(certificate, key)?),
+            Transport::Tls { certificate, key } => {
+                let ask = tls::Ask::Nobody;
+                Some(tls::server(certificate, key, ask)?)
+            }
             Transport::PlainOnLoopback if !self.listen.ip().is_loopback() => {
                 return Err(ServeError::Plain(self.listen));
             }

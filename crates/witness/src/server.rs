@@ -18,8 +18,10 @@ use tokio_rustls::TlsAcceptor;
 
 /// The most connections at a time; the next one waits.
 const CONNECTIONS_MAX: usize = 4_096;
-/// How long a client may take for its TLS handshake, and for the head of a request.
-const HANDSHAKE_S: u64 = 10;
+/// How long a client may take for its TLS handshake: a TPM may be signing in it.
+const HANDSHAKE_S: u64 = 30;
+/// How long it may take for the head of a request.
+const HEAD_S: u64 = 10;
 
 /// How often the files of the certificate are looked at.
 const RELOAD_S: u64 = 2;
@@ -59,7 +61,10 @@ async fn reload(server: Option<Server>) {
     let mut complained = false;
     loop {
         tokio::time::sleep(Duration::from_secs(RELOAD_S)).await;
-        match server.reload() {
+        let looked = server.clone();
+        // Not here: a folder that hangs must not keep connections waiting.
+        let reloaded = tokio::task::spawn_blocking(move || looked.reload());
+        match reloaded.await.unwrap_or(Ok(false)) {
             Ok(is_new) => {
                 if is_new {
                     tracing::info!("the server's certificate was read again");
@@ -87,7 +92,7 @@ pub async fn serve<T>(listening: Listening, router: Router, stop: impl Future<Ou
     server
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(HANDSHAKE_S));
+        .header_read_timeout(Duration::from_secs(HEAD_S));
     server
         .http2()
         .timer(TokioTimer::new())

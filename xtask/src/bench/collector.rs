@@ -354,7 +354,7 @@ fn lines(path: &Path) -> Result<u64> {
 /// collector, and do with each the least that the protocol asks for. No HTTP, no JSON, no tree, no
 /// disk, no signature of its own.
 fn least(settings: &Settings, devices: &[Device], which: Range<usize>) -> Result<f64> {
-    let server = tls::server(&settings.certificate, &settings.key)?.config;
+    let server = tls::server(&settings.certificate, &settings.key, tls::Ask::Clients)?.config;
     let ca = fs::read(settings.dir.join("ca.pem"))?;
     std::thread::scope(|scope| {
         let mut threads = Vec::new();

@@ -79,8 +79,8 @@ fn a_certificate_is_renewed_in_time_and_one_that_expired_or_is_gone_holds_nothin
     device.delivers("two");
     assert_eq!(device.certificate(), before);
     let week = |device: &Device| device.certificate().to_s > now_s + 6 * 86_400;
-    // In the last third the next one is asked for.
-    device.certified_at(now_s - 5 * 86_400, 7 * 86_400);
+    // In the last quarter, at the latest, the next one is asked for.
+    device.certified_at(now_s - 6 * 86_400, 7 * 86_400);
     device.delivers("three");
     assert!(week(&device));
     // Nobody was here for a month.
@@ -94,6 +94,15 @@ fn a_certificate_is_renewed_in_time_and_one_that_expired_or_is_gone_holds_nothin
     fs::write(device.keys().join("tls.pem"), "no certificate").unwrap();
     device.delivers("six");
     assert!(week(&device));
+    // Without its key nothing is sent, and everything is sealed.
+    let key = device.keys().join("tls.key");
+    let away = device.keys().join("away");
+    fs::rename(&key, &away).unwrap();
+    device.append("a.jsonl", &prompt("seven"));
+    device.run();
+    assert_eq!(device.sealed("prompt.").len(), 7);
+    fs::rename(&away, &key).unwrap();
+    device.delivers("eight");
 }
 
 /// A key in a file, as the sample signer wants it.

@@ -6,9 +6,11 @@ mod erase;
 mod keylife;
 mod keyplaces;
 mod late;
+mod measured;
 mod past;
 mod reveal;
 mod room;
+mod sinks;
 mod site;
 mod sources;
 mod tpm;
@@ -27,7 +29,7 @@ struct Device {
     dir: tempfile::TempDir,
     host: Host,
     config: Config,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     collector: Running,
 }
 
@@ -76,7 +78,7 @@ impl Device {
             dir,
             host,
             config,
-            _runtime: runtime,
+            runtime,
             collector: running,
         }
     }

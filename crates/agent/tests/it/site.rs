@@ -61,7 +61,7 @@ impl Site {
         // The peer ends TLS, as a proxy does.
         settings.device_certificates = DeviceCertificates::Off;
         let token = std::fs::read_to_string(&settings.token_file).unwrap();
-        let server = tls::server(&settings.certificate, &settings.key)
+        let server = tls::server(&settings.certificate, &settings.key, tls::Ask::Nobody)
             .unwrap()
             .config;
         let ca = std::fs::read_to_string(collector.join("ca.pem")).unwrap();

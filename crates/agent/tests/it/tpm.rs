@@ -135,6 +135,31 @@ fn from_enrolment_to_a_state_set_back_the_collector_knows_how_the_machine_stands
         assert!(!report.not_proven.contains(&NotProven::SoftwareKey));
     }
 
+    // Twenty batches, in the middle of which the TPM is away for a while.
+    let batches = device.sealed("batch.sealed").len();
+    for round in 0..20 {
+        device.append("a.jsonl", &prompt(&format!("round {round}")));
+        if round != 10 {
+            device.run_until(Finish::WhenDelivered);
+            continue;
+        }
+        swtpm.power_off();
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| device.run_until(Finish::WhenDelivered));
+            until("it is sealed", || device.sealed("prompt.").len() == 12);
+            swtpm.power_on();
+            running.join().unwrap();
+        });
+    }
+    let made = device.sealed("batch.sealed").len() - batches;
+    assert!(made >= 20, "{made}");
+    assert_eq!(device.codes(), Vec::<&str>::new());
+    for report in verdicts(&device) {
+        assert_eq!(report.axes.key, KeyAxis::TpmVerified);
+        assert_eq!(judged_quotes(&report).status, "affirming");
+        assert!(!report.axes.witness.names.is_empty());
+    }
+
     // Another start of the machine is nothing to worry about.
     swtpm.power_off();
     swtpm.power_on();

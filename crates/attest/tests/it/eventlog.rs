@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use jurat_attest::eventlog::{EventLog, LogError};
+use jurat_attest::eventlog::{Event, EventLog, Facts, LogError};
 use jurat_attest::tpm::Hash;
 use jurat_testkit::need;
 
@@ -80,4 +80,148 @@ fn the_old_format_is_refused_by_name() {
         return;
     };
     assert_eq!(EventLog::parse(&bytes), Err(LogError::OldFormat));
+}
+
+/// A log with the same first event and these ones: PCR, type, digests, data.
+fn rewritten(
+    bytes: &[u8],
+    change: impl Fn(usize, &Event<'_>) -> (u32, Vec<u8>),
+    more: &[(u8, &[u8])],
+) -> Vec<u8> {
+    let log = EventLog::parse(bytes).unwrap();
+    let first = 32 + u32::from_le_bytes(bytes[28..32].try_into().unwrap()) as usize;
+    let mut written = bytes[..first].to_vec();
+    let mut write = |pcr: u8, kind: u32, digests: &[(Hash, Vec<u8>)], data: &[u8]| {
+        for number in [u32::from(pcr), kind, digests.len() as u32] {
+            written.extend(number.to_le_bytes());
+        }
+        for (bank, digest) in digests {
+            written.extend(bank.alg().to_le_bytes());
+            written.extend(digest);
+        }
+        written.extend((data.len() as u32).to_le_bytes());
+        written.extend(data);
+    };
+    for (place, event) in log.events.iter().enumerate() {
+        let (kind, data) = change(place, event);
+        let digests: Vec<_> = event
+            .digests
+            .iter()
+            .map(|(bank, digest)| (*bank, digest.to_vec()))
+            .collect();
+        write(event.pcr, kind, &digests, &data);
+    }
+    for (pcr, says) in more {
+        let digests: Vec<_> = log
+            .banks
+            .iter()
+            .map(|bank| (*bank, bank.digest(&[says])))
+            .collect();
+        write(*pcr, 4, &digests, says);
+    }
+    written
+}
+
+/// What root of a machine that was started without Secure Boot can do: extend PCR 7 with what a machine with Secure Boot
+/// extends, and hand out a log that leads to it, in which the true events bear other names and texts.
+#[test]
+fn who_extends_more_and_rewrites_types_and_texts_cannot_make_a_fact_true() {
+    let test = "eventlog::who_extends_more";
+    let (Some(off), Some(on)) = (
+        log(test, "ubuntu-2104-no-secure-boot.bin"),
+        log(test, "rhel8-uefi.bin"),
+    ) else {
+        return;
+    };
+    let on = EventLog::parse(&on).unwrap();
+    let says_on = on.events.iter().find(|event| event.pcr == 7).unwrap().data;
+    let bank = Hash::Sha256;
+    let honest = EventLog::parse(&off).unwrap();
+    let before = honest.facts(bank);
+    assert_eq!(before.secure_boot, Some(false));
+    assert!(before.separated);
+    let hidden = |place: usize, event: &Event<'_>| match event.pcr {
+        7 => (0x0d, place.to_le_bytes().to_vec()),
+        _ => (event.kind, event.data.to_vec()),
+    };
+    let kept = |_: usize, event: &Event<'_>| (event.kind, event.data.to_vec());
+    for more in [
+        &[(7, says_on)][..],
+        &[(7, says_on), (7, &[0; 4])],
+        &[(7, &[0; 4])],
+    ] {
+        for forged in [rewritten(&off, hidden, more), rewritten(&off, kept, more)] {
+            let forged = EventLog::parse(&forged).unwrap();
+            let facts = forged.facts(bank);
+            assert_ne!(facts.secure_boot, Some(true), "{more:?}");
+            let closed_twice = more.iter().any(|(_, says)| *says == [0; 4]);
+            assert_eq!(facts.separated, !closed_twice);
+        }
+    }
+    // Nor hide what was started: another type and text is no other digest.
+    let wiped = rewritten(
+        &off,
+        |_, event| (0x8000_0007, event.data[..event.data.len().min(4)].to_vec()),
+        &[],
+    );
+    let wiped = EventLog::parse(&wiped).unwrap();
+    assert_eq!(wiped.replay(bank), honest.replay(bank));
+    let digests = |facts: Facts| {
+        facts
+            .boot_loaders
+            .into_iter()
+            .map(|image| image.digest)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(digests(wiped.facts(bank)), digests(before));
+    assert_eq!(wiped.first_difference(&honest, bank), None);
+}
+
+#[test]
+fn boot_loaders_and_command_lines_are_told_with_their_names() {
+    let test = "eventlog::boot_loaders_and_command_lines";
+    for (name, paths, command_line) in [
+        (
+            "rhel8-uefi.bin",
+            &["\\EFI\\redhat\\shimx64.efi", "\\EFI\\redhat\\grubx64.efi"][..],
+            "(hd0,gpt2)/boot/vmlinuz-4.18",
+        ),
+        (
+            "ubuntu-2104-no-secure-boot.bin",
+            &["\\EFI\\ubuntu\\shimx64.efi", "\\EFI\\ubuntu\\grubx64.efi"],
+            "/boot/vmlinuz-5.11",
+        ),
+    ] {
+        let Some(bytes) = log(test, name) else { return };
+        let facts = EventLog::parse(&bytes).unwrap().facts(Hash::Sha256);
+        let found: Vec<_> = facts
+            .boot_loaders
+            .iter()
+            .filter_map(|image| image.path.as_deref())
+            .collect();
+        assert!(found.starts_with(paths), "{found:?}");
+        assert_eq!(facts.command_lines.len(), 1);
+        assert!(
+            facts.command_lines[0].starts_with(command_line),
+            "{facts:?}"
+        );
+    }
+}
+
+#[test]
+fn the_first_event_that_differs_is_found() {
+    let Some(bytes) = log("eventlog::the_first_event", "rhel8-uefi.bin") else {
+        return;
+    };
+    let (bank, was) = (Hash::Sha256, EventLog::parse(&bytes).unwrap());
+    let kept = |_: usize, event: &Event<'_>| (event.kind, event.data.to_vec());
+    let longer = rewritten(&bytes, kept, &[(9, b"more")]);
+    let longer = EventLog::parse(&longer).unwrap();
+    let (place, none, more) = longer.first_difference(&was, bank).unwrap();
+    assert_eq!((none, more.unwrap().pcr), (None, 9));
+    let extending = was
+        .events
+        .iter()
+        .filter(|event| event.kind_name() != Some("EV_NO_ACTION"));
+    assert_eq!(place, extending.count());
 }

@@ -22,6 +22,7 @@ use crate::Refused;
 use crate::devices;
 use crate::erase::Erasure;
 use crate::life::{Life, Revoked};
+use crate::machine::{PolicyFile, PolicyReport};
 use crate::own_log::OwnLog;
 
 /// What is asked of the writer.
@@ -59,8 +60,11 @@ pub(crate) enum Ask {
     Silent { origin: Arc<str>, since: u64 },
     /// Say that it is not any more.
     Returned { origin: Arc<str> },
-    /// Name the settings in force, when they are others than before.
-    Policy { digest: String },
+    /// Name the settings and the machine policy in force, when they are others than before.
+    Policy {
+        digest: String,
+        machines: Option<PolicyReport>,
+    },
     /// Remember payloads that are to be erased although they did not come yet.
     Await {
         origin: String,
@@ -184,6 +188,8 @@ pub(crate) struct Writer {
     devices_end: u64,
     own: OwnLog,
     own_signed: u64,
+    /// The digest of the settings.
+    settings: String,
     /// Records that were erased since the archive was opened: what was made of them before does not count.
     erased: BTreeSet<u64>,
 }
@@ -220,6 +226,7 @@ impl Writer {
             devices_end,
             own,
             own_signed: 0,
+            settings: String::new(),
             erased: BTreeSet::new(),
         }
     }
@@ -292,7 +299,7 @@ impl Writer {
                 Ask::Boot { origin, boot } => self.boots(&mut round, &origin, &[boot], false)?,
                 Ask::Silent { origin, since } => self.silent(&mut round, &origin, Some(since))?,
                 Ask::Returned { origin } => self.silent(&mut round, &origin, None)?,
-                Ask::Policy { digest } => self.policy(&mut round, digest)?,
+                Ask::Policy { digest, machines } => self.policy(&mut round, digest, machines)?,
                 Ask::Await { origin, request } => self.wait(&mut round, &origin, request),
                 Ask::Erase(erasure) => self.thin(&mut round, *erasure)?,
             });
@@ -751,6 +758,12 @@ impl Writer {
                 return Ok(Done::Refused(Refused::new(403, "not_allowed", message)));
             }
         };
+        let epochs = || std::iter::successors(Some(&newest), |device| device.previous.as_ref());
+        let is_known = epochs().any(|epoch| epoch.key.key == device.key.key);
+        if !lost && is_known {
+            let message = "an epoch of this device had this key; the next one takes a new one";
+            return Ok(Done::Refused(Refused::new(409, "same_key", message)));
+        }
         life.reenrolment_allowed = false;
         if lost {
             device.previous.clone_from(&newest.previous);
@@ -936,16 +949,61 @@ impl Writer {
         Ok(Done::Nothing)
     }
 
-    fn policy(&self, round: &mut Round, digest: String) -> Result<Done, ArchiveError> {
-        if self.archive.state().policy.as_ref() == Some(&digest) {
+    fn policy(
+        &self,
+        round: &mut Round,
+        digest: String,
+        machines: Option<PolicyReport>,
+    ) -> Result<Done, ArchiveError> {
+        let mut said = digest.clone();
+        let mut detail = Map::new();
+        detail.insert("policy".into(), digest.into());
+        detail.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        if let Some(machines) = machines {
+            let sha256 = machines.sha256.to_string();
+            said = format!("{said} {sha256}");
+            detail.insert("machine_policy".into(), sha256.into());
+            if let Some(problem) = machines.problem {
+                said = format!("{said} {problem}");
+                detail.insert("problem".into(), problem.into());
+            }
+        }
+        if self.archive.state().policy.as_ref() == Some(&said) {
             return Ok(Done::Nothing);
         }
-        let mut detail = Map::new();
-        detail.insert("policy".into(), digest.clone().into());
-        detail.insert("version".into(), env!("CARGO_PKG_VERSION").into());
         self.own_entry(round, Kind::PolicyChanged, detail)?;
-        round.policy = Some(digest);
+        round.policy = Some(said);
         Ok(Done::Nothing)
+    }
+
+    /// Says which settings and which machine policy are in force from here on, when they are others than before.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub(crate) fn say_policy(&mut self, digest: String) -> Result<(), ArchiveError> {
+        self.settings.clone_from(&digest);
+        let machines = self.archive.machine_policy().map(PolicyFile::report);
+        self.commit(vec![Ask::Policy { digest, machines }])?;
+        Ok(())
+    }
+
+    /// Takes over a changed machine policy. Called about once a second. Whether there was anything.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub(crate) fn watch_policy(&mut self) -> Result<bool, ArchiveError> {
+        let Some(file) = self.archive.machine_policy() else {
+            return Ok(false);
+        };
+        if !file.look() {
+            return Ok(false);
+        }
+        match file.report().problem {
+            None => tracing::info!("the machine policy was read again"),
+            Some(problem) => tracing::error!(problem, "the machine policy stays as it was"),
+        }
+        self.say_policy(self.settings.clone())?;
+        Ok(true)
     }
 
     /// Says who fell silent and who returned. Called about once a second. Whether there was anything.

@@ -449,7 +449,12 @@ fn a_newer_head_below_the_quorum_does_not_displace_the_one_that_met_it() {
     let met = open.cosign(true);
     // The own log grows by a leaf that is about no upload.
     let digest = "another".into();
-    open.writer.commit(vec![Ask::Policy { digest }]).unwrap();
+    open.writer
+        .commit(vec![Ask::Policy {
+            digest,
+            machines: None,
+        }])
+        .unwrap();
     open.writer.seal_own_log().unwrap();
     open.cosign(false);
     assert_eq!(open.receipts(121), [met.clone(), met.clone()]);

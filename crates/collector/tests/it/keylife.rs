@@ -73,7 +73,7 @@ impl Bench {
         Ok(done["leaf"].as_u64().unwrap())
     }
 
-    async fn device(&self) -> DeviceReport {
+    pub(crate) async fn device(&self) -> DeviceReport {
         let list: Vec<DeviceReport> = self.operate("/v1/admin/devices", None).await.unwrap();
         let [device] = list.as_slice() else {
             panic!("{list:?}")

@@ -1,7 +1,6 @@
 //! Connections that only a device itself can open, and what others find who try.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,36 +92,63 @@ async fn stolen_tokens_are_of_no_use_over_a_connection_of_another_device_or_of_n
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_no_server_even_for_who_believes_the_authority_of_devices() {
     let bench = Bench::start().await;
-    let authority = bench.dir.path().join("keys/clients.pem");
-    // What a device that plays the collector has: its certificate and its key.
+    // An authority that certifies servers and devices, and one of its devices, which plays the collector under its name.
     let dir = tempfile::tempdir().unwrap();
-    let (certificate, key) = (dir.path().join("c.pem"), dir.path().join("k.pem"));
-    let pair = rcgen::KeyPair::generate().unwrap();
-    fs::write(&key, pair.serialize_pem()).unwrap();
-    let params = rcgen::CertificateParams::default();
-    let request = params.serialize_request(&pair).unwrap();
-    let point = tls::check_request(request.der()).unwrap();
-    let keys = bench.dir.path().join("keys");
-    let issuer = Authority::load_or_create(&bench.host, &keys, "dev.invalid").unwrap();
-    let pem = issuer.issue(&bench.host, "localhost", &point, 60).unwrap();
-    fs::write(&certificate, pem).unwrap();
-    let server = tls::server(&certificate, &key).unwrap().config;
-    let address = bench.running.address;
-    let client = shown(&bench.ca(), DEVICE, &bench.enrolled);
-    let pass = Box::new(|_| jurat_testkit::Answer::Pass);
-    let man = jurat_testkit::Peer::start(server, client, address, pass).unwrap();
-    for believed in [bench.ca(), fs::read(authority).unwrap()] {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let sent = async |usage: rcgen::ExtendedKeyUsagePurpose| {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let (certificate, key) = (dir.path().join("c.pem"), dir.path().join("k.pem"));
+        fs::write(&key, pair.serialize_pem()).unwrap();
+        let pem = params.signed_by(&pair, &issuer).unwrap().pem();
+        fs::write(&certificate, pem).unwrap();
+        let server = tls::server(&certificate, &key, tls::Ask::Nobody).unwrap();
+        let client = shown(&bench.ca(), DEVICE, &bench.enrolled);
+        let pass = Box::new(|_| jurat_testkit::Answer::Pass);
+        let address = bench.running.address;
+        let man = jurat_testkit::Peer::start(server.config, client, address, pass).unwrap();
         let set_up = SetUp {
             url: format!("https://localhost:{}", man.port()),
-            tls: shown(&believed, DEVICE, &bench.enrolled),
+            tls: shown(ca.as_bytes(), DEVICE, &bench.enrolled),
             timeout: Duration::from_secs(10),
         };
         let client = Collector::new(set_up).unwrap();
         let body = compressed(&Log::new(&bench.enrolled.origin).batch(1, "a"));
         let sent = send(&client, &bench.host, DEVICE, &bench.enrolled, body).await;
-        assert!(matches!(sent, Err(Unreachable { .. })), "{sent:?}");
+        (sent, man.uploads().len())
+    };
+    let (refused, seen) = sent(rcgen::ExtendedKeyUsagePurpose::ClientAuth).await;
+    assert!(matches!(refused, Err(Unreachable { .. })), "{refused:?}");
+    assert_eq!(seen, 0);
+    // The same as a server is one: it was its purpose that was refused.
+    let (taken, seen) = sent(rcgen::ExtendedKeyUsagePurpose::ServerAuth).await;
+    assert_eq!((taken.unwrap().size, seen), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_token_and_hmac_key_alone_uses_up_no_nonce_and_is_no_sign_of_life() {
+    let clock = Arc::new(FixedClock::new(1_790_000_000));
+    let host = Host {
+        clock: clock.clone(),
+        ..Host::real()
+    };
+    let bench = Bench::start_with(host, |settings| settings.device_certificate_s = 86_400).await;
+    assert_eq!(bench.asked_over(&bench.client()).await.unwrap(), 0);
+    let heard = bench.device().await.epochs[0].heard_at;
+    clock.advance_s(1_000);
+    for _ in 0..20 {
+        let rubbish = bench.next_certificate(b"rubbish".to_vec()).await;
+        assert_eq!(code(rubbish), "bad_csr");
+        let bare = bench.asked_over(&bench.bare()).await;
+        assert_eq!(code(bare), "certificate_needed");
     }
-    assert!(man.uploads().is_empty());
+    assert_eq!(bench.device().await.epochs[0].heard_at, heard);
+    assert_eq!(bench.asked_over(&bench.client()).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,6 +177,9 @@ async fn a_certificate_ends_in_the_middle_of_a_connection_and_the_next_one_is_to
     let mut bent = csr.clone();
     *bent.last_mut().unwrap() ^= 1;
     assert_eq!(code(bench.next_certificate(bent).await), "bad_csr");
+    // Nor for another name: an operator's authority might believe it.
+    let other_name = tls::request(&tls_key(DEVICE), "vpn-admin").unwrap();
+    assert_eq!(code(bench.next_certificate(other_name).await), "bad_csr");
     // Nor for a device that was revoked.
     let order = Order::Revoke {
         device: DEVICE.into(),
@@ -237,10 +266,16 @@ async fn a_server_s_new_certificate_counts_from_the_next_connection_on_and_nothi
     let made = tls::generate(&["localhost".into()]).unwrap();
     let path = |name: &str| bench.dir.path().join(name);
     // The one without the other: what is there goes on.
+    let server = tls::server(&path("server.pem"), &path("server.key"), tls::Ask::Clients).unwrap();
+    let pin = server.pin();
+    assert!(!server.reload().unwrap());
     fs::write(path("server.pem"), &made.certificate).unwrap();
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(server.reload().is_err());
+    assert_eq!(server.pin(), pin);
     assert_eq!(bench.asked_over(&bench.client()).await.unwrap(), 0);
     fs::write(path("server.key"), &made.key).unwrap();
+    assert!(server.reload().unwrap());
+    assert_ne!(server.pin(), pin);
     let new = shown(made.ca.as_bytes(), DEVICE, &bench.enrolled);
     until("the new one is shown", async || {
         let client = bench.client_with(new.clone());
@@ -277,8 +312,11 @@ fn operators_authority(dir: &Path, name: &str) {
     );
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_s_own_authority_issues_what_counts_and_can_be_replaced_while_all_runs() {
+    use std::os::unix::fs::PermissionsExt as _;
+
     let test = "mtls::an_operator_s_own_authority";
     if need::program(test, "openssl", "openssl").is_none() {
         return;
@@ -322,6 +360,9 @@ async fn an_operator_s_own_authority_issues_what_counts_and_can_be_replaced_whil
         matches!(asked, Err(CollectorError::Busy { status: 503, .. })),
         "{asked:?}"
     );
+    // Who enrols meanwhile is enrolled, and asks for a certificate when it can be had.
+    let other = bench.enrolled_other().await;
+    assert_eq!(other.certificate, None);
     // The other authority takes over: what the first one issued counts no more, on connections that are open, too.
     let open = bench.client();
     assert_eq!(bench.asked_over(&open).await.unwrap(), 0);

@@ -37,6 +37,11 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// A collector that runs, and a device that is enrolled and follows `agent/`.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, &[])
+    }
+
+    /// Likewise; enrolled with these flags.
+    pub(crate) fn start_with(config: &str, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // A port that is free now; the collector must come back on the same one after a crash.
         let port = TcpListener::bind("127.0.0.1:0")
@@ -58,14 +63,20 @@ impl Fleet {
         );
         fs::write(fleet.path("jurat.toml"), source).unwrap();
         fleet.start_serve();
-        let enrolled = fleet.jurat(&[
+        let (token, ca) = (
+            fleet.path("collector/enroll.token"),
+            fleet.path("collector/ca.pem"),
+        );
+        let url = format!("https://localhost:{port}");
+        let enroll = [
             "enroll",
-            &format!("https://localhost:{port}"),
+            &url,
             "--token-file",
-            fleet.path("collector/enroll.token").to_str().unwrap(),
+            token.to_str().unwrap(),
             "--ca",
-            fleet.path("collector/ca.pem").to_str().unwrap(),
-        ]);
+            ca.to_str().unwrap(),
+        ];
+        let enrolled = fleet.jurat(&[&enroll, flags].concat());
         assert!(
             enrolled.status.success(),
             "{}",

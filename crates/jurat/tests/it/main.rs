@@ -10,6 +10,7 @@ mod fleet;
 mod interop;
 mod life;
 mod live;
+mod machine;
 mod mutate;
 mod order;
 mod room;

@@ -145,6 +145,7 @@ fn a_secret_of_every_rule_is_nowhere_outside_of_the_agents_own_files() {
     let server = tls::server(
         &fleet.path("collector/server.pem"),
         &fleet.path("collector/server.key"),
+        tls::Ask::Nobody,
     );
     let ca = fs::read(fleet.path("collector/ca.pem")).unwrap();
     let client = shown(&fleet.path("device"), &ca);

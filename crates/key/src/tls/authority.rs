@@ -1,5 +1,6 @@
 //! A collector's own authority, which says which key is a device's, and for how long.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use jurat_disk::{Host, read, replace};
@@ -8,6 +9,8 @@ use rcgen::{
     KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::device::Held;
 use super::{CHAIN_BYTES_MAX, wrong};
@@ -41,13 +44,23 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name = rcgen::DistinguishedName::new();
         let name = format!("Jurat devices of {domain}");
-        params.distinguished_name.push(DnType::CommonName, name);
-        let pem = if let Ok(pem) = read(&*host.disk, &path, CHAIN_BYTES_MAX as u64) {
-            let pem = String::from_utf8_lossy(&pem).into_owned();
-            // One of another key would make all that it issues worthless.
-            if !is_of(&pem, key.point()) {
-                return Err(wrong(&path, "not the certificate of clients.key"));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, name.as_str());
+        let before = match read(&*host.disk, &path, CHAIN_BYTES_MAX as u64) {
+            Ok(pem) => Some(String::from_utf8_lossy(&pem).into_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(source) => {
+                return Err(KeyError::Io {
+                    path,
+                    doing: "reading the authority of devices",
+                    source,
+                });
             }
+        };
+        // One of another key or name would make all that it issues worthless.
+        let before = before.filter(|pem| is_of(pem, key.point(), &name));
+        let pem = if let Some(pem) = before {
             pem
         } else {
             let now = OffsetDateTime::from_unix_timestamp(host.clock.now().unix_s().cast_signed());
@@ -84,9 +97,11 @@ impl Authority {
     ) -> Result<String, KeyError> {
         let fail = |error: rcgen::Error| wrong(Path::new("a device's certificate"), error);
         let now_s = host.clock.now().unix_s();
+        let late = || wrong(Path::new("a device's certificate"), "it would end too late");
         let at = |second: u64| {
-            let at = OffsetDateTime::from_unix_timestamp(second.cast_signed());
-            at.unwrap_or(OffsetDateTime::UNIX_EPOCH)
+            let second = i64::try_from(second).ok();
+            let at = second.and_then(|second| OffsetDateTime::from_unix_timestamp(second).ok());
+            at.ok_or_else(late)
         };
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -96,8 +111,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        params.not_before = at(now_s.saturating_sub(EARLIER_S.min(lifetime_s)));
-        params.not_after = at(now_s + lifetime_s);
+        params.not_before = at(now_s.saturating_sub(EARLIER_S.min(lifetime_s)))?;
+        params.not_after = at(now_s.saturating_add(lifetime_s))?;
         params.serial_number = Some(serial(host));
         let issuer = Issuer::from_params(&self.params, Held(&self.key));
         let certificate = params.signed_by(&Point(point), &issuer).map_err(fail)?;
@@ -113,9 +128,16 @@ fn serial(host: &Host) -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
-fn is_of(pem: &str, point: &[u8; 65]) -> bool {
-    let certificate = super::DeviceCertificate::parse(pem.as_bytes());
-    certificate.is_ok_and(|certificate| certificate.point == *point)
+fn is_of(pem: &str, point: &[u8; 65], name: &str) -> bool {
+    let Ok(certificate) = super::DeviceCertificate::parse(pem.as_bytes()) else {
+        return false;
+    };
+    let named = certificate.chain().first().and_then(|der| {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let mut names = parsed.subject().iter_common_name();
+        Some(names.next()?.as_str().ok()? == name)
+    });
+    certificate.point == *point && named == Some(true)
 }
 
 /// The public half alone.

@@ -18,7 +18,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::device::{CertificateProblem, DeviceCertificate};
+use super::device::{CertificateProblem, DeviceCertificate, is_short};
 use super::{provider, wrong};
 use crate::KeyError;
 
@@ -29,8 +29,16 @@ pub struct Presented(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     chain: Vec<CertificateDer<'static>>,
-    /// What was found, and by which set of authorities.
-    judged: RwLock<Option<(u64, DeviceCertificate)>>,
+    judged: RwLock<Option<Judged>>,
+}
+
+/// What was found of a chain, and by which set of authorities.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    generation: u64,
+    point: [u8; 65],
+    from_s: u64,
+    to_s: u64,
 }
 
 impl Presented {
@@ -87,36 +95,38 @@ impl Clients {
         Ok(())
     }
 
-    /// The certificate of a connection, when it counts now.
+    /// The key of the certificate of a connection, when that counts now.
     ///
     /// # Errors
     /// [`CertificateProblem`].
-    pub fn judge(
-        &self,
-        presented: &Presented,
-        now_s: u64,
-    ) -> Result<DeviceCertificate, CertificateProblem> {
+    pub fn judge(&self, presented: &Presented, now_s: u64) -> Result<[u8; 65], CertificateProblem> {
         let (generation, verifier) = {
             let now = self.0.read().unwrap_or_else(PoisonError::into_inner);
             (now.generation, now.verifier.clone())
         };
         let known = &presented.0.judged;
-        let before = known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .filter(|(by, _)| *by == generation)
-            .map(|(_, certificate)| certificate.clone());
-        if let Some(certificate) = before {
-            if now_s > certificate.to_s {
-                return Err(CertificateProblem::Expired);
-            }
-            return Ok(certificate);
+        let before = *known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(judged) = before.filter(|judged| judged.generation == generation) {
+            return match now_s {
+                now_s if now_s < judged.from_s => Err(CertificateProblem::NotYet),
+                now_s if now_s > judged.to_s => Err(CertificateProblem::Expired),
+                _ => Ok(judged.point),
+            };
         }
         let certificate = judge(&*verifier, &presented.0.chain, now_s)?;
-        *known.write().unwrap_or_else(PoisonError::into_inner) =
-            Some((generation, certificate.clone()));
-        Ok(certificate)
+        let DeviceCertificate {
+            point,
+            from_s,
+            to_s,
+            ..
+        } = certificate;
+        *known.write().unwrap_or_else(PoisonError::into_inner) = Some(Judged {
+            generation,
+            point,
+            from_s,
+            to_s,
+        });
+        Ok(point)
     }
 
     /// A chain in PEM, when it counts now: what somebody else's authority issued.
@@ -183,10 +193,14 @@ impl ClientCertVerifier for Asking {
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        let chain: Vec<_> = std::iter::once(leaf).chain(others).collect();
+        if !is_short(chain.into_iter()) {
+            return Err(CertificateError::BadEncoding.into());
+        }
         // Judged with each request: see above.
         Ok(ClientCertVerified::assertion())
     }

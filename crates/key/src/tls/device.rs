@@ -23,7 +23,11 @@ use crate::{HeldKey, KeyError};
 /// The longest request for a certificate, in DER.
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// The longest chain of a device's certificate, in PEM.
-pub const CHAIN_BYTES_MAX: usize = 64 * 1024;
+pub const CHAIN_BYTES_MAX: usize = 32 * 1024;
+/// The most certificates of a chain, and the most bytes of all of them: a server keeps what a client shows for as long as
+/// the connection lives.
+pub(super) const CHAIN_MAX: usize = 4;
+pub(super) const CHAIN_DER_BYTES_MAX: usize = 16 * 1024;
 
 /// `id-ecPublicKey` and `prime256v1` (RFC 5480, 2.1.1).
 const EC_KEY: &str = "1.2.840.10045.2.1";
@@ -44,6 +48,9 @@ pub enum CertificateProblem {
     /// Who asks does not have the key.
     #[error("it is not signed with its own key")]
     Signature,
+    /// It asks for another name than the device's id, or for more.
+    #[error("it asks for more than a certificate of this device")]
+    Wish,
     /// Its time has not begun.
     #[error("it is not valid yet")]
     NotYet,
@@ -79,9 +86,9 @@ pub struct DeviceCertificate {
     chain: Vec<CertificateDer<'static>>,
     /// The key that it is about: an uncompressed point.
     pub point: [u8; 65],
-    /// When its time begins, seconds since 1970.
+    /// When its time begins, seconds since 1970: that of the whole chain.
     pub from_s: u64,
-    /// When it ends.
+    /// When it ends, likewise.
     pub to_s: u64,
 }
 
@@ -100,14 +107,24 @@ impl DeviceCertificate {
 
     /// The chain in these certificates.
     pub(super) fn of(chain: Vec<CertificateDer<'static>>) -> Result<Self, CertificateProblem> {
-        let leaf = chain.first().ok_or_else(|| malformed("no certificate"))?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(malformed)?;
-        let validity = leaf.validity();
-        let second = |at: i64| u64::try_from(at).unwrap_or(0);
+        if !is_short(chain.iter()) {
+            return Err(malformed("too long a chain"));
+        }
+        let (mut point, mut from_s, mut to_s) = (None, 0, u64::MAX);
+        for der in &chain {
+            let (_, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
+            if point.is_none() {
+                point = Some(point_of(certificate.public_key())?);
+            }
+            let second = |at: i64| u64::try_from(at).unwrap_or(0);
+            let validity = certificate.validity();
+            from_s = from_s.max(second(validity.not_before.timestamp()));
+            to_s = to_s.min(second(validity.not_after.timestamp()));
+        }
         Ok(Self {
-            point: point_of(leaf.public_key())?,
-            from_s: second(validity.not_before.timestamp()),
-            to_s: second(validity.not_after.timestamp()),
+            point: point.ok_or_else(|| malformed("no certificate"))?,
+            from_s,
+            to_s,
             chain,
         })
     }
@@ -117,10 +134,13 @@ impl DeviceCertificate {
         &self.chain
     }
 
-    /// Whether it is time for the next one: a third of its time is left, or less.
+    /// Whether it is time for the next one: when between a third and a quarter of its time is left. Each key has a moment of
+    /// its own there, so that a fleet that was enrolled in an hour does not come back in one.
     pub fn is_due(&self, now_s: u64) -> bool {
-        let third = self.to_s.saturating_sub(self.from_s) / 3;
-        now_s >= self.to_s.saturating_sub(third)
+        let lifetime = self.to_s.saturating_sub(self.from_s);
+        let (third, twelfth) = (lifetime / 3, lifetime / 12);
+        let later = twelfth * u64::from(self.point[64]) / 256;
+        now_s >= self.to_s.saturating_sub(third - later)
     }
 }
 
@@ -149,11 +169,12 @@ pub fn request_pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n")
 }
 
-/// The key that a request is about, when that key signed it. What else stands in it is the device's wish, and is not read.
+/// The key that a request is about, when that key signed it, it names this device, and nothing else: an operator's authority
+/// may write into a certificate whatever a request asks for.
 ///
 /// # Errors
 /// [`CertificateProblem`].
-pub fn check_request(der: &[u8]) -> Result<[u8; 65], CertificateProblem> {
+pub fn check_request(der: &[u8], device: &str) -> Result<[u8; 65], CertificateProblem> {
     if der.len() > REQUEST_BYTES_MAX {
         return Err(malformed(format!("more than {REQUEST_BYTES_MAX} bytes")));
     }
@@ -169,7 +190,18 @@ pub fn check_request(der: &[u8]) -> Result<[u8; 65], CertificateProblem> {
     if algorithm != ECDSA_SHA256 || key.verify(info.raw, signature).is_err() {
         return Err(CertificateProblem::Signature);
     }
+    let subject = &info.subject;
+    let mut names = subject.iter_common_name();
+    let is_named = names.next().and_then(|name| name.as_str().ok()) == Some(device);
+    if !is_named || subject.iter_attributes().count() != 1 || !info.attributes().is_empty() {
+        return Err(CertificateProblem::Wish);
+    }
     Ok(point)
+}
+
+/// Whether a chain is no longer than what is kept of one.
+pub(super) fn is_short<'a>(chain: impl ExactSizeIterator<Item = &'a CertificateDer<'a>>) -> bool {
+    chain.len() <= CHAIN_MAX && chain.map(|der| der.len()).sum::<usize>() <= CHAIN_DER_BYTES_MAX
 }
 
 /// A held key as the maker of certificates wants it.

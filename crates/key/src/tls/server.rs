@@ -1,5 +1,7 @@
 //! A server's certificate, which may change while it runs.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,6 +14,9 @@ use rustls::sign::CertifiedKey;
 use super::clients::Asking;
 use super::{PROTOCOLS, Pin, check_fips, provider, wrong};
 use crate::KeyError;
+
+/// As much of a file is read: no chain is as long.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A server's configuration, and the files that it comes from.
 #[derive(Clone, Debug)]
@@ -28,25 +33,36 @@ struct Files {
     now: RwLock<(Vec<Vec<u8>>, Arc<CertifiedKey>)>,
 }
 
-/// A server's configuration from its certificate chain and key, both PEM. It asks clients for certificates and takes those
-/// without one: [`Clients`](super::Clients) judges them.
+/// Whether a server asks its clients for certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// It does, and takes those without one: [`Clients`](super::Clients) judges them.
+    Clients,
+    /// It does not.
+    Nobody,
+}
+
+/// A server's configuration from its certificate chain and key, both PEM.
 ///
 /// Sessions are resumed by tickets, which only this process reads: a client that comes back within hours signs nothing.
 ///
 /// # Errors
 /// [`KeyError::Tls`] names the file and what is wrong with it.
-pub fn server(certificate: &Path, key: &Path) -> Result<Server, KeyError> {
+pub fn server(certificate: &Path, key: &Path, ask: Ask) -> Result<Server, KeyError> {
     let files = Arc::new(Files {
         certificate: certificate.to_path_buf(),
         key: key.to_path_buf(),
         now: RwLock::new(load(certificate, key)?),
     });
     let provider = provider();
-    let mut config = ServerConfig::builder_with_provider(provider.clone())
+    let config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(certificate, error))?
-        .with_client_cert_verifier(Arc::new(Asking(provider)))
-        .with_cert_resolver(files.clone());
+        .map_err(|error| wrong(certificate, error))?;
+    let config = match ask {
+        Ask::Clients => config.with_client_cert_verifier(Arc::new(Asking(provider))),
+        Ask::Nobody => config.with_no_client_auth(),
+    };
+    let mut config = config.with_cert_resolver(files.clone());
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
         .map_err(|error| wrong(Path::new("TLS tickets"), error))?;
@@ -59,8 +75,16 @@ pub fn server(certificate: &Path, key: &Path) -> Result<Server, KeyError> {
 }
 
 /// The bytes of both files, and what they are.
-fn load(certificate: &Path, key: &Path) -> Result<(Vec<Vec<u8>>, Arc<CertifiedKey>), KeyError> {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| wrong(path, error));
+pub(super) fn load(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(Vec<Vec<u8>>, Arc<CertifiedKey>), KeyError> {
+    let read = |path: &Path| {
+        let mut bytes = Vec::new();
+        let file =
+            File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+        file.map(|_| bytes).map_err(|error| wrong(path, error))
+    };
     let bytes = vec![read(certificate)?, read(key)?];
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes[0])
         .collect::<Result<_, _>>()

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel}
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jurat_attest::tpm::{Challenge, PcrSelection, Public, Signature};
+use jurat_attest::tpm::{Attest, Challenge, PcrSelection, Public, Signature};
 use jurat_attest::{
     After, Base64, Certified, Evidence, QuoteLeaf, SELECTION, Signed, certify_binding,
     quote_binding, write_pcrs,
@@ -177,9 +177,7 @@ impl Open {
             loaded: Vec::new(),
         })
     }
-}
 
-impl Open {
     fn make(&mut self, role: Role, value: &Secret) -> Result<Blob, TpmError> {
         self.tpm.make_key(&self.ek, role.what(), value.expose())
     }
@@ -503,7 +501,8 @@ impl Quoter {
     }
 
     /// The `detail` of a leaf that binds this head to the state of the machine, after the newest cosigned note that
-    /// is known; with the next value of the counter of starts, when asked.
+    /// is known; with the next value of the counter of starts, when asked. And how often the machine was started, as
+    /// it says.
     ///
     /// # Errors
     /// [`ChipError`].
@@ -513,7 +512,7 @@ impl Quoter {
         note: Option<&str>,
         count: bool,
         within: Duration,
-    ) -> Result<Map<String, Value>, ChipError> {
+    ) -> Result<(Map<String, Value>, Option<u32>), ChipError> {
         let note = note.and_then(|note| Note::parse(note.as_bytes()).ok());
         let after = note.and_then(|note| {
             let mut keys = self.cosigners.iter();
@@ -527,6 +526,8 @@ impl Quoter {
         let nonce = after.as_ref().map_or([0; 32], After::nonce);
         let binding = quote_binding(&head, &nonce);
         let (quote, counter) = self.chip.quote(binding, &SELECTION, count, within)?;
+        let starts = Attest::parse(&quote.attest).ok();
+        let starts = starts.map(|said| said.clock.resets);
         let leaf = QuoteLeaf {
             size,
             root,
@@ -540,7 +541,7 @@ impl Quoter {
             }),
         };
         match serde_json::to_value(leaf) {
-            Ok(Value::Object(detail)) => Ok(detail),
+            Ok(Value::Object(detail)) => Ok((detail, starts)),
             _ => unreachable!("a structure is an object"),
         }
     }

@@ -115,7 +115,11 @@ fn live(disk: &SimDisk, answered: &mut Answered) -> Option<()> {
     let origin = format!("example.org/jurat/{ID}/0");
     let mut open = open(disk).ok()?;
     let digest = "p".to_owned();
-    open.ask(Ask::Policy { digest }).ok()?;
+    open.ask(Ask::Policy {
+        digest,
+        machines: None,
+    })
+    .ok()?;
     answered.policy = true;
     if open.archive.device(ID).is_none() {
         open.enrol(ID).ok()?;
