@@ -92,7 +92,9 @@ fn a_build_on_the_module_refuses_peers_that_speak_nothing_that_it_may() {
             .unwrap()
             .with_root_certificates(roots.clone())
             .with_no_client_auth();
-        let ours = tls::server(&certificate, &key).unwrap().config;
+        let ours = tls::server(&certificate, &key, tls::Ask::Clients)
+            .unwrap()
+            .config;
         let agreed = agree(theirs, ours);
         assert_eq!(agreed.is_ok(), expected, "a client of {what}: {agreed:?}");
     }
