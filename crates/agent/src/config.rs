@@ -109,7 +109,7 @@ fn message_bytes() -> usize {
 }
 
 /// The shortest limit of a message: what proves a line fits into it.
-const MESSAGE_BYTES_MIN: usize = 1_024;
+const MESSAGE_BYTES_MIN: usize = 1_800;
 
 impl SinkConfig {
     fn check(&self) -> Result<(), String> {

@@ -78,7 +78,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     let patience = Duration::from_secs(args.wait);
     let mut told = false;
     // What moved last, and when.
-    let mut moved = ((0, 0, 0), Instant::now());
+    let mut moved = ((0, 0, 0, 0), Instant::now());
     let mut gave_up = false;
     let status = jurat_agent::run(&host, &config, &state_dir, &inputs, finish, &mut |status| {
         if !told {
@@ -90,7 +90,8 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
             );
             told = true;
         }
-        let now = (status.lines_in, status.size, status.delivered);
+        let sunk: u64 = status.sinks.iter().map(|sink| sink.size).sum();
+        let now = (status.lines_in, status.size, status.delivered, sunk);
         if now != moved.0 {
             moved = (now, Instant::now());
         }
@@ -112,6 +113,24 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> Result<u8> {
                 .map(|why| format!("; {}", words::plain(&why)))
                 .unwrap_or_default()
         );
+        return Ok(exit::NO);
+    }
+    // The leaf that says that we stop comes after what sinks were waited for.
+    let stuck = status.sinks.iter().filter(|sink| sink.problem.is_some());
+    let stuck: Vec<_> = stuck.filter(|_| args.once && stopped).collect();
+    for sink in &stuck {
+        let behind = words::number(status.size.saturating_sub(sink.size));
+        let problem = sink
+            .problem
+            .as_deref()
+            .map(words::plain)
+            .unwrap_or_default();
+        eprintln!(
+            "jurat: not done: {behind} leaves wait for the sink {}; {problem}",
+            sink.name
+        );
+    }
+    if !stuck.is_empty() {
         return Ok(exit::NO);
     }
     if args.once && status.unreadable > 0 {

@@ -155,7 +155,7 @@ impl Shed {
 const WORD_BYTES_MAX: usize = 128;
 
 /// Writes one message without its end, of at most so many bytes where that can be, and says what it lacks for it. What proves
-/// the line is never shed: it takes less than 1,000 bytes.
+/// the line is never shed: it takes less than 1,300 bytes.
 pub fn write(format: Format, item: &Item<'_>, max_bytes: usize, out: &mut Vec<u8>) -> Shed {
     for shed in Shed::ALL {
         if shed == Shed::Payload && item.payload.is_none() {

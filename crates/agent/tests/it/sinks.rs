@@ -135,7 +135,7 @@ fn a_sink_that_cannot_be_meant_is_refused_before_anything_runs() {
         (good.replace("relp://", "http://"), "expected"),
         (format!("{good}format = \"xml\"\n"), "cef"),
         (format!("{good}facility = \"mars\"\n"), "local0"),
-        (format!("{good}bytes_max = 100\n"), "1024"),
+        (format!("{good}bytes_max = 100\n"), "1800"),
         (
             format!("{good}certificate = \"/c.pem\"\n"),
             "belong together",

@@ -427,3 +427,19 @@ fn a_reader_that_has_seen_enough_ends_the_program_and_is_told_nothing() {
     assert!(!said.contains("panicked"), "{said}");
     assert!(matches!(ended.status.code(), Some(0 | 141)), "{ended:?}");
 }
+
+#[test]
+fn a_single_run_says_which_sink_it_could_not_reach_and_that_it_is_not_done() {
+    // Nobody listens on the port of `discard`.
+    let fleet = Fleet::start("[[sink]]\nname = \"siem\"\nto = \"relp://127.0.0.1:9\"\n");
+    fleet.append("p/a.jsonl", "{\"type\":\"summary\",\"summary\":\"x\"}\n");
+    let out = fleet.jurat(&["run", "--once", "--wait", "2"]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    let named = said.lines().find(|line| line.contains("not done")).unwrap();
+    assert!(named.contains("the sink siem"), "{said}");
+    assert!(
+        said.contains("sink       siem (relp://127.0.0.1:9, accepted): 0 sent"),
+        "{said}"
+    );
+}
