@@ -8,7 +8,8 @@
 mod bench;
 mod vectors;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
 
@@ -16,7 +17,8 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 cargo xtask test [--slow]   format, lints, every test, documentation
-                            --slow: more kills (200) and more cases
+                            --slow: more kills (200) and more cases, quotes of enclaves, the FIPS build
+cargo xtask fips            the FIPS build and its tests alone
 cargo xtask fuzz TARGET [SECONDS]   runs a target of fuzz/ under libFuzzer (60 s); a C++ compiler is needed
 cargo xtask vectors         writes vectors/ anew: the bundles that every verifier must judge alike
 cargo xtask bench [FILTER]  measures, as ratios to a limit taken in the same run
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => test(false),
         ["test", "--slow"] => test(true),
+        ["fips"] => test_fips(),
         ["fuzz", target] => fuzz(target, "60"),
         ["fuzz", target, seconds] => fuzz(target, seconds),
         ["vectors"] => vectors::vectors().map(|()| true),
@@ -87,7 +90,7 @@ fn test(slow: bool) -> Result<bool> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
 
-    let skips = env::temp_dir().join(format!("jurat-skips-{}", std::process::id()));
+    let skips = skips_file();
     let more = slow.then_some([("JURAT_KILLS", "200"), ("PROPTEST_CASES", "5000")]);
     let (mut passed, mut failed, mut good) = (0, 0, true);
     // What is shipped is tested without the optional parts; those then by themselves, with their crates alone.
@@ -119,8 +122,19 @@ fn test(slow: bool) -> Result<bool> {
         (passed, failed) = (passed + ran.passed, failed + ran.failed);
         good &= ran.good && ran.failed == 0 && ran.passed > 0;
     }
-    let skipped = fs::read_to_string(&skips).unwrap_or_default();
-    let _ = fs::remove_file(&skips);
+    if slow {
+        let ran = fips(&skips)?;
+        (passed, failed) = (passed + ran.passed, failed + ran.failed);
+        good &= ran.good;
+    }
+    tell(passed, failed, &skips);
+    Ok(good)
+}
+
+/// What a run came to.
+fn tell(passed: u64, failed: u64, skips: &Path) {
+    let skipped = fs::read_to_string(skips).unwrap_or_default();
+    let _ = fs::remove_file(skips);
     let skipped: Vec<&str> = skipped.lines().collect();
     println!();
     for skip in &skipped {
@@ -130,7 +144,67 @@ fn test(slow: bool) -> Result<bool> {
         "{passed} passed, {failed} failed, {} skipped",
         skipped.len()
     );
-    Ok(good)
+}
+
+fn skips_file() -> PathBuf {
+    env::temp_dir().join(format!("jurat-skips-{}", std::process::id()))
+}
+
+/// The FIPS build alone.
+fn test_fips() -> Result<bool> {
+    let skips = skips_file();
+    let ran = fips(&skips)?;
+    tell(ran.passed, ran.failed, &skips);
+    Ok(ran.good)
+}
+
+/// What the FIPS module is built with, how each is asked whether it is there, and the Debian package.
+const FIPS_TOOLS: [(&str, &str, &str); 4] = [
+    ("go", "version", "golang"),
+    ("cmake", "--version", "cmake"),
+    ("perl", "--version", "perl"),
+    ("cc", "--version", "gcc"),
+];
+
+/// The FIPS build, and its tests with it. In a folder of its own: it shares next to nothing with the others.
+fn fips(skips: &Path) -> Result<Ran> {
+    println!("\n== FIPS build");
+    let is_there = |(program, ask, _): &(&str, &str, &str)| {
+        let mut command = Command::new(program);
+        let asked = command.arg(ask).stdout(Stdio::null()).stderr(Stdio::null());
+        asked.status().is_ok_and(|status| status.success())
+    };
+    let missing: Vec<_> = FIPS_TOOLS
+        .iter()
+        .filter(|tool| !is_there(tool))
+        .map(|(program, _, package)| format!("{program} (the Debian package {package})"))
+        .collect();
+    if !missing.is_empty() {
+        let why = format!("the FIPS build: needs {}", missing.join(", "));
+        let mut file = fs::File::options().create(true).append(true).open(skips)?;
+        writeln!(file, "{why}")?;
+        let good = env::var("CI").as_deref() != Ok("true");
+        return Ok(Ran {
+            passed: 0,
+            failed: 0,
+            good,
+        });
+    }
+    // The module of the source that Cargo.lock names, never one that is installed here.
+    let cargo = |args: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(args).env("AWS_LC_FIPS_SYS_USE_SYSTEM", "0");
+        command.args(["--release", "--features", "jurat/fips"]);
+        command.args(["--target-dir", "target/fips"]);
+        command
+    };
+    step("build", &mut cargo(&["build", "-p", "jurat"]))?;
+    let mut tests = cargo(&["test", "-p", "jurat", "-p", "jurat-key"]);
+    // What is about the module, and the whole story once.
+    tests.args(["--", "fips::", "log_key::", "the_demo_catches"]);
+    let ran = count(tests.env("JURAT_SKIPS", skips))?;
+    let good = ran.good && ran.failed == 0 && ran.passed > 0;
+    Ok(Ran { good, ..ran })
 }
 
 /// What a run of `cargo test` came to.

@@ -170,6 +170,47 @@ fn the_threat_model_names_a_test_for_whatever_it_calls_detected() {
     assert!(count > 20, "{count} rows");
 }
 
+#[test]
+fn the_fips_guide_names_the_module_that_the_lock_file_builds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let (guide, lock) = (read("docs/guides/fips.md"), read("Cargo.lock"));
+    for name in ["aws-lc-fips-sys", "aws-lc-rs"] {
+        let version = lock
+            .split("[[package]]")
+            .find(|package| package.contains(&format!("\nname = \"{name}\"\n")))
+            .and_then(|package| package.split("version = \"").nth(1)?.split('"').next())
+            .unwrap();
+        assert!(
+            guide.contains(&format!("{name} {version}")),
+            "docs/guides/fips.md does not say {name} {version}"
+        );
+    }
+}
+
+#[test]
+fn nothing_says_of_our_program_what_only_a_laboratory_can() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut texts = Vec::new();
+    collect(&root, ".md", &mut texts);
+    for dir in ["crates/jurat/src", "crates/agent/src"] {
+        collect(&root.join(dir), ".rs", &mut texts);
+    }
+    collect(&root.join("crates"), "fips.rs", &mut texts);
+    assert!(texts.len() > 50, "{} texts", texts.len());
+    for path in texts {
+        let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
+        // Certificates, and who issues them, are another matter.
+        for word in ["validated", "fips certified", "fips-certified"] {
+            assert!(!text.contains(word), "{}: {word}", path.display());
+        }
+        let about_fips = text.lines().filter(|line| line.contains("fips"));
+        for line in about_fips {
+            assert!(!line.contains("certified"), "{}: {line}", path.display());
+        }
+    }
+}
+
 fn collect(dir: &Path, ending: &str, out: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

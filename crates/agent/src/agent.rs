@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use jurat_disk::Host;
 use jurat_event::{EraseRequest, Erased, Event, Kind, Severity};
+use jurat_key::fips::Library;
 use jurat_key::{KeyError, Secret};
 use jurat_ledger::{LedgerError, Options};
 use jurat_redact::{Mode, Redactor, RuleError};
@@ -1303,6 +1304,7 @@ impl Agent {
                 .map_or_else(|| state.to_owned(), |why| format!("paused: {why}")),
             origin: self.enrolment.origin.clone(),
             collector: self.enrolment.url.clone(),
+            crypto: Library::linked(),
             files: self.tail.len() as u64,
             unread_bytes: self.tail.behind(),
             unreadable: unreadable as u64,

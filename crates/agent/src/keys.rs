@@ -12,7 +12,7 @@ use jurat_disk::{Host, read, replace};
 use jurat_key::external::{External, ExternalConfig, TIMEOUT};
 use jurat_key::tls::{self, CHAIN_BYTES_MAX, DeviceCertificate};
 use jurat_key::tpm::{Address, Challenge, Chip, ChipError, ChipKey, Role};
-use jurat_key::{HeldKey, HeldSigner, KeyError, P256Key, Secret, Signer, SignerError, SoftwareKey};
+use jurat_key::{HeldKey, HeldSigner, KeyError, LogKey, P256Key, Secret, Signer, SignerError};
 use jurat_seal::Enrolled;
 use jurat_sink::{Challenged, no_tpm};
 use serde::{Deserialize, Serialize};
@@ -257,13 +257,14 @@ pub(crate) struct Made {
 
 /// The key of a log that has no name yet.
 enum Log {
-    File(Secret),
+    File(LogKey),
     Held(Arc<dyn HeldKey>),
 }
 
-/// The key of the connections in this file.
-fn tls_key(seed: Result<Secret, KeyError>) -> Result<Arc<dyn HeldKey>, KeyError> {
-    Ok(Arc::new(P256Key::new(&seed?)?))
+/// The key of the connections, where it is a file; made when there is none yet.
+fn make_tls_key(host: &Host, keys: &Path) -> Result<Arc<dyn HeldKey>, KeyError> {
+    let made = P256Key::load_or_create(host, &keys.join(TLS_KEY))?;
+    Ok(Arc::new(made))
 }
 
 /// A key that cannot be read: nothing is sent with it, and everything else goes on.
@@ -292,7 +293,8 @@ impl HeldKey for Unreadable {
 
 /// The key of the connections in its file: for capture it is not needed.
 fn tls_file(host: &Host, keys: &Path) -> Arc<dyn HeldKey> {
-    let key = tls_key(Secret::load(host, &keys.join(TLS_KEY)));
+    let key = Secret::load(host, &keys.join(TLS_KEY)).and_then(|seed| P256Key::new(&seed));
+    let key = key.map(|key| Arc::new(key) as Arc<dyn HeldKey>);
     key.unwrap_or_else(|error| {
         tracing::error!(%error, "nothing can be sent");
         Arc::new(Unreadable(describe(&error)))
@@ -317,8 +319,8 @@ impl Made {
         match place {
             KeyPlace::Software => Ok(Self {
                 kind: "software",
-                log: Log::File(Secret::load_or_create(host, &keys.join("log.key"))?),
-                tls: tls_key(Secret::load_or_create(host, &keys.join(TLS_KEY)))?,
+                log: Log::File(LogKey::load_or_create(host, &keys.join("log.key"))?),
+                tls: make_tls_key(host, keys)?,
                 chip: None,
                 evidence: None,
             }),
@@ -328,11 +330,7 @@ impl Made {
             }
             KeyPlace::External(command) => {
                 let log = Arc::new(External::start(program(command))?);
-                Ok(held(
-                    "external",
-                    log,
-                    tls_key(Secret::load_or_create(host, &keys.join(TLS_KEY)))?,
-                ))
+                Ok(held("external", log, make_tls_key(host, keys)?))
             }
             KeyPlace::Tpm(at) => {
                 let chip = Arc::new(Chip::create(host, &address(at)?, keys)?);
@@ -362,7 +360,10 @@ impl Made {
 
     pub(crate) fn public(&self) -> Result<Vec<u8>, KeyError> {
         match &self.log {
-            Log::File(seed) => Ok(SoftwareKey::log(seed, "unnamed")?.public_key().to_vec()),
+            Log::File(key) => {
+                let key = key.signer("unnamed")?;
+                Ok(key.verifier_key().key.bytes().to_vec())
+            }
             Log::Held(key) => Ok(key.point().to_vec()),
         }
     }
@@ -379,7 +380,7 @@ impl Made {
     /// The verifier key under this name.
     pub(crate) fn verifier_text(&self, origin: &str) -> Result<String, KeyError> {
         match &self.log {
-            Log::File(seed) => Ok(SoftwareKey::log(seed, origin)?.verifier_text()),
+            Log::File(key) => Ok(key.signer(origin)?.verifier_key().to_string()),
             Log::Held(key) => Ok(HeldSigner::new(key.clone(), origin)?
                 .verifier_key()
                 .to_string()),
@@ -439,15 +440,11 @@ impl Keys {
             Ok(vec![Arc::new(HeldSigner::new(key, &enrolment.origin)?)])
         };
         match &enrolment.key {
-            KeyPlace::Software => {
-                let signers = KeyFiles::new(home).load(host, &enrolment.origin)?;
-                let signers = signers.into_iter().map(|key| Arc::new(key) as _);
-                Ok(Self {
-                    signers: signers.collect(),
-                    tls: tls_file(host, &keys),
-                    chip: None,
-                })
-            }
+            KeyPlace::Software => Ok(Self {
+                signers: KeyFiles::new(home).load(host, &enrolment.origin)?,
+                tls: tls_file(host, &keys),
+                chip: None,
+            }),
             KeyPlace::Tpm(at) => {
                 let chip = Arc::new(Chip::load(host, &address(at)?, &keys)?);
                 Ok(Self {

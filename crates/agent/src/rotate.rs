@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jurat_disk::{Host, random_uuid, read, replace};
-use jurat_key::{KeyError, Secret, Signer, SoftwareKey};
+use jurat_key::{KeyError, LogKey, Secret, Signer};
 use jurat_ledger::LedgerError;
 use jurat_seal::{ROTATIONS_MAX, SealError};
 use serde::{Deserialize, Serialize};
@@ -142,15 +142,15 @@ impl KeyFiles {
     ///
     /// # Errors
     /// [`KeyError`] when there is none.
-    pub(crate) fn load(&self, host: &Host, origin: &str) -> Result<Vec<SoftwareKey>, KeyError> {
-        let next = match Secret::load(host, &self.next()) {
-            Ok(seed) => Some(SoftwareKey::log(&seed, origin)?),
-            Err(error) if is_missing(&error) => None,
+    pub(crate) fn load(&self, host: &Host, origin: &str) -> Result<Vec<Arc<dyn Signer>>, KeyError> {
+        let next = match LogKey::load(host, &self.next()) {
+            Ok(next) => Some(next.signer(origin)?),
+            Err(error) if error.is_missing() => None,
             Err(error) => return Err(error),
         };
-        match (Secret::load(host, &self.key()), next) {
-            (Ok(seed), next) => {
-                let mut keys = vec![SoftwareKey::log(&seed, origin)?];
+        match (LogKey::load(host, &self.key()), next) {
+            (Ok(key), next) => {
+                let mut keys = vec![key.signer(origin)?];
                 keys.extend(next);
                 Ok(keys)
             }
@@ -161,20 +161,20 @@ impl KeyFiles {
     }
 
     /// The next key; made, durably, when there is none yet.
-    pub(crate) fn make_next(&self, host: &Host, origin: &str) -> Result<SoftwareKey, KeyError> {
-        SoftwareKey::load_or_create(host, &self.next(), origin)
+    pub(crate) fn make_next(&self, host: &Host, origin: &str) -> Result<Arc<dyn Signer>, KeyError> {
+        LogKey::load_or_create(host, &self.next())?.signer(origin)
     }
 
     /// The next key, when one was made.
-    pub(crate) fn has_next(&self, host: &Host, origin: &str) -> Option<SoftwareKey> {
-        let seed = Secret::load(host, &self.next()).ok()?;
-        SoftwareKey::log(&seed, origin).ok()
+    pub(crate) fn has_next(&self, host: &Host, origin: &str) -> Option<Arc<dyn Signer>> {
+        let next = LogKey::load(host, &self.next()).ok()?;
+        next.signer(origin).ok()
     }
 
     /// Wipes the old key, and gives the next one its name.
     pub(crate) fn promote(&self, host: &Host) -> Result<(), KeyError> {
         match Secret::wipe(host, &self.key()) {
-            Err(error) if !is_missing(&error) => return Err(error),
+            Err(error) if !error.is_missing() => return Err(error),
             _ => {}
         }
         let renamed = host
@@ -236,10 +236,6 @@ impl KeyFiles {
             Some(Refused::TooMany) => Err(RotateError::TooMany),
         })
     }
-}
-
-fn is_missing(error: &KeyError) -> bool {
-    matches!(error, KeyError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Every key of this epoch's log that may sign: the ledger says which of them does.
@@ -344,7 +340,7 @@ impl Agent {
                 return Ok(());
             }
         };
-        let key = next.verifier_text();
+        let key = next.verifier_key().to_string();
         let signs = |signer: &dyn std::fmt::Display| signer.to_string() == key;
         if !signs(self.sealer.key()) && self.sealer.rotating().is_none() {
             // What waits gets a batch of its own: what is refused of it does not hold the rotation up.
@@ -354,7 +350,7 @@ impl Agent {
             if self.unsaved.is_some() {
                 return Ok(());
             }
-            match self.sealer.rotate_to(Arc::new(next)) {
+            match self.sealer.rotate_to(next) {
                 Err(SealError::Rotations) => {
                     self.refuse_one_more(request);
                     return Ok(());
@@ -397,7 +393,7 @@ impl Agent {
             .has_next(&self.host, &self.enrolment.origin)?;
         let newest = self.key_files.answered(&self.host)?.newest;
         let signs = self.sealer.key().to_string();
-        (newest.key == signs && next.verifier_text() == signs).then_some(newest)
+        (newest.key == signs && next.verifier_key().to_string() == signs).then_some(newest)
     }
 
     fn answer(&mut self, request: Request, newest: Rotated, refused: Option<Refused>) {
@@ -422,7 +418,7 @@ impl Agent {
         let next = self
             .key_files
             .has_next(&self.host, &self.enrolment.origin)
-            .filter(|next| next.verifier_text() == signs);
+            .filter(|next| next.verifier_key().to_string() == signs);
         if next.is_some()
             && let Err(error) = self.key_files.promote(&self.host)
         {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use jurat_disk::{Disk, read};
+use jurat_key::fips::Library;
 use jurat_sink::Guarantee;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub struct Status {
     pub origin: String,
     /// The collector.
     pub collector: String,
+    /// The library that does its cryptography.
+    #[serde(default)]
+    pub crypto: Library,
     /// Files followed.
     pub files: u64,
     /// Bytes in files that were not read yet.

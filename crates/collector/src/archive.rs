@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use axum::body::Bytes;
 use jurat_disk::{Disk, Host};
 use jurat_event::{EraseRequest, Ranges};
-use jurat_key::{KeyError, Secret, SoftwareKey};
+use jurat_key::{KeyError, LogKey, Secret, SoftwareKey};
 use jurat_ledger::{Ledger, LedgerError, Options, Reader, Replayed};
 use jurat_proof::{
     Chain, Checkpoint, Choice, Cosignature, Digest, EntryView, Frontier, Note, Record,
@@ -375,7 +375,7 @@ pub struct Stats {
 pub(crate) struct Keys {
     pub(crate) witness: SoftwareKey,
     pub(crate) archive: SoftwareKey,
-    pub(crate) log: SoftwareKey,
+    pub(crate) log: Arc<dyn Signer>,
 }
 
 impl Keys {
@@ -384,7 +384,8 @@ impl Keys {
         Ok(Self {
             witness: SoftwareKey::cosigner(&seed("witness")?, &format!("{domain}/jurat/witness"))?,
             archive: SoftwareKey::cosigner(&seed("archive")?, &format!("{domain}/jurat/archive"))?,
-            log: SoftwareKey::log(&seed("log")?, &format!("{domain}/jurat/collector/0"))?,
+            log: LogKey::load_or_create(host, &dir.join("log.key"))?
+                .signer(&format!("{domain}/jurat/collector/0"))?,
         })
     }
 }
@@ -630,8 +631,8 @@ impl Archive {
 
     /// The verifier keys of witness, archive and own log.
     pub fn verifier_keys(&self) -> [VerifierKey; 3] {
-        [&self.keys.witness, &self.keys.archive, &self.keys.log]
-            .map(|key| key.verifier_key().clone())
+        let keys: [&dyn Signer; 3] = [&self.keys.witness, &self.keys.archive, &*self.keys.log];
+        keys.map(|key| key.verifier_key().clone())
     }
 
     /// What is known of a log.

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use clap::builder::Resettable;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use jurat_agent::KeyPlace;
+use jurat_key::fips;
 use jurat_key::tls::Pin;
 
 use crate::since::since;
@@ -16,6 +19,7 @@ use crate::{attest, commands, demo, devices, erase, exit, witness};
 #[command(
     name = "jurat",
     version,
+    long_version = long_version(),
     about = "Record what AI agents do, seal it, deliver it, prove it",
     long_about = "Jurat is the black box for AI agents. It reads the session transcripts that coding agents write, takes secrets \
                   out, seals every record into an append-only log signed by this device, and delivers it to a collector \
@@ -585,6 +589,11 @@ enum LedgerCommand {
 
 /// Does what the command line asks for; returns the exit code.
 pub(crate) fn main() -> u8 {
+    // Before anything else: what this build promises of its cryptography holds, or nothing is done.
+    if let Err(error) = fips::check() {
+        eprintln!("jurat: {error}");
+        return exit::COULD_NOT_TELL;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -624,7 +633,8 @@ pub(crate) fn main() -> u8 {
             clap_complete::generate(shell, &mut Cli::command(), "jurat", &mut std::io::stdout());
             Ok(exit::YES)
         }
-        Command::Man => clap_mangen::Man::new(Cli::command())
+        // A manual is for every build.
+        Command::Man => clap_mangen::Man::new(Cli::command().long_version(Resettable::Reset))
             .render(&mut std::io::stdout())
             .map(|()| exit::YES)
             .map_err(Into::into),
@@ -638,6 +648,13 @@ pub(crate) fn main() -> u8 {
             exit::of(&error)
         }
     }
+}
+
+/// For `--version`: with the library that does the cryptography.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{}\n{}", env!("CARGO_PKG_VERSION"), fips::Library::linked()));
+    &TEXT
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -169,7 +169,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<u8> {
             .context("reading the enrolment token")?
             .trim()
             .to_owned(),
-        ca: Some(ca.clone()),
+        ca: Some(ca),
         pins: Vec::new(),
     };
     let enrolment = runtime.block_on(jurat_agent::enroll(&host, &state, &options))?;
@@ -534,7 +534,6 @@ fn flip_a_byte(work: &Path, bundle: &Path, trust: &Trust) -> Result<Act> {
 }
 
 /// Rewrites an event, builds the whole tree anew and signs it with the device's own key.
-#[expect(clippy::too_many_arguments, reason = "an attacker needs it all")]
 fn rewrite_history(
     host: &Host,
     runtime: &tokio::runtime::Runtime,
@@ -631,6 +630,7 @@ fn rewrite_history(
         write_record(&mut raw, &Record::Checkpoint(note.as_bytes()));
     }
     let body = zstd::bulk::compress(&raw, 1)?;
+    // Over the device's own connection: its token and its certificate are at hand, too.
     // A TPM in a program speaks with one at a time.
     drop((key, keys));
     let uplink = Uplink::open(host, state, Duration::from_secs(30))?;

@@ -393,6 +393,7 @@ pub(crate) fn status(status: &Status, alive: bool) -> String {
         status.root
     );
     let _ = writeln!(out, "collector  {}", status.collector);
+    let _ = writeln!(out, "crypto     {}", status.crypto);
     let confirmed = if status.frontier_confirmed {
         ""
     } else {

@@ -21,6 +21,16 @@ pub trait HeldKey: Send + Sync {
     /// [`SignerError`] when the key cannot be used now; nothing was signed.
     fn sign_digest(&self, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError>;
 
+    /// Signs a message: as its SHA-256 digest, unless the holder hashes as well.
+    ///
+    /// # Errors
+    /// As [`HeldKey::sign_digest`].
+    fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, SignerError> {
+        let hashed = digest(&SHA256, message);
+        let hashed = hashed.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        self.sign_digest(hashed)
+    }
+
     /// As [`Signer::is_slow`].
     fn is_slow(&self) -> bool {
         true
@@ -59,9 +69,7 @@ impl Signer for HeldSigner {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignerError> {
-        let hashed = digest(&SHA256, message);
-        let hashed = hashed.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        self.key.sign_digest(hashed)
+        self.key.sign_message(message)
     }
 
     fn is_slow(&self) -> bool {

@@ -7,7 +7,9 @@
 
 pub mod enclave;
 pub mod external;
+pub mod fips;
 mod held;
+mod log_key;
 mod os;
 mod p256;
 #[cfg(feature = "pkcs11")]
@@ -19,6 +21,7 @@ pub mod tpm;
 
 pub use held::{HeldKey, HeldSigner, der_signature};
 pub use jurat_proof::{Signer, SignerError};
+pub use log_key::LogKey;
 pub use p256::P256Key;
 pub use secret::Secret;
 pub use software::SoftwareKey;
@@ -74,3 +77,16 @@ pub enum KeyError {
         what: String,
     },
 }
+
+impl KeyError {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+#[cfg(all(feature = "fips", feature = "tee"))]
+compile_error!(
+    "features `fips` and `tee` exclude each other: what judges quotes of enclaves brings cryptography of its own; \
+     judge them with a build that has `tee` alone"
+);

@@ -56,18 +56,31 @@ impl Secret {
     /// [`KeyError::Exposed`] when others can read the file, [`KeyError::Malformed`] when it holds
     /// something else.
     pub fn load(host: &Host, path: &Path) -> Result<Self, KeyError> {
+        Self::load_marked(host, path, "").map(|(secret, _)| secret)
+    }
+
+    /// As [`Secret::load`], and whether this mark stands before it.
+    pub(crate) fn load_marked(
+        host: &Host,
+        path: &Path,
+        mark: &str,
+    ) -> Result<(Self, bool), KeyError> {
         refuse_exposed(path)?;
         let mut bytes = read(&*host.disk, path, 1024).map_err(|source| KeyError::Io {
             path: path.to_path_buf(),
             doing: "reading a key",
             source,
         })?;
-        let secret = std::str::from_utf8(&bytes).ok().and_then(Self::from_base64);
+        let text = std::str::from_utf8(&bytes).ok();
+        let marked = text.and_then(|text| text.strip_prefix(mark));
+        let is_marked = marked.is_some();
+        let secret = marked.or(text).and_then(Self::from_base64);
         bytes.zeroize();
-        secret.ok_or_else(|| KeyError::Malformed {
+        let secret = secret.ok_or_else(|| KeyError::Malformed {
             path: path.to_path_buf(),
             what: "key of 32 bytes in base64",
-        })
+        })?;
+        Ok((secret, is_marked))
     }
 
     /// Writes a secret to its file, durably, readable by its owner only.
@@ -75,7 +88,20 @@ impl Secret {
     /// # Errors
     /// [`KeyError::Io`].
     pub fn store(&self, host: &Host, path: &Path) -> Result<(), KeyError> {
-        let mut text = self.to_base64();
+        self.store_marked(host, path, "")
+    }
+
+    /// As [`Secret::store`], with this mark before it.
+    pub(crate) fn store_marked(
+        &self,
+        host: &Host,
+        path: &Path,
+        mark: &str,
+    ) -> Result<(), KeyError> {
+        // Long enough that no copy stays behind where it grew.
+        let mut text = String::with_capacity(128);
+        text.push_str(mark);
+        BASE64.encode_string(self.0, &mut text);
         text.push('\n');
         let stored = replace(&*host.disk, path, text.as_bytes());
         text.zeroize();
@@ -111,7 +137,7 @@ impl Secret {
     /// As [`Secret::load`].
     pub fn load_or_create(host: &Host, path: &Path) -> Result<Self, KeyError> {
         match Self::load(host, path) {
-            Err(KeyError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.is_missing() => {
                 let secret = Self::random(host);
                 secret.store(host, path)?;
                 Ok(secret)

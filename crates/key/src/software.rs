@@ -1,9 +1,6 @@
 //! An Ed25519 key in a file.
 
-use std::path::Path;
-
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use jurat_disk::Host;
 use jurat_proof::{Signer, SignerError, VerifierKey};
 
 use crate::{KeyError, Secret};
@@ -65,14 +62,6 @@ impl SoftwareKey {
     /// The public half with its name, as verifiers are given it.
     pub fn verifier_text(&self) -> String {
         self.verifier.to_string()
-    }
-
-    /// The key for this name from its file; made when there is none yet.
-    ///
-    /// # Errors
-    /// As [`Secret::load_or_create`].
-    pub fn load_or_create(host: &Host, path: &Path, name: &str) -> Result<Self, KeyError> {
-        Self::log(&Secret::load_or_create(host, path)?, name)
     }
 }
 

@@ -26,10 +26,11 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::server::ResolvesServerCertUsingSni;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::{HeldKey, KeyError};
+use crate::{HeldKey, KeyError, fips};
 
 fn wrong(path: &Path, what: impl ToString) -> KeyError {
     KeyError::Tls {
@@ -40,6 +41,33 @@ fn wrong(path: &Path, what: impl ToString) -> KeyError {
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Whether what this room builds, for a client and for a server, is all FIPS.
+pub(crate) fn are_fips() -> (bool, bool) {
+    let client =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let server =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    (
+        client.is_ok_and(|config| {
+            let config = config.with_root_certificates(RootCertStore::empty());
+            config.with_no_client_auth().fips()
+        }),
+        server.is_ok_and(|config| {
+            let nobody = Arc::new(ResolvesServerCertUsingSni::new());
+            let config = config.with_no_client_auth();
+            config.with_cert_resolver(nobody).fips()
+        }),
+    )
+}
+
+/// Whatever a configuration was made of: a build with feature `fips` uses none that is not FIPS.
+fn check_fips(is_fips: bool) -> Result<(), KeyError> {
+    if fips::IS_BUILT && !is_fips {
+        return Err(wrong(Path::new("TLS"), "this configuration is not FIPS"));
+    }
+    Ok(())
 }
 
 /// HTTP/2 first.
@@ -105,6 +133,7 @@ pub fn device(
         }
     };
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    check_fips(config.fips())?;
     Ok(config)
 }
 

@@ -12,7 +12,7 @@ use jurat_agent::{
 };
 use jurat_collector::{Archive, Order, Standing};
 use jurat_disk::Host;
-use jurat_key::{Secret, SoftwareKey};
+use jurat_key::{LogKey, Secret};
 use jurat_ledger::Reader;
 use jurat_proof::{
     Checkpoint, EntryView, Frontier, Note, Receipt, Rotation, VerifierKey, inclusion_proof,
@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 use crate::site::{Site, patient, quick};
 
 fn file_key(home: &Path, name: &str, origin: &str) -> Option<String> {
-    let seed = Secret::load(&Host::real(), &home.join("keys").join(name)).ok()?;
-    Some(SoftwareKey::log(&seed, origin).unwrap().verifier_text())
+    let key = LogKey::load(&Host::real(), &home.join("keys").join(name)).ok()?;
+    Some(key.signer(origin).unwrap().verifier_key().to_string())
 }
 
 impl Site {
@@ -248,7 +248,7 @@ fn a_rotation_that_a_crash_cut_off_after_its_key_was_made_goes_on_with_that_key(
     site.write(5);
     site.run(Finish::WhenDelivered, |_| false).unwrap();
     let next = state.join("keys/log.next.key");
-    SoftwareKey::load_or_create(&Host::real(), &next, &origin).unwrap();
+    LogKey::load_or_create(&Host::real(), &next).unwrap();
     let made = file_key(&state, "log.next.key", &origin).unwrap();
     // A key that was made and never named signs nothing.
     site.run(Finish::WhenDelivered, |_| false).unwrap();
@@ -481,10 +481,7 @@ fn receipt(collector: &Path, size: u64) -> Option<Vec<u8>> {
     let mut frontier = Frontier::default();
     frontier.extend(&leaves);
     let name = "dev.invalid/jurat/collector/0";
-    let key = SoftwareKey::log(
-        &Secret::load(&host, &collector.join("keys/log.key")).unwrap(),
-        name,
-    );
+    let key = LogKey::load(&host, &collector.join("keys/log.key")).unwrap();
     let head = Checkpoint {
         origin: name.into(),
         size: frontier.size(),
@@ -494,7 +491,7 @@ fn receipt(collector: &Path, size: u64) -> Option<Vec<u8>> {
         entry: entries.swap_remove(index),
         index: index as u64,
         proof: inclusion_proof(&leaves, index).unwrap(),
-        note: head.sign(&key.unwrap()).unwrap(),
+        note: head.sign(&*key.signer(name).unwrap()).unwrap(),
     };
     Some(receipt.encode().into_bytes())
 }

@@ -25,7 +25,7 @@ impl Device {
     /// Puts a certificate in place that the collector issued at this time.
     fn certified_at(&self, now_s: u64, lifetime_s: u64) {
         let host = Host {
-            clock: std::sync::Arc::new(FixedClock::new(now_s as i64)),
+            clock: std::sync::Arc::new(FixedClock::new(now_s.cast_signed())),
             ..Host::real()
         };
         let keys = self.dir.path().join("collector/keys");

@@ -1060,7 +1060,7 @@ impl Writer {
         if !self.own_log_has_news() {
             return Ok(());
         }
-        let note = self.own.checkpoint(&self.archive.keys.log)?;
+        let note = self.own.checkpoint(&*self.archive.keys.log)?;
         let mut group = Group::new();
         group.push(kind::OWN_CHECKPOINT, &[note.encode().as_bytes()])?;
         let (own, devices_end) = (&self.own.frontier, self.devices_end);

@@ -4,6 +4,8 @@
 mod attacks;
 mod corpus;
 mod crash;
+#[cfg(feature = "fips")]
+mod fips;
 mod fleet;
 mod interop;
 mod life;

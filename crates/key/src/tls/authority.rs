@@ -15,7 +15,7 @@ use x509_parser::prelude::FromDer as _;
 use super::device::Held;
 use super::{CHAIN_BYTES_MAX, wrong};
 use crate::p256::P256Key;
-use crate::{HeldKey, KeyError, Secret};
+use crate::{HeldKey, KeyError};
 
 /// The authority's key is a file beside the collector's other keys, and lives as long as the collector.
 const YEARS: i64 = 20;
@@ -36,7 +36,7 @@ impl Authority {
     /// # Errors
     /// [`KeyError`].
     pub fn load_or_create(host: &Host, dir: &Path, domain: &str) -> Result<Self, KeyError> {
-        let key = P256Key::new(&Secret::load_or_create(host, &dir.join("clients.key"))?)?;
+        let key = P256Key::load_or_create(host, &dir.join("clients.key"))?;
         let path = dir.join("clients.pem");
         let fail = |error: rcgen::Error| wrong(&path, error);
         let mut params = CertificateParams::default();
@@ -63,9 +63,9 @@ impl Authority {
         let pem = if let Some(pem) = before {
             pem
         } else {
-            let now = OffsetDateTime::from_unix_timestamp(host.clock.now().unix_s() as i64);
+            let now = OffsetDateTime::from_unix_timestamp(host.clock.now().unix_s().cast_signed());
             let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-            params.not_before = now - Duration::seconds(EARLIER_S as i64);
+            params.not_before = now - Duration::seconds(EARLIER_S.cast_signed());
             params.not_after = now + Duration::days(365 * YEARS);
             params.serial_number = Some(serial(host));
             let pem = params.self_signed(&Held(&key)).map_err(fail)?.pem();

@@ -151,7 +151,8 @@ fn verifier(authorities: &[Vec<u8>]) -> Result<Arc<dyn ClientCertVerifier>, KeyE
         added.map_err(|error| fail(&error))?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    Ok(verifier.build().map_err(|error| fail(&error))?)
+    let verifier = verifier.build().map_err(|error| fail(&error))?;
+    Ok(verifier)
 }
 
 fn judge(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{CertificateParams, DnType, PublicKeyData, SignatureAlgorithm as Algorithm};
@@ -17,7 +17,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::held::{is_point, is_signed};
+use crate::held::is_point;
 use crate::{HeldKey, KeyError};
 
 /// The longest request for a certificate, in DER.
@@ -186,8 +186,8 @@ pub fn check_request(der: &[u8], device: &str) -> Result<[u8; 65], CertificatePr
     let point = point_of(&info.subject_pki)?;
     let algorithm = request.signature_algorithm.algorithm.to_id_string();
     let signature = &request.signature_value.data;
-    let hashed = hash(info.raw);
-    if algorithm != ECDSA_SHA256 || !is_signed(&point, &hashed, signature) {
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
+    if algorithm != ECDSA_SHA256 || key.verify(info.raw, signature).is_err() {
         return Err(CertificateProblem::Signature);
     }
     let subject = &info.subject;
@@ -202,11 +202,6 @@ pub fn check_request(der: &[u8], device: &str) -> Result<[u8; 65], CertificatePr
 /// Whether a chain is no longer than what is kept of one.
 pub(super) fn is_short<'a>(chain: impl ExactSizeIterator<Item = &'a CertificateDer<'a>>) -> bool {
     chain.len() <= CHAIN_MAX && chain.map(|der| der.len()).sum::<usize>() <= CHAIN_DER_BYTES_MAX
-}
-
-fn hash(message: &[u8]) -> [u8; 32] {
-    let hashed = digest(&SHA256, message);
-    hashed.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// A held key as the maker of certificates wants it.
@@ -224,7 +219,7 @@ impl PublicKeyData for Held<'_> {
 
 impl rcgen::SigningKey for Held<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        let signed = self.0.sign_digest(&hash(message));
+        let signed = self.0.sign_message(message);
         signed.map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
@@ -273,7 +268,7 @@ impl SigningKey for TlsKey {
 
 impl Signer for TlsKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        let signed = self.0.sign_digest(&hash(message));
+        let signed = self.0.sign_message(message);
         signed.map_err(|error| Error::General(error.to_string()))
     }
 

@@ -12,7 +12,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::clients::Asking;
-use super::{PROTOCOLS, Pin, provider, wrong};
+use super::{PROTOCOLS, Pin, check_fips, provider, wrong};
 use crate::KeyError;
 
 /// As much of a file is read: no chain is as long.
@@ -67,6 +67,7 @@ pub fn server(certificate: &Path, key: &Path, ask: Ask) -> Result<Server, KeyErr
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
         .map_err(|error| wrong(Path::new("TLS tickets"), error))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    check_fips(config.fips())?;
     Ok(Server {
         config: Arc::new(config),
         files,

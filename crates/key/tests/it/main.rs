@@ -1,11 +1,12 @@
 //! Keys that something else holds: the software TPM and the software token of Debian, and programs; and quotes
-//! of enclaves, against folders.
+//! of enclaves, against folders; and what TLS speaks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod chip;
 #[cfg(unix)]
 mod enclave;
 mod external;
+mod fips;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod swtpm;
