@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use jurat_attest::tpm::{Expected, Hash, PcrSelection, PcrValues, Public, check_quote};
 use jurat_key::tpm::{Address, Tpm, Use};
+use jurat_proof::Digest;
 use jurat_testkit::need;
 use jurat_testkit::swtpm::Swtpm;
 
@@ -43,7 +44,7 @@ fn done(dir: &Path, way: &str, words: &str) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Digest(bytes.try_into().unwrap()).to_string()
 }
 
 #[test]

@@ -61,12 +61,10 @@ impl Stream {
         stream.sock.set_read_timeout(Some(VERDICT))?;
         match stream.conn.read_tls(&mut stream.sock) {
             Ok(0) => return Err(io::ErrorKind::ConnectionAborted.into()),
-            Ok(_) => drop(
-                stream
-                    .conn
-                    .process_new_packets()
-                    .map_err(io::Error::other)?,
-            ),
+            Ok(_) => {
+                let taken = stream.conn.process_new_packets();
+                taken.map_err(io::Error::other)?;
+            }
             Err(error) if is_nothing(&error) => {}
             Err(error) => return Err(error),
         }
