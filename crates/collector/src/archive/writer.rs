@@ -726,13 +726,16 @@ impl Writer {
             return Ok(Done::Unknown);
         };
         // The answer to this very request was lost: it is given again, with new secrets, for the same proof.
-        let lost = newest.row.origin == device.row.origin
-            && newest.key == device.key
+        let mut life = self.life(round, &newest.row.origin);
+        let nothing_came = newest.row.origin == device.row.origin
             && self
                 .line(round, &newest.row.origin)
-                .is_none_or(|line| line.size == 0)
-            && refused_for_good(&self.life(round, &newest.row.origin)).is_none();
-        let before = newest.previous.clone().filter(|_| lost);
+                .is_none_or(|line| line.size == 0 && line.witnessed() == 0)
+            && refused_for_good(&life).is_none();
+        let lost = nothing_came && newest.key == device.key;
+        // Or the keys that were enrolled are gone before anything came of them: the operator lets others take their place.
+        let instead = nothing_came && !lost && life.reenrolment_allowed;
+        let before = newest.previous.clone().filter(|_| lost || instead);
         let before = before.unwrap_or_else(|| newest.clone());
         if before.row.origin != named.origin {
             return Ok(Done::Refused(Refused::epoch_closed()));
@@ -748,11 +751,10 @@ impl Writer {
         let consents = proof.is_some_and(|proof| verify_reenrolment(&key, &again.new_key, proof))
             && self.life(round, &named.origin).revoked.is_none();
         // The operator allows what comes after the newest log; while that one is empty, its answer again.
-        let mut life = self.life(round, &newest.row.origin);
         let allowed_by = match (life.reenrolment_allowed, consents) {
-            (_, true) => "key",
-            (true, false) => "operator",
-            (false, false) => {
+            (_, true) if !instead => "key",
+            (true, _) => "operator",
+            (false, _) => {
                 let message = "the old key did not sign this, or is revoked; \
                                ask the operator for `jurat devices allow-reenrolment`";
                 return Ok(Done::Refused(Refused::new(403, "not_allowed", message)));
@@ -786,9 +788,14 @@ impl Writer {
             detail.insert("archived".into(), json!({ "size": size, "root": root }));
             detail.insert("head".into(), head.into());
             detail.insert("allowed_by".into(), allowed_by.into());
+            if instead {
+                detail.insert("instead_of".into(), newest.key.to_string().into());
+                device.previous.clone_from(&newest.previous);
+            } else {
+                life.closed_by = Some(device.epoch());
+                device.previous = Some(newest.clone());
+            }
             self.enrolment_leaf(round, &mut device, detail)?;
-            life.closed_by = Some(device.epoch());
-            device.previous = Some(newest.clone());
         }
         let origin = newest.row.origin.as_str().into();
         round.lives.insert(origin, Arc::new(life));

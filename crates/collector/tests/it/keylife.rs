@@ -394,6 +394,65 @@ async fn a_revoked_key_uploads_nothing_more_whether_the_collector_runs_or_not() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_gone_before_anything_came_of_them_give_way_to_others_when_the_operator_says_so()
+ {
+    let mut bench = Bench::start().await;
+    let first = bench.log.batch(2, "a");
+    bench.upload(&first).await.unwrap();
+    let head = bench.head();
+    let [gone, other] = [30, 31].map(|seed| key(seed, "unnamed"));
+    let consent = |to: &SoftwareKey| bench.log.key.consent_to(&to.public_key()).ok();
+    let (of_gone, of_other) = (consent(&gone), consent(&other));
+    bench
+        .enrol_again(&gone, head.clone(), of_gone)
+        .await
+        .unwrap();
+    let refused = bench
+        .enrol_again(&other, head.clone(), of_other.clone())
+        .await;
+    assert_eq!(code(refused), "epoch_closed");
+    let allow = || Order::AllowReenrolment {
+        device: DEVICE.into(),
+    };
+    bench.order(allow()).await.unwrap();
+    let enrolled = bench
+        .enrol_again(&other, head.clone(), of_other.clone())
+        .await
+        .unwrap();
+    let next_origin = format!("dev.invalid/jurat/{DEVICE}/1");
+    assert_eq!(enrolled.origin, next_origin);
+    let said = bench.said("device.enrolled").remove(2);
+    assert_eq!(
+        (&said["epoch"], &said["allowed_by"]),
+        (&json!(1), &json!("operator"))
+    );
+    assert!(
+        said["instead_of"]
+            .as_str()
+            .unwrap()
+            .starts_with(&next_origin)
+    );
+    // Once: and with leaves in it, never again.
+    let third = key(32, "unnamed");
+    let refused = bench.enrol_again(&third, head.clone(), None).await;
+    assert_eq!(code(refused), "epoch_closed");
+    let bench = bench.restart().await;
+    let mut next = Log::new(&next_origin);
+    next.key = key(31, &next_origin);
+    let body = compressed(&next.batch(2, "b"));
+    let client = bench.client_of(DEVICE, &enrolled);
+    let accepted = send(&client, &bench.host, DEVICE, &enrolled, body).await;
+    assert_eq!(accepted.unwrap().size, 3);
+    bench.order(allow()).await.unwrap();
+    let refused = bench.enrol_again(&third, head, None).await;
+    assert_eq!(code(refused), "epoch_closed");
+    let epochs = bench.device().await.epochs;
+    let standing = epochs.iter().map(|epoch| epoch.standing[0].clone());
+    let standing: Vec<_> = standing.collect();
+    assert_eq!(standing, [Standing::Active, Standing::Closed { by: 1 }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_epoch_needs_the_old_keys_consent_or_the_operators_and_closes_the_old_one() {
     let mut bench = Bench::start().await;
     let origin = bench.log.origin.clone();
@@ -449,7 +508,9 @@ async fn the_next_epoch_needs_the_old_keys_consent_or_the_operators_and_closes_t
     // Another key is another request.
     let thief = key(23, "unnamed");
     let consent = bench.log.key.consent_to(&thief.public_key()).unwrap();
-    let refused = bench.enrol_again(&thief, head, Some(consent)).await;
+    let refused = bench
+        .enrol_again(&thief, head.clone(), Some(consent.clone()))
+        .await;
     assert_eq!(code(refused), "epoch_closed");
 
     let late = bench.log.batch(1, "late");
