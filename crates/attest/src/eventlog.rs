@@ -412,6 +412,10 @@ fn image_path(data: &[u8]) -> Option<String> {
     let mut nodes = data.get(32..)?;
     let mut path = String::new();
     while let [kind, of, low, high, rest @ ..] = nodes {
+        // The end of the path. Some firmware has more bytes behind it.
+        if *kind == 0x7f {
+            break;
+        }
         let len = usize::from(u16::from_le_bytes([*low, *high])).checked_sub(4)?;
         let (node, after) = rest.split_at_checked(len)?;
         // Media, file path (UEFI 2.10, 10.3.5.4).
